@@ -1,0 +1,258 @@
+"""The command line: parsing and printing only.
+
+Heavy imports stand inside the commands, so that ``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seg3d import __version__
+from seg3d.errors import RunFailed, UserError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class Commands(click.Group):
+    """Turn every exception into one message on stderr and the right exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            self._leave(ctx, "interrupted", INTERRUPTED)
+        except UserError as error:
+            self._leave(ctx, f"error: {error}", BAD_INPUT)
+        except RunFailed as error:
+            self._leave(ctx, f"failed: {error}", FAILED)
+        except Exception as error:
+            self._leave(ctx, f"failed: {_in_words(error)}", FAILED)
+
+    def _leave(self, ctx: click.Context, message: str, status: int) -> None:
+        if ctx.meta.get("seg3d.debug"):
+            traceback.print_exc()
+        click.echo(message, err=True)
+        ctx.exit(status)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"out of memory ({str(error).splitlines()[0] if str(error) else 'RAM'})\n"
+            "  to do: a smaller patch.size, train.batch_size or predict.window_batch"
+        )
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return text
+    return f"{text}\n  This was not foreseen; --debug shows where it happened."
+
+
+def _debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["seg3d.debug"] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks."
+)
+device_option = click.option(
+    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
+)
+path = click.Path(path_type=Path)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seg3d")
+@debug_option
+def main() -> None:
+    """Segment 3D volumes with U-Nets whose training fits into little memory.
+
+    \b
+    Try it:            seg3d demo
+    Your own volumes:  seg3d train configs/medical_ct.yaml --data Task09_Spleen
+                       seg3d predict runs/medical_ct new_scans/ --output predictions/
+                       seg3d evaluate predictions/ references/
+    """
+
+
+@main.command()
+@click.argument("config", type=path)
+@click.option("--data", type=path, help="Dataset folder or list file; overrides data.folder.")
+@click.option("--run", "run_folder", type=path, help="Folder of the run.  [default: runs/CONFIG]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
+@click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
+@device_option
+@click.option("--fold", type=click.IntRange(min=0), help="Fold to train, counted from 0.")
+@debug_option
+@click.pass_context
+def train(
+    ctx: click.Context,
+    config: Path,
+    data: Path | None,
+    run_folder: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    device: str,
+    fold: int | None,
+) -> None:
+    """Train a network as CONFIG (a YAML file) says.
+
+    The dataset's layout (MSD, nnU-Net, images/ and labels/, a CSV or JSON list) is recognised.
+
+    \b
+    Example:
+      seg3d train configs/medical_ct.yaml --data Task09_Spleen --set train.epochs=100
+      tensorboard --logdir runs
+    """
+    from rich.console import Console
+
+    from seg3d.config import load_config
+    from seg3d.device import choose_device
+    from seg3d.prepare import default_run_folder, prepare
+    from seg3d.run import Run, resume_run, start_run
+    from seg3d.train import train as train_run
+
+    choose_device(device)
+    if data is not None:
+        overrides += (f"data.folder={json.dumps(str(data.absolute()))}",)
+    if fold is not None:
+        overrides += (f"data.fold={fold}",)
+    asked = load_config(config, overrides)
+    run = Run(run_folder or default_run_folder(config, asked.data.fold))
+    console = Console()
+    if resume:
+        settings, differing = resume_run(run, asked, overrides)
+        if differing:
+            console.print(
+                f"Note: the run keeps its own {run.config}; it differs from {config} in "
+                f"{', '.join(differing)}. Use --set to change a key."
+            )
+    else:
+        start_run(run, asked)
+        settings = asked
+    ending = train_run(prepare(settings, run, resume, console), run, device, resume, console)
+    console.print(f"{ending}: {run.folder}", highlight=False, markup=False)
+    if ending != "finished":
+        console.print("  --resume continues it", highlight=False)
+    console.print(f"  tensorboard --logdir {run.folder}", highlight=False, markup=False)
+    ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
+
+
+@main.command()
+@click.argument("run_or_checkpoint", type=path)
+@click.argument("inputs", type=path, nargs=-1, required=True)
+@click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
+@click.option("--probabilities", is_flag=True, help="Write class probabilities too (4D, float).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
+@device_option
+@debug_option
+def predict(
+    run_or_checkpoint: Path,
+    inputs: tuple[Path, ...],
+    output: Path,
+    probabilities: bool,
+    overrides: tuple[str, ...],
+    device: str,
+) -> None:
+    """Segment INPUTS (files or folders) with a run's best network, or with a checkpoint file.
+
+    Predictions have the shape, position and name of their input and the label values of the
+    training data. Files NAME_0000, NAME_0001, ... are the channels of NAME.
+
+    \b
+    Example:
+      seg3d predict runs/medical_ct scans/ --output predictions/
+      seg3d predict runs/medical_ct/checkpoints/best.pt scan.nii.gz --output labels.nii.gz
+    """
+    from rich.console import Console
+
+    from seg3d.checkpoint import find_checkpoint
+    from seg3d.device import choose_device
+    from seg3d.predict import Predictor, plan_jobs
+    from seg3d.progress import progress_bar
+
+    chosen = choose_device(device)
+    checkpoint = find_checkpoint(run_or_checkpoint)
+    jobs = plan_jobs(inputs, output)
+    predictor = Predictor.from_checkpoint(checkpoint, chosen, overrides)
+    console = Console()
+    windows = sum(predictor.windows(job) for job in jobs)
+    with progress_bar(console, "windows", windows) as bar:
+        for job in jobs:
+            predictor.run(job, probabilities=probabilities, advance=bar.advance)
+            console.print(str(job.output), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("predictions", type=path)
+@click.argument("references", type=path)
+@click.option("--output", type=path, help="Folder for the metrics.  [default: PREDICTIONS]")
+@debug_option
+def evaluate(predictions: Path, references: Path, output: Path | None) -> None:
+    """Compare PREDICTIONS with REFERENCES (two folders, or two files).
+
+    Dice, volumes and voxel counts per case and class; mean, deviation and median over cases.
+
+    \b
+    Example:
+      seg3d evaluate predictions/ Task09_Spleen/labelsTs/
+    """
+    from rich.console import Console
+
+    from seg3d import evaluation_report as report
+    from seg3d.evaluate import evaluate as evaluate_pairs
+    from seg3d.evaluate import find_pairs, label_names_near
+    from seg3d.progress import progress_bar
+
+    pairs = find_pairs(predictions, references)
+    console = Console()
+    with progress_bar(console, "cases", len(pairs)) as bar:
+        evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance)
+    console.print(report.table(evaluation))
+    for file in report.write_metrics(evaluation, output or report.output_folder(predictions)):
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("sample", type=click.Choice(["brain"]), default="brain")
+@click.option("--run", "run_folder", type=path, default=Path("runs/demo_brain"), show_default=True)
+@device_option
+@debug_option
+@click.pass_context
+def demo(ctx: click.Context, sample: str, run_folder: Path, device: str) -> None:
+    """Train, predict and evaluate on sample data, in a few minutes.
+
+    \b
+    Example:
+      seg3d demo brain
+    """
+    from rich.console import Console
+
+    from seg3d.demo import run_brain_demo
+    from seg3d.device import choose_device
+
+    choose_device(device)
+    ending = run_brain_demo(run_folder, device, Console())
+    ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
+
+
+@main.command()
+@click.argument("run_folder", metavar="[RUN]", type=path, required=False)
+@debug_option
+def info(run_folder: Path | None) -> None:
+    """Show versions and devices; of a run, its state, labels and best score.
+
+    \b
+    Example:
+      seg3d info runs/medical_ct
+    """
+    from seg3d.info import run_info, system_info
+
+    click.echo(system_info() if run_folder is None else run_info(run_folder))

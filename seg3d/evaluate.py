@@ -1,0 +1,305 @@
+"""How well predictions agree with references: Dice and volumes per case and class."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seg3d.errors import UserError
+from seg3d.io import SUFFIXES, read_header, read_labels, stem
+
+# Written by ``predict --probabilities`` beside the labels.
+PROBABILITIES = "_probabilities"
+# nnU-Net's name for reference voxels that nobody annotated.
+IGNORE = "ignore"
+LARGEST_LABEL = 65535
+# In messages; the rest are counted.
+PRINTED_NAMES = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and the reference it is measured against; None where there is no file."""
+
+    case: str
+    prediction: Path | None
+    reference: Path | None
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of one class there is in one case; all zero where it is in neither file.
+
+    Attributes:
+        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml.
+        reference_voxels, predicted_voxels: the same in voxels.
+        intersection_voxels: voxels that have the class in both.
+    """
+
+    reference_ml: float = 0.0
+    predicted_ml: float = 0.0
+    reference_voxels: int = 0
+    predicted_voxels: int = 0
+    intersection_voxels: int = 0
+
+    @property
+    def dice(self) -> float:
+        """2 |P ∩ R| / (|P| + |R|); NaN if both are empty, 0 if one of them is."""
+        total = self.reference_voxels + self.predicted_voxels
+        return 2 * self.intersection_voxels / total if total else math.nan
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Dice of one class over the cases in which it is defined; NaN for what is undefined."""
+
+    mean: float
+    std: float
+    median: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        names: label value to class name, in the order of the values; without background.
+        cases: for every complete pair the overlap of every class in ``names``.
+        missing: cases with a reference but no prediction, which no number here contains.
+        unreferenced: cases with a prediction but no reference.
+    """
+
+    names: dict[int, str]
+    cases: dict[Pair, dict[int, Overlap]]
+    missing: tuple[str, ...]
+    unreferenced: tuple[str, ...]
+
+    def summary(self) -> dict[int, Summary]:
+        """Mean, sample standard deviation (n - 1) and median of the Dice of each class."""
+        return {
+            value: _summarise([overlaps[value].dice for overlaps in self.cases.values()])
+            for value in self.names
+        }
+
+    def foreground_mean_dice(self) -> float:
+        """Mean over the classes of their mean Dice, as nnU-Net reports it; NaN if there is none.
+
+        Source: Isensee et al., nnU-Net, Nature Methods 18, 2021.
+        """
+        return _summarise([summary.mean for summary in self.summary().values()]).mean
+
+
+def find_pairs(predictions: Path, references: Path) -> list[Pair]:
+    """Match predictions with references by file name without ending; two files match as given.
+
+    Args:
+        predictions: a folder (files named ``*_probabilities`` are not looked at) or a file.
+        references: a folder or a file, as ``predictions``.
+
+    Returns:
+        One pair per case, sorted by name, incomplete ones too (see `Pair`).
+
+    Raises:
+        UserError: if a path does not exist, one is a file and the other a folder, both are the
+            same, two files of a folder have the same name but for the ending, or nothing matches.
+    """
+    for path in (predictions, references):
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+    if predictions.is_dir() != references.is_dir():
+        raise UserError(
+            "a folder cannot be compared with a file",
+            given=f"predictions {predictions} and references {references}",
+            legal="two folders or two files",
+        )
+    if predictions.samefile(references):
+        raise UserError(f"predictions and references are the same: {predictions}")
+    if predictions.is_file():
+        return [Pair(stem(references), predictions, references)]
+
+    predicted = {
+        name: path
+        for name, path in _volumes(predictions).items()
+        if not name.endswith(PROBABILITIES)
+    }
+    referenced = _volumes(references)
+    if not predicted.keys() & referenced.keys():
+        raise UserError(
+            "no prediction has the name of a reference",
+            given=f"in {predictions}: {some_names(sorted(predicted))}; "
+            f"in {references}: {some_names(sorted(referenced))}",
+            legal=f"the same name, with any of the endings {', '.join(SUFFIXES)}",
+        )
+    return [
+        Pair(name, predicted.get(name), referenced.get(name))
+        for name in sorted(predicted.keys() | referenced.keys())
+    ]
+
+
+def label_names_near(references: Path) -> dict[int, str] | None:
+    """Class names from a ``dataset.json`` (MSD or nnU-Net) beside the references or one up.
+
+    Regions of nnU-Net (a name for several values) are left out: evaluation is per value.
+
+    Raises:
+        UserError: if the file is not JSON.
+    """
+    folder = (references if references.is_dir() else references.parent).resolve()
+    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
+        if path.is_file():
+            return _label_names(path)
+    return None
+
+
+def evaluate(
+    pairs: Sequence[Pair],
+    label_names: dict[int, str] | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Compare every complete pair, one case in memory at a time.
+
+    Classes are the values above 0 found in any file, and those of ``label_names`` even if they
+    are found nowhere. Voxels whose reference has the class named ``ignore`` count nowhere.
+
+    Args:
+        pairs: from `find_pairs`; incomplete ones end in ``missing`` and ``unreferenced``.
+        label_names: label value to class name; a class without one is called ``label 3``.
+        advance: called after each pair, for a progress bar.
+
+    Raises:
+        UserError: if the voxels of a pair do not coincide (seen before any voxel is read), or a
+            file is not a label volume with values from 0 to 65535.
+    """
+    names = label_names or {}
+    ignored = next((value for value, name in names.items() if name == IGNORE), None)
+    complete = [pair for pair in pairs if pair.prediction and pair.reference]
+    for pair in complete:
+        _require_same_grid(pair)
+    found = {}
+    for pair in complete:
+        found[pair] = _overlaps(pair, ignored)
+        advance()
+
+    values = set(names).union(*found.values()) - {0, ignored}
+    return Evaluation(
+        names={value: names.get(value, f"label {value}") for value in sorted(values)},
+        cases={
+            pair: {value: overlaps.get(value, Overlap()) for value in sorted(values)}
+            for pair, overlaps in found.items()
+        },
+        missing=tuple(pair.case for pair in pairs if pair.prediction is None),
+        unreferenced=tuple(pair.case for pair in pairs if pair.reference is None),
+    )
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        hidden = path.name.startswith(".")
+        if hidden or not path.is_file() or not path.name.lower().endswith(SUFFIXES):
+            continue
+        if stem(path) in found:
+            raise UserError(
+                f"two files in {folder} are for the same case",
+                given=f"{found[stem(path)].name} and {path.name}",
+                fix="leave one of them there",
+            )
+        found[stem(path)] = path
+    return found
+
+
+def _label_names(path: Path) -> dict[int, str] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON", given=error, fix="repair or remove it") from error
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        return None
+    names: dict[int, str] = {}
+    for key, value in labels.items():
+        if isinstance(value, int):  # nnU-Net: "liver": 1
+            names[value] = key
+        elif isinstance(value, str) and key.isdecimal():  # MSD: "1": "liver"
+            names[int(key)] = value
+    return names
+
+
+def _require_same_grid(pair: Pair) -> None:
+    assert pair.prediction and pair.reference
+    prediction, reference = read_header(pair.prediction).grid, read_header(pair.reference).grid
+    if differences := prediction.differences(reference):
+        raise UserError(
+            f"{pair.prediction} and {pair.reference} do not lie on the same voxels",
+            given=f"(prediction and reference) {'; '.join(differences)}",
+            legal="the same shape and affine",
+            fix="predict on the image that the reference was drawn on, or resample one of them",
+        )
+
+
+def _overlaps(pair: Pair, ignored: int | None) -> dict[int, Overlap]:
+    """Count all classes of a case in one pass over its voxels."""
+    assert pair.prediction and pair.reference
+    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
+    size = 1 + max(
+        _largest(path, volume.array)
+        for path, volume in ((pair.prediction, prediction), (pair.reference, reference))
+    )
+    in_reference, in_prediction, in_both = counts = np.zeros((3, size), dtype=np.int64)
+    # bincount makes 64-bit copies: slice by slice, they stay small.
+    for theirs, ours in zip(reference.array[0].T, prediction.array[0].T, strict=True):
+        theirs, ours = theirs.ravel(), ours.ravel()
+        if ignored is not None:
+            theirs, ours = theirs[theirs != ignored], ours[theirs != ignored]
+        for count, labels in (
+            (in_reference, theirs),
+            (in_prediction, ours),
+            (in_both, ours[ours == theirs]),
+        ):
+            count += np.bincount(labels.astype(np.intp), minlength=size)
+    voxel_ml = reference.grid.voxel_volume_ml
+    return {
+        int(value): Overlap(
+            reference_ml=float(in_reference[value] * voxel_ml),
+            predicted_ml=float(in_prediction[value] * voxel_ml),
+            reference_voxels=int(in_reference[value]),
+            predicted_voxels=int(in_prediction[value]),
+            intersection_voxels=int(in_both[value]),
+        )
+        for value in np.flatnonzero(counts.any(axis=0))
+    }
+
+
+def _largest(path: Path, labels: np.ndarray) -> int:
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest < 0 or largest > LARGEST_LABEL:
+        raise UserError(
+            f"{path} is used as a label but has values that are no class",
+            given=f"values from {smallest} to {largest}",
+            legal=f"0 (background) to {LARGEST_LABEL}",
+        )
+    return largest
+
+
+def _summarise(dice: Iterable[float]) -> Summary:
+    defined = [value for value in dice if not math.isnan(value)]
+    return Summary(
+        mean=statistics.fmean(defined) if defined else math.nan,
+        std=statistics.stdev(defined) if len(defined) > 1 else math.nan,
+        median=statistics.median(defined) if defined else math.nan,
+        cases=len(defined),
+    )
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first few names and how many more there are, for a message."""
+    more = len(names) - PRINTED_NAMES
+    shown = ", ".join(names[:PRINTED_NAMES]) or "nothing"
+    return f"{shown} and {more} more" if more > 0 else shown

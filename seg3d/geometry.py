@@ -1,0 +1,74 @@
+"""Where the voxels of a volume lie in the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import aff2axcodes
+
+Shape3 = tuple[int, int, int]
+Vector3 = tuple[float, float, float]
+
+# A hundredth of a voxel: far below what moves a label, far above what float32 headers lose.
+POSITION_TOLERANCE_VOXELS = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Shape and position of a volume.
+
+    Attributes:
+        shape: voxels along the three axes, as stored.
+        affine: `(4, 4)` float64, voxel index to world millimetres (RAS+, as in NIfTI).
+    """
+
+    shape: Shape3
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> Vector3:
+        """Distance between neighbouring voxels along each axis, in mm."""
+        x, y, z = (float(size) for size in voxel_sizes(self.affine))
+        return x, y, z
+
+    @property
+    def orientation(self) -> str:
+        """Where each axis points, such as ``RAS`` or ``LPI``; oblique grids give the nearest."""
+        return "".join(code or "?" for code in aff2axcodes(self.affine))
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel in ml (right for sheared grids too)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def differences(self, other: Grid) -> list[str]:
+        """Say in words how ``other`` differs from this grid; empty if the voxels coincide.
+
+        Positions are compared at the eight corners, to `POSITION_TOLERANCE_VOXELS` of the
+        smallest spacing, so that rounding in a header does not count and a shift does.
+        """
+        if self.shape != other.shape:
+            return [f"shape {self.shape} and {other.shape}"]
+        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
+        here, there = (
+            grid.affine[:3, :3] @ corners + grid.affine[:3, 3:] for grid in (self, other)
+        )
+        distance = float(np.linalg.norm(here - there, axis=0).max())
+        if distance <= POSITION_TOLERANCE_VOXELS * min(self.spacing):
+            return []
+        found = [
+            f"{name} {mine} and {theirs}"
+            for name, mine, theirs in (
+                ("spacing", _rounded(self.spacing), _rounded(other.spacing)),
+                ("orientation", self.orientation, other.orientation),
+                ("origin", _rounded(self.affine[:3, 3]), _rounded(other.affine[:3, 3])),
+            )
+            if mine != theirs
+        ]
+        return [*found, f"voxels up to {distance:.3g} mm apart"]
+
+
+def _rounded(values: np.ndarray | Vector3) -> tuple[float, ...]:
+    return tuple(round(float(value), 3) for value in values)

@@ -1,0 +1,52 @@
+"""What is installed, and how a run stands, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from seg3d.checkpoint import find_checkpoint, load_checkpoint, versions
+from seg3d.memory import GIB
+
+
+def system_info() -> str:
+    """Versions and devices."""
+    lines = [f"{name:8} {version}" for name, version in versions().items()]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            lines.append(f"cuda:{index}   {device.name}, {device.total_memory / GIB:.1f} GiB")
+    else:
+        lines.append("cuda     not available")
+    lines.append(f"cpu      {torch.get_num_threads()} threads")
+    return "\n".join(lines)
+
+
+def run_info(run: Path) -> str:
+    """State, data, labels, network and best score of a run.
+
+    Raises:
+        UserError: if the folder holds no run.
+    """
+    last = run / "checkpoints" / "last.pt"
+    config, plan, content = load_checkpoint(last if last.is_file() else find_checkpoint(run))
+    position = content["position"]
+    best = f"{position['best_dice']:.4f}" if position["best_dice"] >= 0 else "not validated yet"
+    labels = ", ".join(f"{one.name} ({'+'.join(map(str, one.values))})" for one in plan.classes)
+    wrote = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    weights = sum(weight.numel() for weight in content["network"].values())
+    return "\n".join(
+        [
+            f"run       {run}",
+            f"state     epoch {position['epochs_done']} of {config.train.epochs}, "
+            f"step {position['step']}",
+            f"best Dice {best}",
+            f"data      {plan.dataset}",
+            f"labels    {labels}",
+            f"patch     {' × '.join(map(str, plan.patch_size))} voxels",
+            f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
+            f"sketch {config.probing.sketch}",
+            f"versions  {wrote}",
+        ]
+    )

@@ -1,0 +1,151 @@
+"""The plain-convolution 3D U-Net of nnU-Net, with probed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d
+
+Triple = tuple[int, int, int]
+
+
+class ConvBlock(nn.Module):
+    """Convolution, instance norm, leaky ReLU: `(B, C_in, D, H, W)` to `(B, C_out, D', H', W')`."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: Triple, stride: Triple, sketch: str, rank: int
+    ) -> None:
+        super().__init__()
+        padding = tuple(size // 2 for size in kernel)
+        self.conv = ProbedConv3d(c_in, c_out, kernel, stride, padding, sketch=sketch, rank=rank)
+        self.norm = nn.InstanceNorm3d(c_out, affine=True)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class UNet3d(nn.Module):
+    """3D U-Net after nnU-Net (Isensee et al., Nature Methods 18, 2021; Çiçek et al., MICCAI 2016).
+
+    Every level has two `ConvBlock` in the encoder and two in the decoder. Levels are joined by
+    strided convolutions on the way down and transposed convolutions on the way up.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes, background included.
+        channels: features per level, finest first; their number is the number of levels.
+        probing: sketch of the convolutions' inputs that training keeps for the weight gradient,
+            one of `seg3d.probing.SKETCHES`; ``"exact"`` is ordinary autograd.
+        rank: number of probes, for the sketches that have one.
+        deep_supervision: in training mode, return the class scores of all levels but the coarsest
+            as a list, finest first, each at its own resolution.
+        kernels: kernel size per level; default 3×3×3.
+        strides: stride from the level above per level, the first being (1, 1, 1); default 2×2×2.
+
+    Raises:
+        ValueError: if the lengths of ``channels``, ``kernels`` and ``strides`` disagree.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
+        probing: str = "onebit",
+        deep_supervision: bool = False,
+        *,
+        rank: int = 64,
+        kernels: Sequence[Triple] | None = None,
+        strides: Sequence[Triple] | None = None,
+    ) -> None:
+        super().__init__()
+        levels = len(channels)
+        kernels = kernels or [(3, 3, 3)] * levels
+        strides = strides or [(1, 1, 1)] + [(2, 2, 2)] * (levels - 1)
+        if not len(kernels) == len(strides) == levels >= 2:
+            raise ValueError(
+                f"channels, kernels and strides should have one entry for each of two or more "
+                f"levels, not {levels}, {len(kernels)} and {len(strides)}"
+            )
+        self.deep_supervision = deep_supervision
+        self.strides = tuple(strides)
+
+        def stage(
+            c_in: int, level: int, stride: Triple = (1, 1, 1), first: str = probing
+        ) -> nn.Sequential:
+            c_out, kernel = channels[level], kernels[level]
+            return nn.Sequential(
+                ConvBlock(c_in, c_out, kernel, stride, first, rank),
+                ConvBlock(c_out, c_out, kernel, (1, 1, 1), probing, rank),
+            )
+
+        # The image is alive during the step anyway: a sketch of it would save nothing.
+        self.encoder = nn.ModuleList([stage(in_channels, 0, first="exact")])
+        self.encoder.extend(
+            stage(channels[level - 1], level, strides[level]) for level in range(1, levels)
+        )
+        decoded = range(levels - 1)
+        self.up = nn.ModuleList(
+            ProbedConvTranspose3d(
+                channels[level + 1],
+                channels[level],
+                strides[level + 1],
+                strides[level + 1],
+                sketch=probing,
+                rank=rank,
+            )
+            for level in decoded
+        )
+        self.decoder = nn.ModuleList(stage(2 * channels[level], level) for level in decoded)
+        self.heads = nn.ModuleList(
+            ProbedConv3d(channels[level], out_channels, 1, sketch=probing, rank=rank)
+            for level in (decoded if deep_supervision else [0])
+        )
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Class scores (before softmax).
+
+        Args:
+            x: `(B, in_channels, D, H, W)`; each of D, H, W a multiple of the product of the
+                strides along it.
+
+        Returns:
+            `(B, out_channels, D, H, W)`; in training mode with deep supervision the list of the
+            scores of every decoded level, finest first.
+
+        Raises:
+            ValueError: if the size of ``x`` is not such a multiple.
+        """
+        self._check(x)
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        x = skips.pop()
+        scores = []
+        for level in reversed(range(len(self.decoder))):
+            x = self.up[level](x)
+            x = self.decoder[level](torch.cat((x, skips.pop()), dim=1))
+            if level == 0 or (self.deep_supervision and self.training):
+                scores.append(self.heads[level](x))
+        return scores[::-1] if self.deep_supervision and self.training else scores[-1]
+
+    def _check(self, x: Tensor) -> None:
+        factors = [1, 1, 1]
+        for stride in self.strides:
+            factors = [factor * step for factor, step in zip(factors, stride, strict=True)]
+        size = list(x.shape[2:])
+        if any(length % factor for length, factor in zip(size, factors, strict=True)):
+            raise ValueError(f"input of {size} voxels should have multiples of {factors}")
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

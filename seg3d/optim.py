@@ -1,0 +1,45 @@
+"""Optimisers and their learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from seg3d.config import TrainConfig
+
+LEARNING_RATE = {"sgd": 0.01, "adamw": 3e-4}
+WEIGHT_DECAY = {"sgd": 3e-5, "adamw": 0.01}
+
+
+def make_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
+    """SGD with Nesterov momentum, or AdamW."""
+    rate = LEARNING_RATE[train.optimizer] if train.learning_rate == "auto" else train.learning_rate
+    decay = WEIGHT_DECAY[train.optimizer] if train.weight_decay == "auto" else train.weight_decay
+    if train.optimizer == "sgd":
+        return SGD(
+            network.parameters(),
+            lr=rate,
+            momentum=train.momentum,
+            nesterov=train.momentum > 0,
+            weight_decay=decay,
+        )
+    return AdamW(network.parameters(), lr=rate, weight_decay=decay)
+
+
+def make_schedule(optimizer: Optimizer, train: TrainConfig) -> LambdaLR:
+    """Per optimiser step: polynomial decay of power 0.9 (nnU-Net), or warm-up and cosine."""
+    steps = train.epochs * train.iterations_per_epoch
+    warmup = round(train.warmup * steps)
+
+    def polynomial(step: int) -> float:
+        return max(1 - step / steps, 0.0) ** 0.9
+
+    def cosine(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
+
+    return LambdaLR(optimizer, polynomial if train.optimizer == "sgd" else cosine)

@@ -1,0 +1,248 @@
+"""From a checkpoint and new volumes to label volumes in the volumes' own geometry."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from seg3d.checkpoint import load_checkpoint
+from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.data.transforms import IMAGE, preprocessing
+from seg3d.device import compute_dtype
+from seg3d.errors import UserError
+from seg3d.io import SUFFIXES, Header, read_header, stem, suffix, write_volume
+from seg3d.networks import build_network
+from seg3d.plan import Plan
+from seg3d.run import changed_keys
+from seg3d.sliding_window import score_volume, window_count
+
+CHANNEL = re.compile(r"_\d{4}$")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prediction to be made.
+
+    Attributes:
+        images: one file per channel, or one with all channels.
+        output: the label file to write.
+    """
+
+    images: tuple[Path, ...]
+    output: Path
+
+    @property
+    def probabilities(self) -> Path:
+        """Where the class probabilities go if they are asked for."""
+        ending = suffix(self.output)
+        return self.output.with_name(f"{stem(self.output)}_probabilities{ending}")
+
+
+class Predictor:
+    """A trained network with all that is needed to apply it to files.
+
+    Args:
+        network: takes `(B, C, D, H, W)`, gives class scores.
+        config: of the run that trained it.
+        plan: of that run.
+        device: where to compute.
+    """
+
+    def __init__(
+        self, network: nn.Module, config: Config, plan: Plan, device: torch.device
+    ) -> None:
+        self.network = network.to(device).eval()
+        self.config = config
+        self.plan = plan
+        self.device = device
+        self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: Path, device: torch.device, overrides: tuple[str, ...] = ()
+    ) -> Predictor:
+        """Load the network of a checkpoint.
+
+        Args:
+            path: the checkpoint file.
+            device: where to compute.
+            overrides: ``key=value`` changes of keys under ``predict``.
+
+        Raises:
+            UserError: if the file is not a checkpoint of seg3d, or another key is changed.
+        """
+        stored, plan, content = load_checkpoint(path)
+        config = config_from_tree(config_tree(stored), overrides, source="--set")
+        for key in changed_keys(stored, config):
+            if not key.startswith("predict."):
+                raise UserError(
+                    f"--set {key}: the network was trained with another value",
+                    legal="keys under predict",
+                )
+        network = build_network(config, plan)
+        network.load_state_dict(content["network"])
+        return cls(network, config, plan, device)
+
+    def probabilities(
+        self, images: Sequence[Path], advance: Callable[[int], object] = lambda windows: None
+    ) -> np.ndarray:
+        """Class probabilities of a volume, on its own grid.
+
+        Args:
+            images: one file per channel, or one with all channels.
+            advance: told the number of windows that have just been done.
+
+        Returns:
+            `(K, X, Y, Z)` float32, in the order of the file's axes.
+
+        Raises:
+            UserError: if the volume cannot be used.
+        """
+        transform = preprocessing(self.plan, labelled=False)
+        image = transform({IMAGE: [str(path) for path in images]})[IMAGE]
+        scores = score_volume(
+            self.network,
+            image,
+            self.plan.patch_size,
+            overlap=self.config.predict.overlap,
+            window_batch=self.config.predict.window_batch,
+            mirror_axes=self.config.augment.flip.axes if self.config.predict.mirror else (),
+            device=self.device,
+            dtype=self.dtype,
+            advance=advance,
+        )
+        # The inverse needs to know what was done to the image.
+        result = MetaTensor(
+            scores.softmax(0), meta=image.meta, applied_operations=image.applied_operations
+        )
+        return transform.inverse({IMAGE: result})[IMAGE].numpy()
+
+    def labels(self, probabilities: np.ndarray) -> np.ndarray:
+        """The most probable class of each voxel, as the values of the training labels.
+
+        Args:
+            probabilities: `(K, X, Y, Z)`.
+
+        Returns:
+            `(1, X, Y, Z)`, in the smallest common integer type that holds all values.
+        """
+        values = [one.values[0] for one in self.plan.classes]
+        for kind in (np.uint8, np.int16, np.int32):
+            if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
+                break
+        return np.array(values, dtype=kind)[probabilities.argmax(0)][None]
+
+    def run(
+        self,
+        job: Job,
+        *,
+        probabilities: bool = False,
+        advance: Callable[[int], object] = lambda windows: None,
+    ) -> None:
+        """Make one prediction and write it.
+
+        Raises:
+            UserError: if the volume cannot be used.
+        """
+        header = self.checked_header(job)
+        scores = self.probabilities(job.images, advance)
+        write_volume(job.output, self.labels(scores), header)
+        if probabilities:
+            write_volume(job.probabilities, scores.astype(np.float32, copy=False), header)
+
+    def windows(self, job: Job) -> int:
+        """How many windows a job needs, for a progress bar."""
+        grid = self.checked_header(job).grid
+        spacing = np.array(self.plan.spacing or grid.spacing)
+        # Reorientation permutes the axes; the count for cubic-ish windows is near enough.
+        shape = np.rint(np.array(grid.shape) * np.array(grid.spacing) / spacing)
+        return window_count(
+            [int(length) for length in shape], self.plan.patch_size, self.config.predict.overlap
+        )
+
+    def checked_header(self, job: Job) -> Header:
+        """Read the headers of a job's images.
+
+        Raises:
+            UserError: if there are not as many channels as the network was trained on.
+        """
+        headers = [read_header(path) for path in job.images]
+        channels = sum(header.channels for header in headers)
+        names = [channel.name for channel in self.plan.channels]
+        if channels != len(names):
+            raise UserError(
+                f"{job.images[0]}: the network needs {len(names)} channels ({', '.join(names)})",
+                given=f"{channels} in {', '.join(path.name for path in job.images)}",
+                legal="one file with all channels, or files NAME_0000, NAME_0001, ...",
+            )
+        return headers[0]
+
+
+def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+    """Which files belong to which case, and where its prediction goes.
+
+    Files ``NAME_0000``, ``NAME_0001``, ... are the channels of NAME.
+
+    Args:
+        inputs: files, and folders whose volumes are taken.
+        output: a folder; or, for a single case, the file to write.
+
+    Raises:
+        UserError: if there is nothing to predict, or outputs would collide with each other or with
+            inputs.
+    """
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path in itertools.chain.from_iterable(map(_volumes, inputs)):
+        groups.setdefault((path.parent, CHANNEL.sub("", stem(path))), []).append(path)
+    if not groups:
+        raise UserError(f"no volume in {', '.join(map(str, inputs))}", legal=", ".join(SUFFIXES))
+    as_file = output.name.lower().endswith(SUFFIXES) and not output.is_dir()
+    if as_file and len(groups) > 1:
+        raise UserError(
+            f"--output {output} is one file, but there are {len(groups)} cases to predict",
+            fix="give a folder",
+        )
+    if not as_file and output.is_file():
+        raise UserError(
+            f"--output {output} is a file",
+            legal=f"a folder, or a name ending in {', '.join(SUFFIXES)}",
+        )
+    jobs = [
+        Job(
+            tuple(sorted(images)),
+            output if as_file else output / (name + suffix(sorted(images)[0])),
+        )
+        for (_, name), images in sorted(groups.items())
+    ]
+    written = [job.output.absolute() for job in jobs]
+    if len(set(written)) < len(written):
+        twice = next(path for path in written if written.count(path) > 1)
+        raise UserError(f"two inputs would both be written to {twice}", fix="predict them apart")
+    read = {path.absolute() for job in jobs for path in job.images}
+    if overwritten := read.intersection(written):
+        raise UserError(
+            f"the prediction would overwrite its input {overwritten.pop()}",
+            fix="give another --output",
+        )
+    return jobs
+
+
+def _volumes(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(
+            file
+            for file in path.iterdir()
+            if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+        )
+    suffix(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", legal="volumes, or folders of volumes")
+    return [path]

@@ -1,0 +1,135 @@
+"""The folder of a run: what lies where, and what may change when the run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seg3d.config import Config, config_from_tree, config_tree, load_config, save_config
+from seg3d.errors import UserError
+
+# What the weights, the optimiser's state and the order of the patches depend on.
+FIXED_KEYS = (
+    "data.labels",
+    "data.folds",
+    "data.fold",
+    "preprocess",
+    "patch",
+    "network",
+    "train.optimizer",
+    "train.batch_size",
+    "train.accumulate",
+    "train.iterations_per_epoch",
+    "train.seed",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a run: ``RUN/{config.yaml, plan.yaml, splits.json, checkpoints/, ...}``."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.yaml"
+
+    @property
+    def splits(self) -> Path:
+        return self.folder / "splits.json"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+
+def start_run(run: Run, config: Config) -> None:
+    """Make the folder of a new run and store its config there.
+
+    Raises:
+        UserError: if it already holds a run.
+    """
+    if run.last.exists():
+        raise UserError(
+            f"{run.folder} already holds a run",
+            fix="--resume to continue it, or --run with another folder",
+        )
+    if run.folder.exists() and not run.folder.is_dir():
+        raise UserError(f"--run {run.folder} is a file", legal="a folder, which need not exist yet")
+    save_config(config, run.config)
+
+
+def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Config, list[str]]:
+    """The config with which a run goes on: its own, changed by ``--set`` alone.
+
+    Args:
+        run: the run to continue.
+        asked: the config as the command line gives it now.
+        overrides: the ``--set`` of the command line.
+
+    Returns:
+        The config, and the keys in which ``asked`` differs from it (for a note to the user).
+
+    Raises:
+        UserError: if there is nothing to resume, or a fixed key is changed.
+    """
+    if not run.last.is_file():
+        raise UserError(
+            f"--resume: {run.folder} holds no checkpoint to continue from",
+            given=f"{run.last} does not exist",
+            fix="leave --resume out to start a new run, or give --run",
+        )
+    stored = load_config(run.config)
+    config = config_from_tree(config_tree(stored), overrides, source=str(run.config))
+    for key in changed_keys(stored, config):
+        if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED_KEYS):
+            raise UserError(
+                f"{key} cannot change when a run is resumed",
+                given=_lookup(config_tree(config), key),
+                legal=_lookup(config_tree(stored), key),
+                fix="start a new run with --run",
+            )
+    save_config(config, run.config)
+    return config, changed_keys(config, asked)
+
+
+def changed_keys(one: Config, other: Config) -> list[str]:
+    """Keys, in dots, whose values differ."""
+
+    def walk(a: dict[str, Any], b: dict[str, Any], prefix: str) -> list[str]:
+        found = []
+        for key in {**a, **b}:
+            if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+                found += walk(a[key], b[key], f"{prefix}{key}.")
+            elif a.get(key) != b.get(key):
+                found.append(f"{prefix}{key}")
+        return found
+
+    return walk(config_tree(one), config_tree(other), "")
+
+
+def _lookup(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree

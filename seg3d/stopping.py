@@ -1,0 +1,59 @@
+"""Ending a run early without losing anything: signals and a time limit."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+Reason = Literal["interrupted", "out of time"]
+
+
+class StopRequest:
+    """Asked between steps whether training should save and end.
+
+    Args:
+        max_time: seconds from now after which it should; None for never.
+    """
+
+    def __init__(self, max_time: float | None) -> None:
+        self._deadline = None if max_time is None else time.monotonic() + max_time
+        self._signalled = False
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why to stop, or None to go on."""
+        if self._signalled:
+            return "interrupted"
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return "out of time"
+        return None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as requests; a second one acts as it would have without this."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self._signalled = True
+            restore()
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            restore()
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """In a data worker: let the main process decide what an interrupt means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

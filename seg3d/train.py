@@ -1,0 +1,279 @@
+"""Training. `fit` is the loop; `Trainer` holds what changes in it; `train` sets both up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from seg3d.checkpoint import load_checkpoint, restore_random_states, save_checkpoint
+from seg3d.config import Config
+from seg3d.data.loaders import patch_loader, patch_stream, training_volumes, validation_volumes
+from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.device import choose_device, compute_dtype
+from seg3d.errors import RunFailed
+from seg3d.journal import Journal
+from seg3d.losses import DiceCrossEntropy
+from seg3d.memory import peak_gib
+from seg3d.networks import build_network, heads
+from seg3d.optim import make_optimizer, make_schedule
+from seg3d.plan import Plan
+from seg3d.prepare import Prepared
+from seg3d.probing import set_probe_step
+from seg3d.progress import Bar, progress_bar
+from seg3d.run import Run
+from seg3d.stopping import Reason, StopRequest
+from seg3d.validate import Validation, validate
+
+Ending = Literal["finished"] | Reason
+
+
+@dataclass
+class Position:
+    """How far a run has come; together with the seed it determines all that follows.
+
+    Attributes:
+        step: optimiser steps done. The sampler stands at ``step × accumulate × batch_size``.
+        epochs_done: epochs whose closing (validation, log) is done too.
+        best_dice: of the validations so far.
+        sums: of the losses over the steps of the epoch under way.
+    """
+
+    step: int = 0
+    epochs_done: int = 0
+    best_dice: float = -1.0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Everything that changes during training, and how it is stored."""
+
+    def __init__(self, config: Config, plan: Plan, run: Run, device: torch.device) -> None:
+        torch.manual_seed(config.train.seed)
+        self.config = config
+        self.plan = plan
+        self.run = run
+        self.device = device
+        self.dtype = compute_dtype(config.train.amp, device)
+        self.network: nn.Module = build_network(config, plan).to(device)
+        self.optimizer = make_optimizer(self.network, config.train)
+        self.schedule = make_schedule(self.optimizer, config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.loss = DiceCrossEntropy(
+            config.loss.dice, config.loss.cross_entropy, config.loss.batch_dice
+        )
+        self.position = Position()
+
+    def save(self, path: Path) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": vars(self.position),
+        }
+        save_checkpoint(path, self.config, self.plan, state)
+
+    def load(self, content: dict[str, Any]) -> None:
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.load_state_dict(content["schedule"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.position = Position(**content["position"])
+
+    def step(self, batches: Iterator[dict[str, Any]]) -> None:
+        """One optimiser step from ``accumulate`` batches.
+
+        Raises:
+            RunFailed: if the loss is not finite, naming the cases of the batch.
+        """
+        train = self.config.train
+        set_probe_step(self.network, train.seed, self.position.step)
+        for _ in range(train.accumulate):
+            batch = next(batches)
+            image = batch[IMAGE].to(self.device, non_blocking=True)
+            target = batch[LABEL].to(self.device, non_blocking=True)
+            with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+                scores = heads(self.network(image))
+            losses = self.loss(scores, target)
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            if not math.isfinite(values["loss"]):
+                raise RunFailed(
+                    f"the loss became {values['loss']} in step {self.position.step + 1}\n"
+                    f"  cases: {', '.join(batch['name'])}\n"
+                    "  to do: look at these volumes; lower train.learning_rate; or train.amp=off"
+                )
+            for name, value in values.items():
+                share = value / train.accumulate
+                self.position.sums[name] = self.position.sums.get(name, 0.0) + share
+            self.scaler.scale(losses["loss"] / train.accumulate).backward()
+        self.scaler.unscale_(self.optimizer)
+        if train.clip is not None:
+            clip_grad_norm_(self.network.parameters(), train.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.position.step += 1
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether the epoch under way ends with a validation; the last one always does."""
+        epoch = self.position.epochs_done + 1
+        return epoch % self.config.validation.every == 0 or epoch == self.config.train.epochs
+
+    def close_epoch(
+        self, speed: dict[str, float], validation: Validation | None
+    ) -> dict[str, float]:
+        """Count the epoch as done, store the checkpoints, and return what is to be logged."""
+        position, train = self.position, self.config.train
+        scalars = {
+            f"loss/{name}": value / train.iterations_per_epoch
+            for name, value in position.sums.items()
+        } | {
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "memory/peak_gib": peak_gib(self.device),
+            **speed,
+        }
+        position.epochs_done += 1
+        position.sums = {}
+        if validation is not None:
+            scalars |= {f"dice/{name}": value for name, value in validation.dice.items()}
+            scalars["dice/mean"] = validation.mean_dice
+            if validation.mean_dice > position.best_dice:
+                position.best_dice = validation.mean_dice
+                self.save(self.run.best)
+        self.save(self.run.last)
+        return scalars
+
+
+def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console) -> Ending:
+    """Train, or continue to train, a prepared run to its end.
+
+    Args:
+        prepared: config, plan and cases.
+        run: the folder to write to.
+        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        resume: continue from the last checkpoint of the run.
+        console: for messages and progress.
+
+    Returns:
+        How it ended. Unless finished, ``resume`` continues it.
+
+    Raises:
+        UserError: if the device or a setting does not suit.
+        RunFailed: if the loss stops being finite.
+    """
+    config, plan = prepared.config, prepared.plan
+    trainer = Trainer(config, plan, run, choose_device(device_name))
+    checkpoint = load_checkpoint(run.last)[2] if resume else None
+    if checkpoint:
+        trainer.load(checkpoint)
+    volumes = training_volumes(prepared.train, config, plan, run.cache, console.is_terminal)
+    stream = patch_stream(volumes, prepared.train, config, plan)
+    per_step = config.train.batch_size * config.train.accumulate
+    steps = config.train.epochs * config.train.iterations_per_epoch
+    done = trainer.position.step
+    batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
+    journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
+    stop = StopRequest(config.train.max_time)
+    console.print(
+        f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
+            "torch.", ""
+        )
+    )
+    if checkpoint:
+        restore_random_states(checkpoint)
+    else:
+        trainer.save(run.last)
+    val_volumes = validation_volumes(prepared.val, plan)
+    with stop.listening(), progress_bar(console, "training", steps, done) as bar:
+        ending = fit(trainer, batches, val_volumes, journal, stop, bar, console)
+        if ending != "finished":
+            trainer.save(run.last)
+    journal.close()
+    return ending
+
+
+def fit(
+    trainer: Trainer,
+    batches: Iterator[dict[str, Any]],
+    val_volumes: Sequence[dict[str, Any]],
+    journal: Journal,
+    stop: StopRequest,
+    bar: Bar,
+    console: Console,
+) -> Ending:
+    """The training loop: from where the trainer stands to the end, or to a request to stop."""
+    position, train = trainer.position, trainer.config.train
+    while position.epochs_done < train.epochs:
+        clock = EpochClock(batches)
+        while position.step < (position.epochs_done + 1) * train.iterations_per_epoch:
+            if stop.reason:
+                return stop.reason
+            trainer.step(clock)
+            bar.advance()
+        speed = clock.read()
+        validation = None
+        if trainer.validation_is_due:
+            bar.describe("validating")
+            validation = validate(trainer, val_volumes, stop)
+            bar.describe("training")
+            if validation is None:
+                # Cut short: it is done again, from the same weights, when the run is resumed.
+                return stop.reason or "interrupted"
+        scalars = trainer.close_epoch(speed, validation)
+        journal.scalars(position.epochs_done, scalars)
+        if validation is not None:
+            journal.picture(position.epochs_done, "validation", validation.picture)
+        console.print(
+            epoch_line(position.epochs_done, train.epochs, scalars), highlight=False, soft_wrap=True
+        )
+    return "finished"
+
+
+def epoch_line(epoch: int, epochs: int, scalars: dict[str, float]) -> str:
+    """One line for people about an epoch."""
+    line = f"epoch {epoch}/{epochs}  loss {scalars['loss/loss']:.4f}"
+    dice = [
+        f"{tag.removeprefix('dice/')} {value:.3f}"
+        for tag, value in scalars.items()
+        if tag.startswith("dice/")
+    ]
+    return f"{line}  Dice: {', '.join(dice)}" if dice else line
+
+
+class EpochClock:
+    """Pass batches on and keep time: of an epoch, and of the waiting for its data."""
+
+    def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
+        self.batches = batches
+        self.start = time.perf_counter()
+        self.waited = 0.0
+        self.patches = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        asked = time.perf_counter()
+        batch = next(self.batches)
+        self.waited += time.perf_counter() - asked
+        self.patches += len(batch[IMAGE])
+        return batch
+
+    def read(self) -> dict[str, float]:
+        """Patches per second, and the share of the time that was spent waiting for them."""
+        elapsed = max(time.perf_counter() - self.start, 1e-9)
+        return {
+            "speed/patches_per_second": self.patches / elapsed,
+            "speed/data_wait_fraction": self.waited / elapsed,
+        }
