@@ -5,13 +5,11 @@ from __future__ import annotations
 import platform
 import random
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import monai
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from seg3d import __version__
 from seg3d.config import Config, config_from_tree, config_tree
@@ -64,12 +62,13 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
             )
         config = config_from_tree(content["config"], source=str(path))
         return config, Plan.model_validate(content["plan"]), content
-    except (
-        UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, ValidationError
-    ) as error:  # fmt: skip
+    except UserError:
+        raise
+    except Exception as error:
+        # A damaged file can raise almost anything; of long messages the first sentence will do.
         raise UserError(
             f"{path} is damaged or not a checkpoint of seg3d",
-            given=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            given=f"{type(error).__name__}: {error}".partition("\n")[0].partition(". ")[0],
         ) from error
 
 

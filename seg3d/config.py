@@ -6,10 +6,9 @@ module reads raw dictionaries.
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -24,9 +23,11 @@ from pydantic import (
     model_validator,
 )
 
+from seg3d.config_keys import explained, keys_of
 from seg3d.errors import UserError
 from seg3d.files import atomic_write
 from seg3d.probing import SKETCHES
+from seg3d.yaml_text import parse_yaml
 
 MONAI_NETWORKS = (
     "monai.AttentionUnet",
@@ -36,6 +37,7 @@ MONAI_NETWORKS = (
     "monai.UNet",
     "monai.VNet",
 )
+_NETWORKS = ", ".join(("UNet3d", *MONAI_NETWORKS))
 
 _UNITS = {
     "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400,
@@ -44,25 +46,27 @@ _UNITS = {
 }  # fmt: skip
 
 
-def _quantity(text: Any, units: tuple[str, ...], example: str) -> Any:
+def _quantity(text: Any, units: tuple[str, ...]) -> Any:
     if not isinstance(text, str):
         return text
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)\s*", text)
     if not match or match[2].lower() not in units:
-        raise ValueError(f"should look like {example}")
+        raise ValueError("should be a number and a unit")
     return float(match[1]) * _UNITS[match[2].lower()]
 
 
 def _seconds(text: Any) -> Any:
-    return _quantity(text, ("s", "m", "min", "h", "d"), "90s, 30m or 2h")
+    return _quantity(text, ("s", "m", "min", "h", "d"))
 
 
 def _bytes(text: Any) -> Any:
-    if text == "auto":
-        return text
-    return _quantity(
-        text, ("kib", "mib", "gib", "tib", "kb", "mb", "gb", "tb"), "512MiB, 8GiB or auto"
-    )
+    return _quantity(text, ("kib", "mib", "gib", "tib", "kb", "mb", "gb", "tb"))
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -71,47 +75,79 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("should be given once each")
+    return values
+
+
 def _orientation(code: str) -> str:
     if code != "none" and sorted(code.translate(str.maketrans("LPI", "RAS"))) != ["A", "R", "S"]:
-        raise ValueError("should be three letters, one each of R/L, A/P and S/I, or none")
+        raise ValueError("should be an orientation")
     return code
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
-Bytes = Annotated[PositiveFloat, BeforeValidator(_bytes)]
+# A text among the annotations says what is legal, where types and bounds would say it badly.
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Probability = Annotated[Number, Field(ge=0, le=1)]
+BelowOne = Annotated[Number, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[Number, Field(gt=0)]
+NonNegativeFloat = Annotated[Number, Field(ge=0)]
+PositiveInt = Annotated[Integer, Field(ge=1)]
+Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds), "a time (90s, 30m, 2h)"]
+Bytes = Annotated[PositiveFloat, BeforeValidator(_bytes), "a size (512MiB, 8GiB)"]
 Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 Size3 = tuple[PositiveInt, PositiveInt, PositiveInt]
-Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
-Percentiles = Annotated[
-    tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]],
-    AfterValidator(_ordered),
+Range = Annotated[
+    tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered), "[smaller, larger], both > 0"
 ]
-Orientation = Annotated[str, AfterValidator(_orientation)]
+Percentiles = Annotated[
+    tuple[Annotated[Number, Field(ge=0, le=100)], Annotated[Number, Field(ge=0, le=100)]],
+    AfterValidator(_ordered),
+    "[smaller, larger], from 0 to 100",
+]
+Axes = Annotated[
+    list[Annotated[Integer, Field(ge=0, le=2)]],
+    AfterValidator(_distinct),
+    "list of 0, 1, 2, each at most once",
+]
+Orientation = Annotated[
+    str, AfterValidator(_orientation), "three letters, one each of R/L, A/P and S/I, or none"
+]
+Channels = Annotated[list[PositiveInt], Field(min_length=2), "list of two or more integers ≥ 1"]
+Labels = Annotated[
+    dict[str, Integer | list[Integer]], "mapping of class names to integers or lists of integers"
+]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_commented_out(cls, section: Any) -> Any:
+        """YAML reads a section in which every key is commented out as null."""
+        return {} if section is None else section
+
 
 class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
-    labels: dict[str, int | list[int]] | None = Field(
+    labels: Labels | None = Field(
         None,
         description="class name: value in the label files, or several values that are merged; "
         "a class named 'ignore' is left out of the loss; null takes them from the dataset",
     )
-    folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
-    fold: Annotated[int, Field(ge=0)] = Field(0, description="fold to train; --fold overrides")
+    folds: Annotated[Integer, Field(ge=2)] = Field(
+        5, description="number of cross-validation folds"
+    )
+    fold: Annotated[Integer, Field(ge=0)] = Field(0, description="fold to train; --fold overrides")
     cache: Literal["auto"] | Bytes = Field(
         "auto",
         description="preprocessed volumes are kept in RAM up to this limit, else on disk in the "
         "run folder; auto is half of the RAM that is free at the start",
     )
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+    workers: Literal["auto"] | Annotated[Integer, Field(ge=0)] = Field(
         "auto", description="processes that prepare patches; 0 prepares them between the steps"
     )
 
@@ -141,7 +177,7 @@ class PatchConfig(Section):
 
 class FlipConfig(Section):
     prob: Probability = Field(0.5, description="per axis")
-    axes: list[Annotated[int, Field(ge=0, le=2)]] = Field([0, 1, 2], description="axes to mirror")
+    axes: Axes = Field([0, 1, 2], description="axes to mirror")
 
 
 class AffineConfig(Section):
@@ -153,33 +189,33 @@ class AffineConfig(Section):
 
 
 class ElasticConfig(Section):
-    prob: Probability = 0.1
+    prob: Probability = Field(0.1, description="of a smooth random displacement")
     sigma: Range = Field((5.0, 8.0), description="smoothness of the displacement, voxels")
     magnitude: Range = Field((100.0, 300.0), description="strength before smoothing, voxels")
 
 
 class BiasFieldConfig(Section):
-    prob: Probability = 0.1
+    prob: Probability = Field(0.1, description="of a smooth change of brightness, as MR coils make")
     strength: NonNegativeFloat = Field(0.3, description="largest polynomial coefficient")
 
 
 class ContrastConfig(Section):
-    prob: Probability = 0.15
-    gamma: Range = (0.7, 1.5)
+    prob: Probability = Field(0.15, description="of a gamma curve")
+    gamma: Range = Field((0.7, 1.5), description="its exponent")
 
 
 class NoiseConfig(Section):
-    prob: Probability = 0.1
+    prob: Probability = Field(0.1, description="of Gaussian noise")
     std: NonNegativeFloat = Field(0.1, description="largest deviation, in units of z-score")
 
 
 class BlurConfig(Section):
-    prob: Probability = 0.1
+    prob: Probability = Field(0.1, description="of a Gaussian blur")
     sigma: Range = Field((0.5, 1.0), description="voxels")
 
 
 class LowResolutionConfig(Section):
-    prob: Probability = 0.1
+    prob: Probability = Field(0.1, description="of a coarser resolution, interpolated back")
     zoom: Range = Field((0.5, 1.0), description="resolution that is simulated, of the original")
 
 
@@ -195,8 +231,10 @@ class AugmentConfig(Section):
 
 
 class UNet3dConfig(Section):
-    name: Literal["UNet3d"] = "UNet3d"
-    channels: Literal["auto"] | list[PositiveInt] = Field(
+    name: Annotated[Literal["UNet3d"], _NETWORKS] = Field(
+        "UNet3d", description="or one of MONAI's, see above"
+    )
+    channels: Literal["auto"] | Channels = Field(
         "auto", description="per level; auto is 32, 64, 128, 256, 320, 320 for as many as fit"
     )
     deep_supervision: bool = Field(True, description="losses at the lower resolutions too")
@@ -206,7 +244,7 @@ class MonaiNetworkConfig(BaseModel):
     """A network of MONAI's; further keys are the arguments of its class."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: Literal[MONAI_NETWORKS]  # type: ignore[valid-type]
+    name: Annotated[Literal[MONAI_NETWORKS], _NETWORKS]  # type: ignore[valid-type]
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -246,7 +284,7 @@ class LossConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: PositiveInt = 250
+    epochs: PositiveInt = Field(250, description="the learning rate reaches its end with the last")
     iterations_per_epoch: PositiveInt = Field(250, description="optimiser steps per epoch")
     batch_size: PositiveInt = Field(2, description="patches per forward pass")
     accumulate: PositiveInt = Field(1, description="forward passes per optimiser step")
@@ -259,7 +297,7 @@ class TrainConfig(Section):
     weight_decay: Literal["auto"] | NonNegativeFloat = Field(
         "auto", description="sgd 3e-5, adamw 0.01"
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="sgd only")
+    momentum: BelowOne = Field(0.99, description="sgd only")
     warmup: Probability = Field(0.02, description="adamw only: share of the steps")
     clip: PositiveFloat | None = Field(12.0, description="largest gradient norm; null: no clipping")
     amp: Literal["auto", "bf16", "fp16", "off"] = Field(
@@ -267,18 +305,18 @@ class TrainConfig(Section):
         description="mixed precision: auto is bf16 where the device has it, else fp16, else off",
     )
     max_time: Seconds | None = Field(None, description="stop and save after this long, such as 2h")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] = Field(
+        0, description="of the weights, the patches, the probes and the folds"
+    )
 
 
 class ValidationConfig(Section):
     every: PositiveInt = Field(10, description="epochs between validations on whole volumes")
-    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.25, description="of neighbouring windows"
-    )
+    overlap: BelowOne = Field(0.25, description="of neighbouring windows")
 
 
 class PredictConfig(Section):
-    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
+    overlap: BelowOne = Field(0.5, description="of neighbouring windows")
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
     )
@@ -308,7 +346,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(
             f"config {path} does not exist or is not a file",
@@ -320,8 +358,6 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
         tree = {}
     if not isinstance(tree, dict):
         raise UserError(f"config {path} holds no keys", given=type(tree).__name__)
-    # A section whose keys are all commented out reads as null.
-    tree = {key: section for key, section in tree.items() if section is not None}
     return config_from_tree(tree, overrides, source=str(path))
 
 
@@ -334,7 +370,7 @@ def config_from_tree(
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise _explained(error, source) from error
+        raise explained(error, tree, Config(), source) from error
 
 
 def config_tree(config: Config) -> dict[str, Any]:
@@ -350,13 +386,14 @@ def save_config(config: Config, path: Path) -> None:
 
 def _overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
         raise UserError("--set is not understood", given=override, legal="key.sub=value")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {key}: the value is not valid YAML", given=text) from error
-    *parents, last = key.strip().split(".")
+    *parents, last = parts
     tree = dict(tree)
     branch = tree
     for parent in parents:
@@ -372,106 +409,6 @@ def _overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
     return tree
 
 
-def _explained(error: ValidationError, source: str) -> UserError:
-    """Say the first mistakes in the words of the config file."""
-    lines = []
-    for mistake in _one_per_key(error):
-        key = ".".join(_key(mistake["loc"]))
-        if mistake["type"] == "extra_forbidden":
-            legal = _keys_beside(mistake["loc"])
-            close = difflib.get_close_matches(str(mistake["loc"][-1]), legal, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            lines.append(f"{key} is not a key{hint}\n  legal: {', '.join(legal)}")
-        else:
-            given = mistake["input"]
-            lines.append(f"{key}\n  given: {given!r}\n  legal: {mistake['msg']}")
-    return UserError(f"{source}: " + "\n".join(lines))
-
-
-def _one_per_key(error: ValidationError) -> list[dict[str, Any]]:
-    """One mistake per key: unions report each of their branches."""
-    by_key: dict[tuple[str, ...], dict[str, Any]] = {}
-    for details in error.errors():
-        mistake: dict[str, Any] = {**details}
-        mistake["msg"] = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        key = _key(mistake["loc"])
-        if key in by_key:
-            by_key[key]["msg"] += f"; or {mistake['msg']}"
-        else:
-            by_key[key] = mistake
-    return list(by_key.values())
-
-
-def _key(location: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The part of pydantic's location that stands in the file (it adds names of union branches)."""
-    key: list[str] = []
-    model: Any = Config
-    for part in location:
-        if part in ("UNet3d", "monai") and key == ["network"]:
-            model = UNet3dConfig if part == "UNet3d" else MonaiNetworkConfig
-            continue
-        fields = getattr(model, "model_fields", None)
-        if fields is None:
-            if isinstance(part, int):
-                key.append(str(part))
-            continue
-        key.append(str(part))
-        model = fields[part].annotation if part in fields else None
-    return tuple(key)
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
-    for part in location[:-1]:
-        if part in ("UNet3d", "monai"):
-            model = UNet3dConfig
-        elif hasattr(model, "model_fields"):
-            model = model.model_fields[str(part)].annotation
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
-
-
 def documented_keys() -> list[tuple[str, str, str, str]]:
     """All keys as (key, default, what is legal, description), in the order of the models."""
-    rows: list[tuple[str, str, str, str]] = []
-
-    def walk(section: BaseModel, prefix: str) -> None:
-        for name, field in type(section).model_fields.items():
-            value = getattr(section, name)
-            if isinstance(value, BaseModel):
-                walk(value, f"{prefix}{name}.")
-            else:
-                default = yaml.safe_dump(
-                    section.model_dump(mode="json")[name], default_flow_style=True
-                )
-                rows.append(
-                    (
-                        f"{prefix}{name}",
-                        default.removesuffix("...\n").strip(),
-                        _legal(field.annotation),
-                        field.description or "",
-                    )
-                )
-
-    walk(Config(), "")
-    return rows
-
-
-def _legal(annotation: Any) -> str:
-    if annotation is Path or annotation is str:
-        return "text"
-    simple = {int: "integer", float: "number", bool: "true, false", type(None): "null"}
-    if annotation in simple:
-        return simple[annotation]
-    if getattr(annotation, "__origin__", None) is Literal:
-        return ", ".join(map(str, get_args(annotation)))
-    if getattr(annotation, "__metadata__", None):
-        return _legal(get_args(annotation)[0])
-    inside = [_legal(argument) for argument in get_args(annotation) if argument is not Ellipsis]
-    origin = getattr(annotation, "__origin__", None)
-    if origin is tuple:
-        return f"[{', '.join(inside)}]"
-    if origin is list:
-        return f"list of {inside[0]}"
-    if origin is dict:
-        return f"mapping of {inside[0]} to {inside[1]}"
-    return ", ".join(dict.fromkeys(inside))
+    return keys_of(Config())

@@ -23,7 +23,7 @@ from seg3d.resources import resource
 from seg3d.run import Run, start_run
 from seg3d.train import Ending, train
 
-SUBJECTS = 12
+SUBJECTS = 10
 COHORT_SEED = 2026
 CAVEAT = (
     "The subjects are deformations of one template: these scores speak of the method, "
@@ -80,6 +80,7 @@ def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
     drawn = three_planes(
         image.array[0], rows, prepared.plan.class_names, image.grid.spacing,
         title=f"Held-out volume, mean Dice {evaluation.foreground_mean_dice():.3f}",
+        orientation=image.grid.orientation,
     )  # fmt: skip
     with atomic_write(picture, suffix=".png") as temporary:
         matplotlib.image.imsave(temporary, drawn)

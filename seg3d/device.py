@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import torch
@@ -19,9 +20,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
         raise UserError("--device is not understood", given=name, legal="auto, cpu, cuda or cuda:N")
+    kind, _, number = name.partition(":")
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise UserError(

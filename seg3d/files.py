@@ -27,7 +27,7 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)

@@ -16,7 +16,7 @@ import yaml
 
 from seg3d.config import Config, PatchConfig, Section, UNet3dConfig
 from seg3d.data.cases import Dataset
-from seg3d.data.survey import CaseSurvey, label_counts
+from seg3d.data.survey import MOST_CLASSES, CaseSurvey, label_counts
 from seg3d.errors import UserError
 from seg3d.files import atomic_write
 from seg3d.geometry import Shape3, Vector3
@@ -137,8 +137,11 @@ def save_plan(plan: Plan, path: Path) -> None:
 def named_labels(config: Config, dataset: Dataset) -> dict[str, list[int]] | None:
     """Class names and values from the config or the dataset, or None if neither gives them.
 
+    Value 0 is background: if no class holds it, ``background`` does.
+
     Raises:
-        UserError: if a value belongs to two classes, or nothing is left besides background.
+        UserError: if a value belongs to two classes, 0 is to be ignored, or nothing is left
+            besides background.
     """
     given = config.data.labels or dataset.labels
     if given is None:
@@ -159,33 +162,50 @@ def named_labels(config: Config, dataset: Dataset) -> dict[str, list[int]] | Non
                     fix="give data.labels with separate values",
                 )
             owner[value] = name
+    if 0 in labels.get(IGNORE_NAME, []):
+        raise UserError(
+            "label value 0 cannot be ignored",
+            given=given,
+            legal=f"0 for background, other values for {IGNORE_NAME}",
+            fix="renumber the label files",
+        )
+    if 0 not in owner:
+        labels["background"] = [0, *labels.get("background", [])]
     if not any(0 not in values for name, values in labels.items() if name != IGNORE_NAME):
         raise UserError("data.labels names no class besides background", given=given)
     return labels
 
 
 def background_values(labels: dict[str, list[int]] | None) -> set[int]:
-    """The values of the class that holds 0; 0 itself if none does."""
-    for values in (labels or {}).values():
-        if 0 in values:
-            return set(values)
-    return {0}
+    """The values that mark nothing to be found: those of the class that holds 0, and to ignore."""
+    if labels is None:
+        return {0}
+    background = next(values for values in labels.values() if 0 in values)
+    return {*background, *labels.get(IGNORE_NAME, [])}
 
 
 def label_classes(
     config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]
 ) -> tuple[list[LabelClass], list[int]]:
-    """The network's classes, background first, and the values to be ignored."""
+    """The network's classes, background first, and the values to be ignored.
+
+    Raises:
+        UserError: if there are more classes than a byte can number.
+    """
     labels = named_labels(config, dataset)
     if labels is None:
         labels = {
             "background" if value == 0 else f"label {value}": [value]
-            for value in label_counts(surveys)
+            for value in sorted({0, *label_counts(surveys)})
         }
     labels = dict(labels)
     ignore = labels.pop(IGNORE_NAME, [])
-    if not any(0 in values for values in labels.values()):
-        labels["background"] = [0]
+    if len(labels) > MOST_CLASSES:
+        raise UserError(
+            f"{dataset.source} has {len(labels)} classes",
+            legal=f"at most {MOST_CLASSES}",
+            fix="merge classes in data.labels",
+        )
     ordered = sorted(labels.items(), key=lambda item: 0 not in item[1])
     # The value that is written for background is 0 even if others are merged into it.
     return [
@@ -230,7 +250,10 @@ def plan_network(
 
 
 def auto_patch(patch: PatchConfig, spacing: Vector3, median_shape: Shape3) -> Shape3:
-    """A patch of about equal sides in mm, no larger than the median volume, within the budget."""
+    """A patch of about equal sides in mm within the budget, about as large as the volumes at most.
+
+    It suits `topology`: pooling an axis while it keeps `SMALLEST_FEATURE_MAP` voxels divides it.
+    """
     limit = np.array(median_shape, dtype=float)
     sides = 1 / np.array(spacing)
     size = np.minimum(sides * (patch.voxels / sides.prod()) ** (1 / 3), limit)
@@ -240,9 +263,17 @@ def auto_patch(patch: PatchConfig, spacing: Vector3, median_shape: Shape3) -> Sh
         if free.any():
             size[free] *= (patch.voxels / size.prod()) ** (1 / free.sum())
             size = np.minimum(size, limit)
-    # Powers of two up to 16 divide it, so that rounding up for the network adds little.
-    step = np.where(size >= 32, 16, np.where(size >= 12, 4, 1))
-    return _shape(np.maximum(np.rint(size / step), 1) * step)
+    step = _grain(size)
+    size = np.maximum(np.rint(size / step), 1) * step
+    while size.prod() > patch.voxels:
+        longest = size.argmax()
+        size[longest] -= _grain(size - 1)[longest]
+    return _shape(size)
+
+
+def _grain(size: np.ndarray) -> np.ndarray:
+    """The power of two that should divide sides of about ``size`` voxels, for up to 6 levels."""
+    return np.select([size >= 128, size >= 32, size >= 12, size >= 7], [32, 16, 4, 2], 1)
 
 
 def topology(
@@ -251,28 +282,41 @@ def topology(
     """Kernel sizes and strides per level, after nnU-Net's planner.
 
     An axis is pooled while its feature map keeps `SMALLEST_FEATURE_MAP` voxels and its spacing is
-    within `POOL_TOGETHER` of the finest; until then its kernel size is 1.
+    within `POOL_TOGETHER` of the finest that is pooled; until then its kernel size is 1. An axis
+    of one voxel always has kernel size 1.
+
+    Args:
+        spacing: mm.
+        patch: voxels.
+        most_levels: number of levels not to be exceeded.
+
+    Returns:
+        Kernel sizes and strides from the level above; as many of each as there are levels.
+
+    Raises:
+        UserError: if no axis is long enough to be pooled.
     """
     size, step = np.array(patch, dtype=float), np.array(spacing, dtype=float)
-    kernels: list[Shape3] = []
-    strides: list[Shape3] = [(1, 1, 1)]
-    while True:
-        thick = (step >= POOL_TOGETHER * step.min()) | (np.array(patch) == 1)
-        kernels.append(_shape(np.where(thick, 1, 3)))
-        fits = size >= 2 * SMALLEST_FEATURE_MAP
-        if not fits.any() or len(kernels) == most_levels:
-            break
-        pool = fits & (step < POOL_TOGETHER * step[fits].min())
-        strides.append(_shape(np.where(pool, 2, 1)))
-        size, step = np.where(pool, size / 2, size), np.where(pool, 2 * step, step)
-    if len(strides) < 2:
+    pooled = size >= 2 * SMALLEST_FEATURE_MAP
+    if not pooled.any():
         raise UserError(
             "the patch is too small for a U-Net",
             given=f"patch of {list(patch)} voxels",
             legal=f"at least {2 * SMALLEST_FEATURE_MAP} voxels along one axis",
-            fix="enlarge patch.size (volumes smaller than the patch are padded)",
+            fix="enlarge patch.size or patch.voxels (volumes smaller than the patch are padded)",
         )
-    return kernels, strides
+    thick = np.full(3, True)
+    kernels: list[Shape3] = []
+    strides: list[Shape3] = [(1, 1, 1)]
+    while True:
+        thick &= step >= POOL_TOGETHER * step[pooled].min()
+        kernels.append(_shape(np.where(thick | (size == 1), 1, 3)))
+        fits = size >= 2 * SMALLEST_FEATURE_MAP
+        if not fits.any() or len(kernels) == most_levels:
+            return kernels, strides
+        pool = fits & (step < POOL_TOGETHER * step[fits].min())
+        strides.append(_shape(np.where(pool, 2, 1)))
+        size, step = np.where(pool, size / 2, size), np.where(pool, 2 * step, step)
 
 
 def _target_spacing(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from seg3d.checkpoint import load_checkpoint
 from seg3d.config import Config, config_from_tree, config_tree
-from seg3d.data.transforms import IMAGE, preprocessing
+from seg3d.data.transforms import IMAGE, preprocessed_shape, preprocessing
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.io import SUFFIXES, Header, read_header, stem, suffix, write_volume
@@ -24,7 +23,7 @@ from seg3d.plan import Plan
 from seg3d.run import changed_keys
 from seg3d.sliding_window import score_volume, window_count
 
-CHANNEL = re.compile(r"_\d{4}$")
+FIRST_CHANNEL = "_0000"
 
 
 @dataclass(frozen=True)
@@ -160,13 +159,8 @@ class Predictor:
 
     def windows(self, job: Job) -> int:
         """How many windows a job needs, for a progress bar."""
-        grid = self.checked_header(job).grid
-        spacing = np.array(self.plan.spacing or grid.spacing)
-        # Reorientation permutes the axes; the count for cubic-ish windows is near enough.
-        shape = np.rint(np.array(grid.shape) * np.array(grid.spacing) / spacing)
-        return window_count(
-            [int(length) for length in shape], self.plan.patch_size, self.config.predict.overlap
-        )
+        shape = preprocessed_shape(self.checked_header(job).grid, self.plan)
+        return window_count(shape, self.plan.patch_size, self.config.predict.overlap)
 
     def checked_header(self, job: Job) -> Header:
         """Read the headers of a job's images.
@@ -189,7 +183,8 @@ class Predictor:
 def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     """Which files belong to which case, and where its prediction goes.
 
-    Files ``NAME_0000``, ``NAME_0001``, ... are the channels of NAME.
+    Files ``NAME_0000``, ``NAME_0001``, ... of one folder are the channels of NAME; a number
+    without such a beginning is part of the name.
 
     Args:
         inputs: files, and folders whose volumes are taken.
@@ -199,15 +194,13 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
         UserError: if there is nothing to predict, or outputs would collide with each other or with
             inputs.
     """
-    groups: dict[tuple[Path, str], list[Path]] = {}
-    for path in itertools.chain.from_iterable(map(_volumes, inputs)):
-        groups.setdefault((path.parent, CHANNEL.sub("", stem(path))), []).append(path)
-    if not groups:
+    cases = list(_cases({path for one in inputs for path in _volumes(one)}))
+    if not cases:
         raise UserError(f"no volume in {', '.join(map(str, inputs))}", legal=", ".join(SUFFIXES))
     as_file = output.name.lower().endswith(SUFFIXES) and not output.is_dir()
-    if as_file and len(groups) > 1:
+    if as_file and len(cases) > 1:
         raise UserError(
-            f"--output {output} is one file, but there are {len(groups)} cases to predict",
+            f"--output {output} is one file, but there are {len(cases)} cases to predict",
             fix="give a folder",
         )
     if not as_file and output.is_file():
@@ -216,23 +209,36 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
             legal=f"a folder, or a name ending in {', '.join(SUFFIXES)}",
         )
     jobs = [
-        Job(
-            tuple(sorted(images)),
-            output if as_file else output / (name + suffix(sorted(images)[0])),
-        )
-        for (_, name), images in sorted(groups.items())
+        Job(images, output if as_file else output / (name + suffix(images[0])))
+        for name, images in cases
     ]
-    written = [job.output.absolute() for job in jobs]
+    written = [job.output.resolve() for job in jobs]
     if len(set(written)) < len(written):
         twice = next(path for path in written if written.count(path) > 1)
         raise UserError(f"two inputs would both be written to {twice}", fix="predict them apart")
-    read = {path.absolute() for job in jobs for path in job.images}
+    read = {path.resolve() for job in jobs for path in job.images}
     if overwritten := read.intersection(written):
         raise UserError(
             f"the prediction would overwrite its input {overwritten.pop()}",
             fix="give another --output",
         )
     return jobs
+
+
+def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:
+    """Name and channels of every case, sorted."""
+    used: set[Path] = set()
+    for path in sorted(files):
+        if path in used:
+            continue
+        name, channels = stem(path), [path]
+        ending = path.name.removeprefix(name)
+        if name.endswith(FIRST_CHANNEL):
+            name = name.removesuffix(FIRST_CHANNEL)
+            others = (path.with_name(f"{name}_{number:04d}{ending}") for number in range(1, 10_000))
+            channels += itertools.takewhile(files.__contains__, others)
+        used.update(channels)
+        yield name, tuple(channels)
 
 
 def _volumes(path: Path) -> list[Path]:

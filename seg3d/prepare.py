@@ -75,7 +75,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
 
 def _survey_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan:
     labels = named_labels(config, dataset)
-    legal = None if labels is None else {0}.union(*labels.values())
+    legal = None if labels is None else set().union(*labels.values())
     with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
         surveys = survey_dataset(
             dataset,

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.config import Config, config_from_tree, config_tree, load_config, save_config
+from seg3d.config_keys import value_at
 from seg3d.errors import UserError
+from seg3d.yaml_text import in_one_line
 
 # What the weights, the optimiser's state and the order of the patches depend on.
 FIXED_KEYS = (
@@ -68,15 +70,19 @@ def start_run(run: Run, config: Config) -> None:
     """Make the folder of a new run and store its config there.
 
     Raises:
-        UserError: if it already holds a run.
+        UserError: if it already holds a run, or cannot be a folder.
     """
     if run.last.exists():
         raise UserError(
             f"{run.folder} already holds a run",
             fix="--resume to continue it, or --run with another folder",
         )
-    if run.folder.exists() and not run.folder.is_dir():
-        raise UserError(f"--run {run.folder} is a file", legal="a folder, which need not exist yet")
+    for folder in (run.folder, *run.folder.parents):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(
+                f"--run {run.folder}: {folder} is a file",
+                legal="a folder, which need not exist yet",
+            )
     save_config(config, run.config)
 
 
@@ -106,8 +112,8 @@ def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Con
         if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED_KEYS):
             raise UserError(
                 f"{key} cannot change when a run is resumed",
-                given=_lookup(config_tree(config), key),
-                legal=_lookup(config_tree(stored), key),
+                given=in_one_line(value_at(config_tree(config), key.split("."))),
+                legal=in_one_line(value_at(config_tree(stored), key.split("."))),
                 fix="start a new run with --run",
             )
     save_config(config, run.config)
@@ -127,9 +133,3 @@ def changed_keys(one: Config, other: Config) -> list[str]:
         return found
 
     return walk(config_tree(one), config_tree(other), "")
-
-
-def _lookup(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree

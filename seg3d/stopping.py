@@ -55,5 +55,6 @@ class StopRequest:
 
 def leave_signals_to_parent(worker: int) -> None:
     """In a data worker: let the main process decide what an interrupt means."""
+    # Terminals and batch systems signal the whole group; workers end with their parent anyway.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

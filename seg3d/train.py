@@ -133,7 +133,7 @@ class Trainer:
     def close_epoch(
         self, speed: dict[str, float], validation: Validation | None
     ) -> dict[str, float]:
-        """Count the epoch as done, store the checkpoints, and return what is to be logged."""
+        """Count the epoch as done and return what is to be logged."""
         position, train = self.position, self.config.train
         scalars = {
             f"loss/{name}": value / train.iterations_per_epoch
@@ -148,11 +148,14 @@ class Trainer:
         if validation is not None:
             scalars |= {f"dice/{name}": value for name, value in validation.dice.items()}
             scalars["dice/mean"] = validation.mean_dice
-            if validation.mean_dice > position.best_dice:
-                position.best_dice = validation.mean_dice
-                self.save(self.run.best)
-        self.save(self.run.last)
         return scalars
+
+    def keep(self, validation: Validation | None) -> None:
+        """Write the last checkpoint, and the best one if this validation was the best so far."""
+        if validation is not None and validation.mean_dice > self.position.best_dice:
+            self.position.best_dice = validation.mean_dice
+            self.save(self.run.best)
+        self.save(self.run.last)
 
 
 def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console) -> Ending:
@@ -234,6 +237,8 @@ def fit(
         journal.scalars(position.epochs_done, scalars)
         if validation is not None:
             journal.picture(position.epochs_done, "validation", validation.picture)
+        # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
+        trainer.keep(validation)
         console.print(
             epoch_line(position.epochs_done, train.epochs, scalars), highlight=False, soft_wrap=True
         )

@@ -79,6 +79,7 @@ def validate(
                 plan.class_names,
                 plan.spacing or plan.typical_spacing,
                 title=case["name"],
+                orientation=plan.orientation,
             )
     network.train()
     assert picture is not None

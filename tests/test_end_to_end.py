@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -65,6 +66,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -120,7 +122,8 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
     broken = tmp_path / "broken"
     process = start("train", config, "--data", brain, "--run", broken)
     wait_for_middle_of_epoch(broken, 2)
-    process.send_signal(number)
+    # To the whole group, as terminals and batch systems do it.
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     position = torch.load(broken / "checkpoints" / "last.pt", weights_only=True)["position"]

@@ -31,7 +31,7 @@ SHIFT, DEGREES, SCALE = 1.0, 4.0, 0.05  # largest affine change, per axis
 BIAS, BIAS_WIDTH = 0.15, 20.0  # log of the strongest coil shading, and sigma of its smoothing
 CONTRAST, LOG_GAMMA = 0.03, 0.15  # largest change of a tissue (share of the peak), of log gamma
 EDGE = 0.1  # smallest share of a voxel that is divided by
-NOISE = 0.03  # sigma of the noise in either channel of the receiver, share of the peak
+NOISE = 0.02  # sigma of the noise in either channel of the receiver, share of the peak
 
 DESCRIPTION = (
     "Synthetic subjects, all deformed from one template ({template}). One template is not a "

@@ -1,4 +1,4 @@
-"""Preprocessing and augmentation as MONAI dictionary transforms.
+"""Preprocessing as MONAI dictionary transforms.
 
 Inside the pipeline a label voxel holds its class number plus one, and 0 where there is no label:
 padding, and whatever a rotation brings in from outside, is then ignored by the loss by itself.
@@ -6,7 +6,6 @@ padding, and whatever a rotation brings in from outside, is then ignored by the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import torch
 from monai import transforms as mt
 from monai.data import MetaTensor
 
-from seg3d.config import AugmentConfig, Config
 from seg3d.data.survey import read_case_images
+from seg3d.errors import UserError
+from seg3d.geometry import Grid, Shape3
 from seg3d.io import read_labels
 from seg3d.plan import ChannelIntensity, LabelClass, Plan
 
@@ -28,8 +28,28 @@ CENTRES = "_patch_centres"
 CENTRES_PER_CLASS = 10_000
 
 
+class Pipeline(mt.Compose):
+    """MONAI's Compose, but a `UserError` comes through, and nothing to invert is no surprise."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
+
+    def inverse(self, data: Any) -> Any:
+        undone = any(isinstance(step, mt.InvertibleTransform) for step in self.transforms)
+        return super().inverse(data) if undone else data
+
+
 class LoadCase(mt.Transform):
-    """Replace the paths of a case by `(C, X, Y, Z)` tensors that know their affine."""
+    """Replace the paths of a case by `(C, X, Y, Z)` tensors that know their affine.
+
+    The label takes the affine of the image: on a grid turned by 45 degrees, a rounding error
+    between the two would have their axes put in different orders.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
@@ -37,7 +57,7 @@ class LoadCase(mt.Transform):
         loaded[IMAGE] = _tensor(image.array, image.grid.affine)
         if LABEL in data:
             label = read_labels(Path(data[LABEL]))
-            loaded[LABEL] = _tensor(label.array.astype(np.int32), label.grid.affine)
+            loaded[LABEL] = _tensor(label.array.astype(np.int32), image.grid.affine)
         return loaded
 
 
@@ -93,27 +113,41 @@ class NormaliseIntensity(mt.MapTransform):
         return normalised
 
 
-def preprocessing(plan: Plan, *, labelled: bool) -> mt.Compose:
+def preprocessing(plan: Plan, *, labelled: bool) -> Pipeline:
     """The deterministic part: load, orient, resample, normalise, map labels.
 
     Prediction uses it without labels, and inverts it.
     """
     keys = BOTH if labelled else (IMAGE,)
-    steps: list[Any] = [LoadCase()]
+    steps = [LoadCase(), *_change_of_grid(plan, keys), NormaliseIntensity(plan.channels)]
+    if labelled:
+        steps.append(MapLabels(plan.classes))
+    return Pipeline(steps)
+
+
+def _change_of_grid(plan: Plan, keys: tuple[str, ...]) -> list[Any]:
+    steps: list[Any] = []
     if plan.orientation != "none":
         steps.append(mt.Orientationd(keys, axcodes=plan.orientation, labels=None))
     if plan.spacing is not None:
         modes = ("bilinear", "nearest")[: len(keys)]
         steps.append(mt.Spacingd(keys, pixdim=plan.spacing, mode=modes, padding_mode="border"))
-    steps.append(NormaliseIntensity(plan.channels))
-    if labelled:
-        steps.append(MapLabels(plan.classes))
-    return mt.Compose(steps)
+    return steps
 
 
-def training_preprocessing(plan: Plan) -> mt.Compose:
+def preprocessed_shape(grid: Grid, plan: Plan) -> Shape3:
+    """The shape that `preprocessing` gives a volume on ``grid``."""
+    # One voxel seen everywhere, and transforms that only take note of what they would do.
+    volume = MetaTensor(torch.zeros(1).expand(1, *grid.shape), affine=torch.tensor(grid.affine))
+    for step in _change_of_grid(plan, (IMAGE,)):
+        volume = step({IMAGE: volume}, lazy=True)[IMAGE]
+    x, y, z = (int(length) for length in volume.peek_pending_shape())
+    return x, y, z
+
+
+def training_preprocessing(plan: Plan) -> Pipeline:
     """`preprocessing`, padded to the patch, with patch centres, as plain tensors to be cached."""
-    return mt.Compose(
+    return Pipeline(
         [
             *preprocessing(plan, labelled=True).transforms,
             mt.SpatialPadd(BOTH, plan.patch_size),
@@ -123,137 +157,7 @@ def training_preprocessing(plan: Plan) -> mt.Compose:
                 num_classes=len(plan.classes) + 1,
                 max_samples_per_class=CENTRES_PER_CLASS,
             ),
+            mt.Lambdad(BOTH, torch.Tensor.contiguous),
             mt.EnsureTyped(BOTH, track_meta=False),
         ]
     )
-
-
-def augmentation(config: Config, plan: Plan) -> mt.Compose:
-    """The random part: crop a patch, change its shape, then its intensities."""
-    foreground = config.patch.foreground
-    classes = len(plan.classes)
-    # No label; background (never quite 0: a case may have nothing else); foreground alike.
-    ratios = [0.0, max(1 - foreground, 1e-6)] + [foreground / (classes - 1)] * (classes - 1)
-    crop = mt.RandCropByLabelClassesd(
-        BOTH,
-        label_key=LABEL,
-        indices_key=LABEL + CENTRES,
-        spatial_size=plan.patch_size,
-        ratios=ratios,
-        num_classes=classes + 1,
-        warn=False,
-    )
-    return mt.Compose(
-        [
-            crop,
-            mt.SelectItemsd(BOTH),
-            *_changes_of_shape(config.augment, plan),
-            *_changes_of_intensity(config.augment),
-            mt.Lambdad([LABEL], lambda label: label.to(torch.int16) - 1),
-            mt.EnsureTyped(BOTH, track_meta=False),
-        ]
-    )
-
-
-def _changes_of_shape(augment: AugmentConfig, plan: Plan) -> list[Any]:
-    resampling = {"mode": ("bilinear", "nearest"), "padding_mode": ("border", "zeros")}
-    steps: list[Any] = []
-    if augment.affine.prob:
-        angle = math.radians(augment.affine.degrees)
-        angles = [angle] * 3
-        if plan.anisotropic:
-            # Turning thick slices into each other makes anatomy that no scanner shows.
-            thick = int(np.argmax(plan.typical_spacing))
-            angles = [angle if axis == thick else 0.0 for axis in range(3)]
-        smallest, largest = augment.affine.zoom
-        steps.append(
-            mt.RandAffined(
-                BOTH,
-                prob=augment.affine.prob,
-                rotate_range=angles,
-                # MONAI scales the sampling grid: things grow when the grid shrinks.
-                scale_range=[(1 / largest - 1, 1 / smallest - 1)] * 3,
-                **resampling,
-            )
-        )
-    if augment.elastic.prob:
-        steps.append(
-            mt.Rand3DElasticd(
-                BOTH,
-                prob=augment.elastic.prob,
-                sigma_range=augment.elastic.sigma,
-                magnitude_range=augment.elastic.magnitude,
-                **resampling,
-            )
-        )
-    if augment.flip.prob:
-        steps += [
-            mt.RandFlipd(BOTH, prob=augment.flip.prob, spatial_axis=axis)
-            for axis in augment.flip.axes
-        ]
-    return steps
-
-
-class RandBiasFieldd(mt.RandomizableTransform, mt.MapTransform):
-    """MONAI's multiplicative bias field, on intensities counted from the patch's darkest voxel.
-
-    On z-scores themselves it would leave average tissue unchanged and invert the field below it.
-    """
-
-    def __init__(self, prob: float, strength: float) -> None:
-        mt.MapTransform.__init__(self, [IMAGE])
-        mt.RandomizableTransform.__init__(self, prob)
-        self.field = mt.RandBiasField(prob=1.0, coeff_range=(-strength, strength))
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandBiasFieldd:
-        super().set_random_state(seed, state)
-        self.field.set_random_state(seed, state)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        self.randomize(None)
-        changed = dict(data)
-        if self._do_transform:
-            darkest = changed[IMAGE].min()
-            changed[IMAGE] = self.field(changed[IMAGE] - darkest) + darkest
-        return changed
-
-
-def _changes_of_intensity(augment: AugmentConfig) -> list[Any]:
-    sigma = augment.blur.sigma
-    return [
-        step
-        for prob, step in (
-            (
-                augment.bias_field.prob,
-                RandBiasFieldd(augment.bias_field.prob, augment.bias_field.strength),
-            ),
-            (
-                augment.contrast.prob,
-                mt.RandAdjustContrastd(
-                    [IMAGE], prob=augment.contrast.prob, gamma=augment.contrast.gamma
-                ),
-            ),
-            (
-                augment.blur.prob,
-                mt.RandGaussianSmoothd(
-                    [IMAGE], prob=augment.blur.prob, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma
-                ),
-            ),
-            (
-                augment.low_resolution.prob,
-                mt.RandSimulateLowResolutiond(
-                    [IMAGE],
-                    prob=augment.low_resolution.prob,
-                    zoom_range=augment.low_resolution.zoom,
-                ),
-            ),
-            (
-                augment.noise.prob,
-                mt.RandGaussianNoised([IMAGE], prob=augment.noise.prob, std=augment.noise.std),
-            ),
-        )
-        if prob
-    ]

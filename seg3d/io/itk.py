@@ -14,32 +14,18 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, Any]:
-    sitk = _library(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _damaged(path, error) from error
-    shape = (*reader.GetSize(), reader.GetNumberOfComponents())
-    if reader.GetDimension() != 3:
-        return reader.GetSize(), np.eye(4), None
-    return shape, _affine(reader), None
+    reader = _open(path)
+    return (*reader.GetSize(), reader.GetNumberOfComponents()), _affine(reader), None
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
-    sitk = _library(path)
+    reader = _open(path)
     try:
-        image = sitk.ReadImage(str(path))
+        image = reader.Execute()
     except RuntimeError as error:
         raise _damaged(path, error) from error
-    if image.GetDimension() != 3:
-        return np.empty(image.GetSize()), np.eye(4), None
-    array = sitk.GetArrayFromImage(image)
-    array = array.transpose(2, 1, 0, *range(3, array.ndim))
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    return array, _affine(image), None
+    array = _library(path).GetArrayFromImage(image)
+    return array.transpose(2, 1, 0, *range(3, array.ndim)), _affine(image), None
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray, native: Any) -> None:
@@ -54,6 +40,23 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray, native: Any) -> Non
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _open(path: Path) -> Any:
+    """An ITK reader that has read the header of a 3D volume."""
+    reader = _library(path).ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+    if reader.GetDimension() != 3:
+        raise UserError(
+            f"{path} is not a 3D volume",
+            given=f"{reader.GetDimension()} axes of {reader.GetSize()} voxels",
+            legal="three axes, with channels as components of the voxels",
+        )
+    return reader
 
 
 def _affine(image: Any) -> np.ndarray:

@@ -16,6 +16,8 @@ from seg3d.io import itk, nifti
 FORMATS = {".nii": nifti, ".nii.gz": nifti, ".nrrd": itk, ".mha": itk}
 SUFFIXES = tuple(FORMATS)
 
+# Labels are computed with as 32-bit integers.
+LABEL_RANGE = np.iinfo(np.int32)
 # Labels stored as floating point pick up dust on the way; more than this is not a label.
 LABEL_ROUNDING = 1e-3
 
@@ -80,11 +82,21 @@ def read_volume(path: str | Path) -> Volume:
     """Read a whole volume as `(C, X, Y, Z)`.
 
     Raises:
-        UserError: if the file is missing, damaged, or not a 3D volume.
+        UserError: if the file is missing, damaged, not a 3D volume, or not of real numbers.
     """
     path = _existing(path)
     array, affine, native = FORMATS[suffix(path)].read(path)
     header = _header(path, array.shape, affine, native)
+    if array.dtype.kind not in "biuf":
+        raise UserError(
+            f"{path} holds {array.dtype} voxels",
+            legal="integer or floating-point numbers",
+            fix="convert it to one number per voxel",
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        # float32 holds any scanner's numbers; what it does not hold becomes infinite.
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     array = array.reshape(*header.grid.shape, header.channels)
     return Volume(np.moveaxis(array, -1, 0), header)
 
@@ -93,7 +105,7 @@ def read_labels(path: str | Path) -> Volume:
     """Read a label volume as integers `(1, X, Y, Z)`, whatever number type the file uses.
 
     Raises:
-        UserError: if values are not whole numbers, or there is more than one channel.
+        UserError: if values are not whole numbers of 32 bits, or there is more than one channel.
     """
     volume = read_volume(path)
     if volume.header.channels != 1:
@@ -115,7 +127,17 @@ def read_labels(path: str | Path) -> Volume:
                 legal="whole numbers",
                 fix="check that this is the label file and not an image or a probability map",
             )
-        array = rounded.astype(np.int32)
+        array = rounded
+    if not np.can_cast(array.dtype, np.int32):
+        smallest, largest = int(array.min()), int(array.max())
+        if smallest < LABEL_RANGE.min or largest > LABEL_RANGE.max:
+            raise UserError(
+                f"{path} is used as a label but holds values that are too large",
+                given=f"values from {smallest} to {largest}",
+                legal=f"{LABEL_RANGE.min} to {LABEL_RANGE.max}",
+                fix="renumber the labels",
+            )
+        array = array.astype(np.int32)
     return Volume(array, volume.header)
 
 
@@ -148,7 +170,7 @@ def _header(path: Path, shape: tuple[int, ...], affine: np.ndarray, native: Any)
     # NIfTI keeps the fourth axis for time and puts vectors on the fifth.
     if len(shape) == 5 and shape[3] == 1:
         shape = (*shape[:3], shape[4])
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         raise UserError(
             f"{path} is not a 3D volume",
             given=f"shape {tuple(shape)}",

@@ -69,16 +69,15 @@ def _monai_network(network: MonaiNetworkConfig, plan: Plan) -> nn.Module:
         if name in inspect.signature(kind).parameters
     }
     try:
-        with torch.random.fork_rng(), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             trial = kind(**arguments)
             image = torch.empty(2, len(plan.channels), *plan.patch_size)
             shape = heads(trial(image))[0].shape[2:]
     except Exception as error:
         # Anything may come out of a foreign constructor; the message is all there is to show.
         raise UserError(
-            f"{network.name} cannot be built for patches of {list(plan.patch_size)} voxels",
-            given={**arguments},
-            legal=f"{type(error).__name__}: {error}",
+            f"{network.name} cannot be built for patches of {list(plan.patch_size)}: {error}",
+            given=arguments,
             fix="change patch.size or the arguments under network",
         ) from error
     if tuple(shape) != plan.patch_size:

@@ -16,6 +16,7 @@ POSITIVE_LEVELS = {
     2: (0.4528, 1.5104),
     4: (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326),
 }
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Codebook:
@@ -36,18 +37,51 @@ class Codebook:
 
         ``spread`` is ``(rows, 1)`` and may be zero. Returns ``(rows, ceil(n * bits / 8))``.
         """
-        codes = torch.zeros_like(values, dtype=torch.uint8)
-        for threshold in self.thresholds:
+        first, *others = self.thresholds
+        codes = (values > first * spread).view(torch.uint8)
+        for threshold in others:
             codes += values > threshold * spread
-        per_byte = 8 // self.bits
-        codes = F.pad(codes, (0, -codes.shape[1] % per_byte)).unflatten(1, (-1, per_byte))
-        shifts = torch.arange(0, 8, self.bits, device=codes.device, dtype=torch.uint8)
-        return (codes << shifts).sum(2, dtype=torch.uint8)
+        return pack(codes, self.bits)
 
     def levels(self, packed: Tensor, n: int) -> Tensor:
         """The levels of the first ``n`` codes of every row of bytes: ``(rows, n)``."""
-        values = self._table.index_select(0, packed.flatten().int())
-        return values.view(len(packed), -1)[:, :n]
+        return unpack(packed, self._table)[:, :n]
+
+    def overlap(self, values: Tensor, packed: Tensor) -> Tensor:
+        """The scalar product of each row of ``values`` with its levels: ``(rows, 1)``."""
+        if self.bits == 1:
+            (level,) = POSITIVE_LEVELS[1]
+            return level * values.abs().sum(1, keepdim=True)
+        return (values * self.levels(packed, values.shape[1])).sum(1, keepdim=True)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Pack ``(rows, n)`` bytes that hold codes of ``bits`` bits; the first code lies lowest.
+
+    Returns:
+        ``(rows, ceil(n * bits / 8))`` uint8.
+    """
+    per_byte = 8 // bits
+    codes = F.pad(codes, (0, -codes.shape[1] % per_byte))
+    # One multiplication shifts all codes of a byte, each by its own distance, into the highest
+    # byte of the word that they fill; the codes are too short to run into each other.
+    top = 8 * (per_byte - 1)
+    gather = sum(1 << (top - (8 - bits) * place) for place in range(per_byte))
+    return ((codes.contiguous().view(WORDS[per_byte]) * gather) >> top).to(torch.uint8)
+
+
+def unpack(packed: Tensor, table: Tensor) -> Tensor:
+    """Look every byte up in ``table`` of shape ``(256, codes per byte)``: ``(rows, codes)``."""
+    return table.index_select(0, packed.flatten().int()).view(len(packed), -1)
+
+
+def random_signs(count: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """``count`` signs, +1 or -1, from one random number for every 64 of them."""
+    words = torch.randint(
+        -(2**63), 2**63 - 1, (-(-count // 64),), generator=generator, device=generator.device
+    )
+    table = torch.from_numpy(_sign_table()).to(generator.device, dtype, non_blocking=True)
+    return unpack(words.view(1, -1).view(torch.uint8), table).flatten()[:count]
 
 
 @lru_cache(maxsize=8)
@@ -55,5 +89,14 @@ def _levels_and_table(bits: int) -> tuple[np.ndarray, np.ndarray]:
     """All levels, ascending, and ``(256, 8 // bits)`` those that every byte holds."""
     positive = np.array(POSITIVE_LEVELS[bits])
     levels = np.concatenate([-positive[::-1], positive])
-    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & 2**bits - 1
-    return levels, levels[codes]
+    return levels, levels[_codes_of_bytes(bits)]
+
+
+@lru_cache(maxsize=1)
+def _sign_table() -> np.ndarray:
+    """``(256, 8)``, the signs that the bits of a byte stand for."""
+    return np.array([-1.0, 1.0])[_codes_of_bytes(1)]
+
+
+def _codes_of_bytes(bits: int) -> np.ndarray:
+    return np.arange(256)[:, None] >> np.arange(0, 8, bits) & 2**bits - 1

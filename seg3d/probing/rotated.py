@@ -12,17 +12,18 @@ The error is orthogonal to x and otherwise without direction. For every function
 variance is k / (n - 1) (|x|^2 |g|^2 - <g, x>^2), where k, about 0.571, 0.133 and 0.0096 for one,
 two and four bits, is its energy relative to |x|^2.
 
-Why 256 voxels, on trained 32- and 64-channel layers at 40^3: the error of the weight gradient
-relative to its norm, the bits kept per element (float32 input), and the time to compress and
-rebuild relative to the convolution's forward and backward passes on a CPU were
+Why 128 voxels: on trained layers of 32 and 64 channels, the error of the weight gradient relative
+to its norm and the bits kept per element (float32 input) were as below; so was the time to
+compress and rebuild on two CPU cores, relative to forward and backward pass of a convolution of
+32 channels at 40^3.
 
 ====== ============= ==== =====
 voxels error, 1 bit  bits time
 ====== ============= ==== =====
-64     0.009 - 0.16  2.00 0.66
-128    0.011 - 0.17  1.50 0.70
-256    0.012 - 0.18  1.25 0.78
-512    0.014 - 0.20  1.12 1.61
+64     0.009 - 0.16  2.00 0.23
+128    0.011 - 0.17  1.50 0.25
+256    0.013 - 0.18  1.25 0.38
+512    0.014 - 0.20  1.12 0.65
 ====== ============= ==== =====
 """
 
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.packing import Codebook
+from seg3d.probing.packing import Codebook, random_signs
 from seg3d.probing.sketches import Sketch, working_dtype
 
 ROTATION_STREAM, SIGNS_STREAM = 0, 1
@@ -53,7 +54,7 @@ class RotatedSketch(Sketch):
     """
 
     bits: int
-    voxels: int = 256
+    voxels: int = 128
 
     def _compress(self, x: Tensor, key: ProbeKey) -> tuple[Tensor, ...]:
         grid = BrickGrid.of(x.shape, self.voxels)
@@ -67,11 +68,11 @@ class RotatedSketch(Sketch):
             means[numbers] = bricks.mean(1, keepdim=True)
             # Subtracting the mean as it was rounded loses nothing to the rounding.
             rotated = rotation.forwards(bricks - means[numbers])
-            energy = rotated.square().sum(1, keepdim=True)
-            codes[numbers] = codebook.quantise(rotated, (energy / grid.voxels).sqrt())
-            levels = codebook.levels(codes[numbers], grid.voxels)
-            # A constant brick has energy 0 and overlap 0; its scale is 0, and NaN stays NaN.
-            overlap = (rotated * levels).sum(1, keepdim=True)
+            norm = torch.linalg.vector_norm(rotated, dim=1, keepdim=True)
+            codes[numbers] = codebook.quantise(rotated, norm / grid.voxels**0.5)
+            # A constant brick has norm 0 and overlap 0; its scale is 0, and NaN stays NaN.
+            overlap = codebook.overlap(rotated, codes[numbers])
+            energy = norm.square()
             scales[numbers] = (energy / overlap.clamp_min(torch.finfo(overlap.dtype).tiny)).float()
         return codes, means, scales
 
@@ -82,7 +83,7 @@ class RotatedSketch(Sketch):
         codebook = Codebook(self.bits, out.device, rotation.dtype)
         for where, numbers in grid.chunks(chunk_elements(out.device)):
             bricks = rotation.backwards(codebook.levels(codes[numbers], grid.voxels))
-            grid.write(out, where, bricks.mul_(scales[numbers]).add_(means[numbers]))
+            grid.write(out, where, torch.addcmul(means[numbers], bricks, scales[numbers]))
 
 
 class Rotation:
@@ -99,8 +100,7 @@ class Rotation:
         matrix = haar_matrix(replace(key, layer=0), voxels)
         self.voxels = voxels
         self.dtype = dtype
-        self._matrix = torch.from_numpy(matrix).to(device, dtype, non_blocking=True)
-        self._codebook = Codebook(1, device, dtype)
+        self._matrix = matrix.to(device, dtype, non_blocking=True)
         self._generator = key.generator(device, SIGNS_STREAM)
 
     def forwards(self, bricks: Tensor) -> Tensor:
@@ -112,29 +112,25 @@ class Rotation:
         return (rotated @ self._matrix.T).mul_(self._signs(len(rotated)))
 
     def _signs(self, bricks: int) -> Tensor:
-        """Random signs from one random number for every 64 of them."""
-        count = bricks * self.voxels
-        words = torch.randint(
-            -(2**63),
-            2**63 - 1,
-            (-(-count // 64),),
-            generator=self._generator,
-            device=self._matrix.device,
-        )
-        signs = self._codebook.levels(words.view(1, -1).view(torch.uint8), count).sign()
+        signs = random_signs(bricks * self.voxels, self._generator, self.dtype)
         return signs.view(bricks, self.voxels)
 
 
-@lru_cache(maxsize=16)
-def haar_matrix(key: ProbeKey, voxels: int) -> np.ndarray:
-    """A matrix from the uniform distribution on the orthogonal group, ``(voxels, voxels)``.
+def haar_matrix(key: ProbeKey, voxels: int) -> Tensor:
+    """A matrix from the uniform distribution on the orthogonal group, ``(voxels, voxels)``."""
+    matrix = torch.empty(voxels, voxels, dtype=torch.float64, device="cpu")
+    # Fake tensors, with which memory is measured, have no values and must not be remembered.
+    return _drawn_haar_matrix(key, voxels) if type(matrix) is Tensor else matrix
 
-    From the QR factorisation of a normal matrix (Mezzadri, arXiv math-ph/0609050, section 5):
-    without the signs of R's diagonal the law of Q would depend on the algorithm.
-    """
-    generator = np.random.default_rng(key.entropy(ROTATION_STREAM))
-    orthogonal, triangular = np.linalg.qr(generator.standard_normal((voxels, voxels)))
-    return orthogonal * np.sign(np.diagonal(triangular))
+
+@lru_cache(maxsize=16)
+def _drawn_haar_matrix(key: ProbeKey, voxels: int) -> Tensor:
+    """By QR factorisation of a normal matrix (Mezzadri, arXiv math-ph/0609050, section 5)."""
+    normal = np.random.default_rng(key.entropy(ROTATION_STREAM)).standard_normal((voxels, voxels))
+    # torch's QR and not numpy's, whose own pool of threads would fight with torch's.
+    orthogonal, triangular = torch.linalg.qr(torch.from_numpy(normal))
+    # Without the signs of the diagonal the law of Q would depend on the algorithm.
+    return orthogonal * triangular.diagonal().sign()
 
 
 def chunk_elements(device: torch.device) -> int:

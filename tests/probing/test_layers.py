@@ -228,7 +228,7 @@ def kept_bytes(layer: nn.Module, x: Tensor) -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize(("sketch", "bits"), [("onebit", 1.25), ("2bit", 2.25), ("4bit", 4.25)])
+@pytest.mark.parametrize(("sketch", "bits"), [("onebit", 1.5), ("2bit", 2.5), ("4bit", 4.5)])
 def test_kept_bytes_are_the_documented_ones(sketch: str, bits: float) -> None:
     layer, x = nn.Conv3d(8, 8, 3, padding=1), torch.randn(2, 8, 8, 16, 24)
     assert kept_bytes(layer, x) == x.nbytes

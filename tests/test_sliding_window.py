@@ -1,0 +1,139 @@
+"""Windows cover the volume, blend without a seam, and are as many as announced."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from seg3d.sliding_window import score_volume, window_count
+
+CPU = torch.device("cpu")
+Length = st.integers(1, 40)
+Window = st.integers(2, 24)
+
+
+class Applied(nn.Module):
+    """A network that applies a function, and remembers the windows it was given."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor | list[Tensor]]) -> None:
+        super().__init__()
+        self.function = function
+        self.shapes: list[torch.Size] = []
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        self.shapes.append(x.shape)
+        return self.function(x)
+
+
+def noise(channels: int, *shape: int) -> Tensor:
+    return torch.randn(channels, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(Length, Length, Length),
+    window=st.tuples(Window, Window, Window),
+    overlap=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7]),
+    window_batch=st.integers(1, 5),
+)
+def test_an_identity_gives_back_its_input(
+    shape: tuple[int, int, int], window: tuple[int, int, int], overlap: float, window_batch: int
+) -> None:
+    """Whatever divides what, every voxel is covered, by as many windows as announced."""
+    image, network, told = noise(2, *shape), Applied(lambda x: x), []
+    scores = score_volume(
+        network, image, window, overlap=overlap, window_batch=window_batch, device=CPU,
+        advance=told.append,
+    )  # fmt: skip
+    assert scores.shape == image.shape and scores.dtype == torch.float32
+    torch.testing.assert_close(scores, image, rtol=1e-5, atol=1e-5)
+    assert {tuple(one[1:]) for one in network.shapes} == {(2, *window)}
+    assert max(one[0] for one in network.shapes) <= window_batch
+    count = window_count(shape, window, overlap)
+    assert sum(told) == sum(one[0] for one in network.shapes) == count
+
+
+def test_a_small_volume_is_padded_with_zeros_and_cut_out_again() -> None:
+    seen: list[Tensor] = []
+    network = Applied(lambda x: seen.append(x.clone()) or x)  # type: ignore[func-returns-value]
+    image = noise(1, 3, 20, 5)
+    scores = score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU)
+    torch.testing.assert_close(scores, image)
+    for window in seen:
+        assert window.count_nonzero() == 3 * 8 * 5
+
+
+def test_channels_may_change_in_number() -> None:
+    network = Applied(lambda x: torch.cat([x, 2 * x, -x], dim=1))
+    image = noise(2, 10, 11, 12)
+    scores = score_volume(network, image, (8, 8, 8), overlap=0.25, device=CPU)
+    torch.testing.assert_close(scores, torch.cat([image, 2 * image, -image]))
+
+
+def test_the_finest_of_several_heads_counts() -> None:
+    network = Applied(lambda x: [x, x[..., ::2, ::2, ::2]])
+    image = noise(1, 9, 9, 9)
+    torch.testing.assert_close(
+        score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU), image
+    )
+
+
+@pytest.mark.parametrize("axes", [(0,), (2,), (0, 2), (0, 1, 2)])
+def test_mirroring_is_the_mean_over_all_flips(axes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 2, 3, padding=1)
+    image = noise(1, 12, 9, 10)
+    scores = score_volume(network, image, (12, 9, 10), overlap=0.0, mirror_axes=axes, device=CPU)
+    results = []
+    for count in range(len(axes) + 1):
+        for chosen in itertools.combinations(axes, count):
+            flip = [axis + 1 for axis in chosen]
+            with torch.no_grad():
+                results.append(network(image.flip(flip)).flip(flip))
+    assert len(results) == 2 ** len(axes)
+    torch.testing.assert_close(scores, torch.stack(results).mean(0))
+
+
+def test_windows_blend_with_more_weight_in_their_middle() -> None:
+    """Windows that disagree: the score goes over from one to the other without a step."""
+    values = itertools.count()
+    network = Applied(lambda x: torch.full_like(x, float(next(values))))
+    scores = score_volume(
+        network, torch.zeros(1, 24, 16, 16), (16, 16, 16), overlap=0.5, device=CPU
+    )
+    line = scores[0, :, 8, 8]
+    assert (line[:8] == 0).all() and (line[16:] == 1).all()
+    # Gaussians with an eighth of the window as deviation, around 7.5 and 15.5.
+    both = torch.arange(8.0, 16.0)
+    first, second = (torch.exp(-(((both - centre) / 2) ** 2) / 2) for centre in (7.5, 15.5))
+    torch.testing.assert_close(line[8:16], second / (first + second), rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_is_used_inside_and_single_precision_outside() -> None:
+    convolution = nn.Conv3d(1, 1, 1)
+    dtypes = []
+    convolution.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    image = noise(1, 8, 8, 8)
+    for dtype in (torch.float32, torch.bfloat16):
+        scores = score_volume(convolution, image, (8, 8, 8), overlap=0.5, device=CPU, dtype=dtype)
+        assert scores.dtype == torch.float32 and dtypes[-1] == dtype
+
+
+def test_it_is_silent_and_leaves_image_and_network_alone() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2)).eval()
+    image = MetaTensor(noise(1, 9, 10, 11))
+    before = image.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU)
+    assert type(first) is Tensor and torch.equal(before, image)
+    assert torch.equal(first, score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU))
+    assert all(parameter.requires_grad for parameter in network.parameters())
