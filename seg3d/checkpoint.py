@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import random
+import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 
@@ -53,7 +54,10 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # About the pickles of other people's files; the refusal below says enough.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise UserError(
                 f"checkpoint {path} is of format {content['format']}",
@@ -95,7 +99,7 @@ def versions() -> dict[str, str]:
         "seg3d": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "monai": monai.__version__,
+        "monai": metadata.version("monai"),
         "numpy": np.__version__,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seg3d.data.dataset_json import label_values, read_json
 from seg3d.errors import UserError
 from seg3d.io import SUFFIXES, read_header, read_labels, stem
 
@@ -216,20 +216,11 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _label_names(path: Path) -> dict[int, str] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON", given=error, fix="repair or remove it") from error
-    labels = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(labels, dict):
+    content = read_json(path)
+    labels = label_values(path, content) if isinstance(content, dict) else None
+    if labels is None:
         return None
-    names: dict[int, str] = {}
-    for key, value in labels.items():
-        if isinstance(value, int):  # nnU-Net: "liver": 1
-            names[value] = key
-        elif isinstance(value, str) and key.isdecimal():  # MSD: "1": "liver"
-            names[int(key)] = value
-    return names
+    return {value: name for name, value in labels.items() if isinstance(value, int)}
 
 
 def _require_same_grid(pair: Pair) -> None:

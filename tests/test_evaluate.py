@@ -400,7 +400,7 @@ def test_no_names(tmp_path):
     (tmp_path / "dataset.json").write_text('["something else"]')
     assert label_names_near(tmp_path / "labels") is None
     (tmp_path / "dataset.json").write_text('{"labels": ')
-    with pytest.raises(UserError, match=r"dataset\.json is not JSON"):
+    with pytest.raises(UserError, match=r"dataset\.json is not valid JSON"):
         label_names_near(tmp_path / "labels")
 
 
