@@ -58,6 +58,8 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
             # About the pickles of other people's files; the refusal below says enough.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"holds a {type(content).__name__}")
         if content["format"] != FORMAT:
             raise UserError(
                 f"checkpoint {path} is of format {content['format']}",

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cli: Cli, config: Path, brain:
     """A run that was never interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     done = cli("train", config, "--data", brain, "--run", folder)
-    assert "3 with label" in done.stdout or "3 labelled cases" in done.stdout
+    assert "cases: 3 with label, 1 for testing" in done.stdout
     assert f"finished: {folder}" in done.stdout
     assert done.stderr == ""
     return folder

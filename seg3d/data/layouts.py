@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ def _folders(root: Path, pair: Pair) -> Found:
 def _msd(path: Path, content: dict[str, Any]) -> Found:
     entries, notes = data_list(path, content)
     cases, absent = listed_cases(path, entries)
+    cases = [_with_reference(path.parent, case) for case in cases]
     used = files_of(cases)
     unlisted = [
         leftover
@@ -130,6 +132,13 @@ def _msd(path: Path, content: dict[str, Any]) -> Found:
     numbered = _numbered(cases)
     layout = "nnU-Net v1" if numbered else "MSD"
     return Found(layout, cases, [*notes, *absent, *unlisted], one_file_per_channel=numbered)
+
+
+def _with_reference(root: Path, case: Case) -> Case:
+    """MSD lists test cases by their images; references, if there are any, lie in labelsTs."""
+    reference = root / TEST_PAIR.labels / case.images[0].name
+    unlabelled_test = case.split == "test" and case.label is None
+    return replace(case, label=reference) if unlabelled_test and reference.is_file() else case
 
 
 def _nnunet(path: Path, content: dict[str, Any]) -> Found:

@@ -134,6 +134,16 @@ def test_msd_hidden_files_are_ignored_and_unlisted_ones_left_out(tmp_path: Path)
     )
 
 
+def test_msd_references_of_test_cases_are_found(tmp_path: Path):
+    msd(tmp_path)
+    write_files(tmp_path, "labelsTs/s_1.nii.gz")
+    dataset = find_dataset(tmp_path)
+    assert [one(case, tmp_path) for case in dataset.test] == [
+        ("s_1", ["imagesTs/s_1.nii.gz"], "labelsTs/s_1.nii.gz")
+    ]
+    assert dataset.left_out == ()
+
+
 def test_msd_test_images_need_not_be_there(tmp_path: Path):
     msd(tmp_path, test=["./imagesTs/s_1.nii.gz", "./imagesTs/s_9.nii.gz"])
     dataset = find_dataset(tmp_path)
