@@ -132,16 +132,21 @@ def train(
         if differing:
             console.print(
                 f"Note: the run keeps its own {run.config}; it differs from {config} in "
-                f"{', '.join(differing)}. Use --set to change a key."
+                f"{', '.join(differing)}. Use --set to change a key.",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
     else:
         start_run(run, asked)
         settings = asked
     ending = train_run(prepare(settings, run, resume, console), run, device, resume, console)
-    console.print(f"{ending}: {run.folder}", highlight=False, markup=False)
+    console.print(f"{ending}: {run.folder}", highlight=False, markup=False, soft_wrap=True)
     if ending != "finished":
         console.print("  --resume continues it", highlight=False)
-    console.print(f"  tensorboard --logdir {run.folder}", highlight=False, markup=False)
+    console.print(
+        f"  tensorboard --logdir {run.folder}", highlight=False, markup=False, soft_wrap=True
+    )
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seg3d.errors import UserError
+
 
 @contextmanager
 def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
@@ -35,3 +37,17 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Require that ``path`` is a folder, or that nothing stands in the way of making it.
+
+    Raises:
+        UserError: if it, or what it should lie in, is a file; ``option`` says who asked for it.
+    """
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(
+                f"{option} {path}: {folder} is a file",
+                legal="a folder, which need not exist yet",
+            )

@@ -17,6 +17,7 @@ from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.data.transforms import IMAGE, preprocessed_shape, preprocessing
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
+from seg3d.files import require_folder
 from seg3d.io import SUFFIXES, Header, read_header, stem, suffix, write_volume
 from seg3d.networks import build_network
 from seg3d.plan import Plan
@@ -208,6 +209,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
             f"--output {output} is a file",
             legal=f"a folder, or a name ending in {', '.join(SUFFIXES)}",
         )
+    require_folder(output.parent, "--output")
     jobs = [
         Job(images, output if as_file else output / (name + suffix(images[0])))
         for name, images in cases
@@ -248,7 +250,7 @@ def _volumes(path: Path) -> list[Path]:
             for file in path.iterdir()
             if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
         )
-    suffix(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist", legal="volumes, or folders of volumes")
+    suffix(path)
     return [path]

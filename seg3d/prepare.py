@@ -52,7 +52,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
     dataset = find_dataset(config.data.folder)
-    console.print(describe(dataset), highlight=False, markup=False)
+    console.print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
     plan = load_checkpoint(run.last)[1] if resume else _survey_and_plan(config, dataset, console)
     fold = choose_fold(
         load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed),

@@ -9,6 +9,7 @@ from typing import Any
 from seg3d.config import Config, config_from_tree, config_tree, load_config, save_config
 from seg3d.config_keys import value_at
 from seg3d.errors import UserError
+from seg3d.files import require_folder
 from seg3d.yaml_text import in_one_line
 
 # What the weights, the optimiser's state and the order of the patches depend on.
@@ -77,12 +78,7 @@ def start_run(run: Run, config: Config) -> None:
             f"{run.folder} already holds a run",
             fix="--resume to continue it, or --run with another folder",
         )
-    for folder in (run.folder, *run.folder.parents):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(
-                f"--run {run.folder}: {folder} is a file",
-                legal="a folder, which need not exist yet",
-            )
+    require_folder(run.folder, "--run")
     save_config(config, run.config)
 
 

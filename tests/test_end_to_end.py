@@ -203,7 +203,8 @@ def test_info_tells_how_a_run_stands(run: Path, cli: Cli) -> None:
 
 def test_chest_ct(tmp_path: Path, cli: Cli) -> None:
     """The CT sample with its config: thick slices, seven classes, one case."""
-    folder = tmp_path / "run"
+    # Longer than a line: paths are to be copied.
+    folder = tmp_path / ("run" * 80)
     done = cli(
         "train",
         ROOT / "configs" / "medical_ct.yaml",
@@ -217,6 +218,7 @@ def test_chest_ct(tmp_path: Path, cli: Cli) -> None:
         *("--set", "train.iterations_per_epoch=2"),
     )
     assert "one labelled case only" in done.stdout
+    assert f"tensorboard --logdir {folder}\n" in done.stdout
     plan = yaml.safe_load((folder / "plan.yaml").read_text())
     assert plan["channels"][0]["kind"] == "ct"
     assert len(plan["classes"]) == 8

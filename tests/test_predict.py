@@ -392,5 +392,10 @@ def test_what_cannot_be_predicted(tmp_path: Path) -> None:
         plan_jobs([empty / "notes.txt"], tmp_path / "out")
     with pytest.raises(UserError, match=r"b\.nii does not exist"):
         plan_jobs([one / "b.nii"], tmp_path / "out")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        plan_jobs([tmp_path / "nowhere"], tmp_path / "out")
     with pytest.raises(UserError, match="is a file"):
         plan_jobs([one], empty / "notes.txt")
+    for below in ("out", "out.nii", "far/out"):
+        with pytest.raises(UserError, match=r"--output .*: .*notes\.txt is a file"):
+            plan_jobs([one], empty / "notes.txt" / below)
