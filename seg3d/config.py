@@ -135,7 +135,7 @@ class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
     labels: Labels | None = Field(
         None,
-        description="class name: value in the label files, or several values that are merged; "
+        description="class name: value in the label files, or several values that are merged (predictions carry the first); "
         "a class named 'ignore' is left out of the loss; null takes them from the dataset",
     )
     folds: Annotated[Integer, Field(ge=2)] = Field(
@@ -365,6 +365,10 @@ def config_from_tree(
     tree: dict[str, Any], overrides: tuple[str, ...] = (), source: str = "config"
 ) -> Config:
     """Validate a nested dictionary; see `load_config`."""
+    if overrides:
+        config_from_tree(tree, source=source)
+        # What is wrong from here on, --set made so.
+        source = "--set"
     for override in overrides:
         tree = _overridden(tree, override)
     try:

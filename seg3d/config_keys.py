@@ -90,7 +90,8 @@ def value_at(tree: Any, key: Sequence[str]) -> Any:
 def _unknown(key: tuple[str, ...], location: tuple[int | str, ...], defaults: BaseModel) -> str:
     _, section = _place(location[:-1], type(defaults))
     beside = list(section.model_fields)
-    meant = difflib.get_close_matches(key[-1], beside, n=1) or [
+    close = difflib.get_close_matches(key[-1], beside, n=1)
+    meant = [".".join((*key[:-1], name)) for name in close] or [
         name for name, *_ in keys_of(defaults) if name.split(".")[-1] == key[-1]
     ]
     hint = f"; did you mean {meant[0]}?" if meant else ""

@@ -20,7 +20,7 @@ from seg3d.pictures import three_planes
 from seg3d.predict import Predictor, plan_jobs
 from seg3d.prepare import prepare
 from seg3d.resources import resource
-from seg3d.run import Run, start_run
+from seg3d.run import Run, require_new_run
 from seg3d.train import Ending, train
 
 SUBJECTS = 10
@@ -52,7 +52,7 @@ def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
     )
     if (data / "dataset.json").exists():
         shutil.rmtree(folder)
-    start_run(run, config)
+    require_new_run(run)
     console.print(f"Making {SUBJECTS} synthetic subjects and a test subject in {data}")
     write_cohort(resource("data/brain"), data, subjects=SUBJECTS, seed=COHORT_SEED)
     prepared = prepare(config, run, False, console)

@@ -12,13 +12,12 @@ import numpy as np
 
 from seg3d.data.dataset_json import label_values, read_json
 from seg3d.errors import UserError
-from seg3d.io import SUFFIXES, read_header, read_labels, stem
+from seg3d.io import LARGEST_LABEL, SUFFIXES, read_header, read_labels, stem
 
 # Written by ``predict --probabilities`` beside the labels.
 PROBABILITIES = "_probabilities"
 # nnU-Net's name for reference voxels that nobody annotated.
 IGNORE = "ignore"
-LARGEST_LABEL = 65535
 # In messages; the rest are counted.
 PRINTED_NAMES = 10
 

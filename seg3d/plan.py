@@ -115,7 +115,7 @@ def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) 
     if isinstance(config.network, UNet3dConfig) and config.network.channels != "auto":
         features = config.network.channels
     return Plan(
-        dataset=f"{dataset.layout}: {dataset.source}",
+        dataset=source_of(dataset),
         orientation=config.preprocess.orientation,
         spacing=spacing,
         typical_spacing=typical,
@@ -127,6 +127,11 @@ def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) 
         strides=strides,
         features=features,
     )
+
+
+def source_of(dataset: Dataset) -> str:
+    """Layout and place of a dataset, in words."""
+    return f"{dataset.layout}: {dataset.source}"
 
 
 def save_plan(plan: Plan, path: Path) -> None:

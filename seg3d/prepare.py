@@ -12,10 +12,10 @@ from seg3d.checkpoint import load_checkpoint
 from seg3d.config import Config
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.layouts import describe, find_dataset
-from seg3d.data.splits import choose_fold, load_or_make_splits, shares_cases
-from seg3d.data.survey import label_counts, survey_dataset
+from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
+from seg3d.data.survey import CaseSurvey, label_counts, survey_dataset
 from seg3d.errors import UserError
-from seg3d.plan import Plan, background_values, make_plan, named_labels, save_plan
+from seg3d.plan import Plan, background_values, make_plan, named_labels, source_of
 from seg3d.progress import progress_bar
 from seg3d.run import Run
 
@@ -27,23 +27,26 @@ class Prepared:
     Attributes:
         config: validated.
         plan: what the dataset made of it.
+        splits: all folds.
         train: cases to train on.
         val: cases to validate with.
     """
 
     config: Config
     plan: Plan
+    splits: list[Fold]
     train: list[Case]
     val: list[Case]
 
 
 def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepared:
-    """Find, check and plan; what was decided is written to the run folder.
+    """Find, check and plan; nothing is written yet.
 
     Args:
         config: of the run.
         run: its folder.
-        resume: take the plan from the last checkpoint instead of surveying the data again.
+        resume: take the plan from the last checkpoint; the data are surveyed again only if they
+            come from another place.
         console: for what was found.
 
     Raises:
@@ -53,12 +56,13 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
     dataset = find_dataset(config.data.folder)
     console.print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
-    plan = load_checkpoint(run.last)[1] if resume else _survey_and_plan(config, dataset, console)
-    fold = choose_fold(
-        load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed),
-        config.data.fold,
-    )
-    save_plan(plan, run.plan)
+    if resume:
+        plan = load_checkpoint(run.last)[1]
+        _require_what_was_planned(plan, dataset, console)
+    else:
+        plan = _survey_and_plan(config, dataset, console)
+    splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)
+    fold = choose_fold(splits, config.data.fold)
     if shares_cases(fold):
         console.print(
             "Warning: there is one labelled case only; it is used for training and for "
@@ -68,22 +72,56 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     return Prepared(
         config,
         plan,
+        splits,
         [by_name[name] for name in fold["train"]],
         [by_name[name] for name in fold["val"]],
     )
 
 
+def _require_what_was_planned(plan: Plan, dataset: Dataset, console: Console) -> None:
+    """Data from another place than the plan's may go on with it if they are of the same kind."""
+    if plan.dataset == source_of(dataset):
+        return
+    console.print(
+        f"Note: the run was planned for {plan.dataset}.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    background, *others = (set(one.values) for one in plan.classes)
+    surveys = _survey(
+        dataset,
+        plan.orientation,
+        background.union(plan.ignore, *others),
+        background.union(plan.ignore),
+        console,
+    )
+    channels = next(iter(surveys.values())).foreground.shape[1]
+    if channels != len(plan.channels):
+        raise UserError(
+            f"--resume: images of {dataset.source} have another number of channels",
+            given=channels,
+            legal=f"{len(plan.channels)} ({', '.join(one.name for one in plan.channels)})",
+        )
+
+
+def _survey(
+    dataset: Dataset,
+    orientation: str,
+    legal: set[int] | None,
+    background: set[int],
+    console: Console,
+) -> dict[str, CaseSurvey]:
+    with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
+        return survey_dataset(dataset, orientation, legal, background, bar.advance)
+
+
 def _survey_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan:
     labels = named_labels(config, dataset)
     legal = None if labels is None else set().union(*labels.values())
-    with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
-        surveys = survey_dataset(
-            dataset,
-            config.preprocess.orientation,
-            legal,
-            background_values(labels),
-            bar.advance,
-        )
+    surveys = _survey(
+        dataset, config.preprocess.orientation, legal, background_values(labels), console
+    )
     plan = make_plan(config, dataset, surveys)
     found = label_counts(surveys)
     absent = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seg3d.config import Config, config_from_tree, config_tree, load_config, save_config
+from seg3d.config import Config, config_from_tree, config_tree, load_config
 from seg3d.config_keys import value_at
 from seg3d.errors import UserError
 from seg3d.files import require_folder
@@ -67,8 +67,8 @@ class Run:
         return self.folder / "cache"
 
 
-def start_run(run: Run, config: Config) -> None:
-    """Make the folder of a new run and store its config there.
+def require_new_run(run: Run) -> None:
+    """Require that a run can be started in a folder.
 
     Raises:
         UserError: if it already holds a run, or cannot be a folder.
@@ -79,7 +79,6 @@ def start_run(run: Run, config: Config) -> None:
             fix="--resume to continue it, or --run with another folder",
         )
     require_folder(run.folder, "--run")
-    save_config(config, run.config)
 
 
 def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Config, list[str]]:
@@ -91,7 +90,7 @@ def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Con
         overrides: the ``--set`` of the command line.
 
     Returns:
-        The config, and the keys in which ``asked`` differs from it (for a note to the user).
+        The config, and the keys that ``asked`` sets to something else (for a note to the user).
 
     Raises:
         UserError: if there is nothing to resume, or a fixed key is changed.
@@ -101,6 +100,11 @@ def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Con
             f"--resume: {run.folder} holds no checkpoint to continue from",
             given=f"{run.last} does not exist",
             fix="leave --resume out to start a new run, or give --run",
+        )
+    if not run.config.is_file():
+        raise UserError(
+            f"--resume: {run.config} is missing",
+            fix="put it back, or start a new run with --run",
         )
     stored = load_config(run.config)
     config = config_from_tree(config_tree(stored), overrides, source=str(run.config))
@@ -112,8 +116,9 @@ def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Con
                 legal=in_one_line(value_at(config_tree(stored), key.split("."))),
                 fix="start a new run with --run",
             )
-    save_config(config, run.config)
-    return config, changed_keys(config, asked)
+    explicit = asked.model_dump(mode="json", exclude_unset=True)
+    differing = changed_keys(config, asked)
+    return config, [key for key in differing if value_at(explicit, key.split(".")) is not None]
 
 
 def changed_keys(one: Config, other: Config) -> list[str]:

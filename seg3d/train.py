@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from seg3d.checkpoint import load_checkpoint, restore_random_states, save_checkpoint
-from seg3d.config import Config
+from seg3d.config import Config, save_config
 from seg3d.data.loaders import patch_loader, patch_stream, training_volumes, validation_volumes
+from seg3d.data.splits import save_splits
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.device import choose_device, compute_dtype
 from seg3d.errors import RunFailed
@@ -25,7 +26,7 @@ from seg3d.losses import DiceCrossEntropy
 from seg3d.memory import peak_gib
 from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
-from seg3d.plan import Plan
+from seg3d.plan import Plan, save_plan
 from seg3d.prepare import Prepared
 from seg3d.probing import set_probe_step
 from seg3d.progress import Bar, progress_bar
@@ -177,6 +178,11 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     """
     config, plan = prepared.config, prepared.plan
     trainer = Trainer(config, plan, run, choose_device(device_name))
+    # Not before the network is built: a start that fails leaves nothing behind.
+    save_config(config, run.config)
+    save_plan(plan, run.plan)
+    if not run.splits.exists():
+        save_splits(prepared.splits, run.splits)
     checkpoint = load_checkpoint(run.last)[2] if resume else None
     if checkpoint:
         trainer.load(checkpoint)

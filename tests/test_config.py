@@ -107,6 +107,12 @@ def mistakes(*overrides: str, tree: dict[str, Any] | None = None) -> str:
     return str(raised.value)
 
 
+def test_the_file_and_set_are_each_blamed_for_their_own_mistakes():
+    good, bad = {"train": {"epochs": 5}}, {"train": {"epochs": 0}}
+    assert mistakes("train.epochs=0", tree=good).startswith("--set: train.epochs\n")
+    assert mistakes("train.seed=1", tree=bad).startswith("c.yaml: train.epochs\n")
+
+
 # Setting keys
 
 
@@ -193,7 +199,7 @@ def test_monai_networks_and_their_arguments_survive_storing(tmp_path, name):
 @pytest.mark.parametrize("name", ["monai.Unet", "UNet3D", "5", "null", "[]", "{a: 1}"])
 def test_a_network_that_is_not_known(name):
     message = mistakes(f"network.name={name}")
-    assert message.startswith(f"c.yaml: network.name\n  given: {name}\n  legal: UNet3d, monai.")
+    assert message.startswith(f"--set: network.name\n  given: {name}\n  legal: UNet3d, monai.")
     assert all(known in message for known in MONAI_NETWORKS)
 
 
@@ -388,22 +394,22 @@ def test_values_in_one_line():
     ],
 )
 def test_a_wrong_value_is_said_once_with_key_given_and_legal(key, given, legal):
-    assert mistakes(f"{key}={given}") == f"c.yaml: {key}\n  given: {given}\n  legal: {legal}"
+    assert mistakes(f"{key}={given}") == f"--set: {key}\n  given: {given}\n  legal: {legal}"
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_says_its_own_name_when_it_is_wrong(key):
     message = mistakes(f"{key}={{nested: {{too: deep}}}}")
-    assert message.startswith(f"c.yaml: {key}\n  given: {{nested: {{too: deep}}}}\n  legal: ")
+    assert message.startswith(f"--set: {key}\n  given: {{nested: {{too: deep}}}}\n  legal: ")
     assert message.count("legal:") == 1
 
 
 @pytest.mark.parametrize(
     "key, meant",
     [
-        ("train.epoch", "; did you mean epochs?"),
+        ("train.epoch", "; did you mean train.epochs?"),
         ("trian.epochs", "; did you mean train?"),
-        ("network.chanels", "; did you mean channels?"),
+        ("network.chanels", "; did you mean network.channels?"),
         ("augment.affine.rotate", ""),
         ("seed", "; did you mean train.seed?"),
         ("train.sketch", "; did you mean probing.sketch?"),
@@ -412,7 +418,7 @@ def test_every_key_says_its_own_name_when_it_is_wrong(key):
 def test_an_unknown_key_is_said_with_the_known_ones(key, meant):
     message = mistakes(f"{key}=5")
     name = key.split(".")[0] if key.startswith("trian") else key
-    assert message.startswith(f"c.yaml: {name} is not a key{meant}\n  legal: ")
+    assert message.startswith(f"--set: {name} is not a key{meant}\n  legal: ")
     beside = [
         known.removeprefix(f"{name.rpartition('.')[0]}.").split(".")[0]
         for known in KEYS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -199,6 +200,41 @@ def test_info_tells_how_a_run_stands(run: Path, cli: Cli) -> None:
     assert "epoch 4 of 4, step 24" in told
     assert "white matter (3)" in told
     assert "torch" in cli("info").stdout
+
+
+def test_a_start_that_fails_leaves_nothing(
+    tmp_path: Path, cli: Cli, config: Path, brain: Path
+) -> None:
+    mistakes = (
+        "data.fold=9",
+        "data.labels={CSF: 1}",
+        "train.amp=fp16",
+        "network={name: monai.SegResNet, filters: 8}",
+    )
+    for wrong in mistakes:
+        folder = tmp_path / "run"
+        done = cli("train", config, "--data", brain, "--run", folder, "--set", wrong, status=2)
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+        assert not folder.exists()
+
+
+def test_resuming_with_other_data_checks_them(
+    run: Path, tmp_path: Path, cli: Cli, config: Path, brain: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(brain, other)
+    label = other / "labelsTr" / "subject_001.nii.gz"
+    image = nib.load(label)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] = 9
+    nib.save(nib.nifti1.Nifti1Image(voxels, image.affine, image.header), label)
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    done = cli("train", config, "--data", other, "--run", again, "--resume", status=2)
+    assert "the run was planned for MSD: " in done.stdout
+    assert "subject_001.nii.gz holds label values that the dataset does not name" in done.stderr
+    assert "9 (1 voxels)" in done.stderr
 
 
 def test_chest_ct(tmp_path: Path, cli: Cli) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from seg3d.config import Config, config_from_tree, load_config
+from seg3d.config import Config, config_from_tree, save_config
 from seg3d.errors import UserError
-from seg3d.run import FIXED_KEYS, Run, changed_keys, resume_run, start_run
+from seg3d.run import FIXED_KEYS, Run, changed_keys, require_new_run, resume_run
 
 
 def config(*overrides: str) -> Config:
@@ -19,29 +19,21 @@ def config(*overrides: str) -> Config:
 def stored(tmp_path: Path) -> Run:
     """A run that has a checkpoint."""
     run = Run(tmp_path / "runs" / "one")
-    start_run(run, config("train.epochs=5", "data.labels={liver: 1}"))
+    save_config(config("train.epochs=5", "data.labels={liver: 1}"), run.config)
     run.last.parent.mkdir()
     run.last.touch()
     return run
 
 
-def test_a_new_run_stores_its_config(tmp_path):
-    run = Run(tmp_path / "runs" / "one")
-    start_run(run, config("train.epochs=5"))
-    assert load_config(run.config) == config("train.epochs=5")
-    assert [path.name for path in run.folder.iterdir()] == ["config.yaml"]
-
-
-def test_a_run_that_never_had_a_checkpoint_may_be_started_again(tmp_path):
-    start_run(Run(tmp_path), config("train.epochs=5"))
-    start_run(Run(tmp_path), config("train.epochs=6"))
-    assert load_config(Run(tmp_path).config).train.epochs == 6
+def test_a_run_that_never_had_a_checkpoint_may_be_started_again(stored):
+    stored.last.unlink()
+    require_new_run(stored)
 
 
 def test_a_run_is_not_started_over(stored):
     before = stored.config.read_bytes()
     with pytest.raises(UserError, match=r"already holds a run\n  to do: --resume"):
-        start_run(stored, config())
+        require_new_run(stored)
     assert stored.config.read_bytes() == before
 
 
@@ -49,11 +41,10 @@ def test_a_run_is_not_started_over(stored):
 def test_a_run_cannot_lie_in_a_file(tmp_path, folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"--run .*{folder}: .*file is a file"):
-        start_run(Run(tmp_path / folder), config())
+        require_new_run(Run(tmp_path / folder))
 
 
 def test_nothing_to_resume(tmp_path):
-    start_run(Run(tmp_path), config())
     with pytest.raises(UserError, match=r"--resume: .* holds no checkpoint to continue from"):
         resume_run(Run(tmp_path), config(), ())
 
@@ -65,12 +56,21 @@ def test_a_resumed_run_keeps_its_config_and_says_where_it_differs(stored):
     assert differing == ["train.epochs", "predict.mirror"]
 
 
+def test_keys_that_the_file_leaves_out_do_not_differ(stored):
+    assert resume_run(stored, config("data.labels={liver: 1}"), ())[1] == []
+
+
+def test_a_run_without_its_config(stored):
+    stored.config.unlink()
+    with pytest.raises(UserError, match=r"config.yaml is missing\n  to do: put it back"):
+        resume_run(stored, config(), ())
+
+
 def test_set_changes_a_resumed_run_for_good(stored):
     overrides = ("train.epochs=9", "loss.dice=0.5")
     resumed, differing = resume_run(stored, config("data.labels={liver: 1}", *overrides), overrides)
     assert (resumed.train.epochs, resumed.loss.dice) == (9, 0.5)
     assert differing == []
-    assert load_config(stored.config) == resumed
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def make_splits(dataset: Dataset, folds: int, seed: int) -> list[Fold]:
 
 
 def load_or_make_splits(path: str | Path, dataset: Dataset, folds: int, seed: int) -> list[Fold]:
-    """Read the splits of a run, or make them and write them there.
+    """Read the splits of a run, or make them if it has none yet (`save_splits` writes them).
 
     The file has the form of nnU-Net's ``splits_final.json``: a list of
     ``{"train": [names], "val": [names]}``. One that exists is followed as it is, so that a
@@ -64,10 +64,13 @@ def load_or_make_splits(path: str | Path, dataset: Dataset, folds: int, seed: in
     path = Path(path)
     if path.exists():
         return _checked(path, read_json(path), dataset)
-    splits = make_splits(dataset, folds, seed)
+    return make_splits(dataset, folds, seed)
+
+
+def save_splits(splits: Sequence[Fold], path: Path) -> None:
+    """Write the splits for people to read and edit."""
     with atomic_write(path, suffix=".json") as temporary:
         temporary.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
-    return splits
 
 
 def choose_fold(splits: Sequence[Fold], fold: int) -> Fold:

@@ -17,7 +17,7 @@ from nibabel import orientations
 from seg3d.data.cases import Case, Dataset
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3, Vector3
-from seg3d.io import Volume, read_labels, read_volume
+from seg3d.io import LARGEST_LABEL, Volume, read_labels, read_volume
 
 # Voxels drawn per case for the intensity statistics, as in nnU-Net.
 SAMPLES_PER_CASE = 10_000
@@ -139,6 +139,13 @@ def _survey_case(
     _require_same_grid(case.images[0], image.grid, case.label, label.grid)
     values, counts = np.unique(label.array, return_counts=True)
     labels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    if not 0 <= min(labels) <= max(labels) <= LARGEST_LABEL:
+        raise UserError(
+            f"{case.label} holds label values that cannot be used",
+            given=f"values from {min(labels)} to {max(labels)}",
+            legal=f"0 to {LARGEST_LABEL}",
+            fix="check that this is the label file and not an image; renumber the labels",
+        )
     if legal is not None and (wrong := sorted(set(labels) - legal)):
         raise UserError(
             f"{case.label} holds label values that the dataset does not name",

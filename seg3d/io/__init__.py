@@ -1,6 +1,7 @@
 """Reading and writing volumes; the format follows from the file name's ending."""
 
 from seg3d.io.volume import (
+    LARGEST_LABEL,
     SUFFIXES,
     Header,
     Volume,
@@ -13,6 +14,7 @@ from seg3d.io.volume import (
 )
 
 __all__ = [
+    "LARGEST_LABEL",
     "SUFFIXES",
     "Header",
     "Volume",

@@ -77,8 +77,11 @@ def _library(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:
+    lines = str(error).strip().splitlines()
+    # ITK ends with the system's last errno, which need have nothing to do with it.
+    said = [line.strip() for line in lines if "ERROR" in line] or lines
     return UserError(
         f"{path} is damaged or not in the format of its name",
-        given=str(error).strip().splitlines()[-1],
+        given=said[-1],
         fix="copy or convert it again",
     )

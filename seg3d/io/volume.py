@@ -16,6 +16,8 @@ from seg3d.io import itk, nifti
 FORMATS = {".nii": nifti, ".nii.gz": nifti, ".nrrd": itk, ".mha": itk}
 SUFFIXES = tuple(FORMATS)
 
+# Counting every value takes a table of this length; label files need no more.
+LARGEST_LABEL = 65535
 # Labels are computed with as 32-bit integers.
 LABEL_RANGE = np.iinfo(np.int32)
 # Labels stored as floating point pick up dust on the way; more than this is not a label.

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg3d.data.cases import Case, Dataset, Split
-from seg3d.data.splits import choose_fold, load_or_make_splits, make_splits, shares_cases
+from seg3d.data.splits import (
+    choose_fold,
+    load_or_make_splits,
+    make_splits,
+    save_splits,
+    shares_cases,
+)
 from seg3d.errors import UserError
 
 NAMES = st.lists(st.text("abcXY12_é", min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
@@ -102,9 +108,11 @@ def test_too_few_folds(folds: int):
         make_splits(FIVE, folds, seed=0)
 
 
-def test_written_once_and_then_followed(tmp_path: Path):
+def test_once_written_they_are_followed(tmp_path: Path):
     path = tmp_path / "run" / "splits.json"
     made = load_or_make_splits(path, FIVE, 5, seed=1)
+    assert not path.exists()
+    save_splits(made, path)
     assert json.loads(path.read_text()) == made == make_splits(FIVE, 5, seed=1)
     assert [file.name for file in path.parent.iterdir()] == ["splits.json"]
     assert load_or_make_splits(path, FIVE, 3, seed=2) == made

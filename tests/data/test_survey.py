@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -240,6 +241,15 @@ def test_a_long_list_is_cut_and_counted(tmp_path):
     message = complaint(*bad, legal={0, 1})
     assert message.count("does not name") == 10
     assert message.endswith("... and 3 more")
+
+
+def test_labels_that_evaluation_would_refuse(tmp_path):
+    label = np.ones(SHAPE, "int32")
+    label[0] = -1
+    said = "holds label values that cannot be used\n  given: values from {}\n  legal: 0 to 65535"
+    assert re.search(said.format("-1 to 1"), complaint(case(tmp_path, "a", label=label)))
+    label[0] = 70000
+    assert re.search(said.format("1 to 70000"), complaint(case(tmp_path, "b", label=label)))
 
 
 def test_an_image_in_place_of_a_label(tmp_path):
