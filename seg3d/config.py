@@ -135,8 +135,9 @@ class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
     labels: Labels | None = Field(
         None,
-        description="class name: value in the label files, or several values that are merged (predictions carry the first); "
-        "a class named 'ignore' is left out of the loss; null takes them from the dataset",
+        description="class name: value in the label files, or several values that are merged "
+        "(predictions carry the first); a class named 'ignore' is left out of the loss; null "
+        "takes them from the dataset",
     )
     folds: Annotated[Integer, Field(ge=2)] = Field(
         5, description="number of cross-validation folds"
