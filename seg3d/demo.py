@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from seg3d import evaluation_report as report
 from seg3d.checkpoint import find_checkpoint
 from seg3d.config import load_config
-from seg3d.data.cohort import write_cohort
+from seg3d.data.cohort import SYNTHETIC, write_cohort
 from seg3d.device import choose_device
 from seg3d.evaluate import evaluate, find_pairs, label_names_near
 from seg3d.files import atomic_write
@@ -23,6 +24,19 @@ from seg3d.resources import resource
 from seg3d.run import Run, require_new_run
 from seg3d.train import Ending, train
 
+# What a demo leaves in its folder.
+MADE = (
+    "cache",
+    "checkpoints",
+    "config.yaml",
+    "data",
+    "log.jsonl",
+    "plan.yaml",
+    "prediction.png",
+    "predictions",
+    "splits.json",
+    "tensorboard",
+)
 SUBJECTS = 10
 COHORT_SEED = 2026
 CAVEAT = (
@@ -50,8 +64,7 @@ def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
     config = load_config(
         resource("configs/demo_brain.yaml"), (f"data.folder={str(data.absolute())!r}",)
     )
-    if (data / "dataset.json").exists():
-        shutil.rmtree(folder)
+    _remove_earlier_demo(folder)
     require_new_run(run)
     console.print(f"Making {SUBJECTS} synthetic subjects and a test subject in {data}")
     write_cohort(resource("data/brain"), data, subjects=SUBJECTS, seed=COHORT_SEED)
@@ -90,3 +103,18 @@ def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     return ending
+
+
+def _remove_earlier_demo(folder: Path) -> None:
+    """Remove what a demo makes, and only if the data there are a demo's own."""
+    try:
+        about = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(about, dict) and str(about.get("description")).startswith(SYNTHETIC):
+        for name in MADE:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

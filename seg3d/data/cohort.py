@@ -33,8 +33,9 @@ CONTRAST, LOG_GAMMA = 0.03, 0.15  # largest change of a tissue (share of the pea
 EDGE = 0.1  # smallest share of a voxel that is divided by
 NOISE = 0.02  # sigma of the noise in either channel of the receiver, share of the peak
 
+SYNTHETIC = "Synthetic subjects, all deformed from one template"
 DESCRIPTION = (
-    "Synthetic subjects, all deformed from one template ({template}). One template is not a "
+    SYNTHETIC + " ({template}). One template is not a "
     "cohort: scores on it speak of the method, not of the clinic. The test case is the "
     "undeformed template with fresh noise; its reference is in labelsTs."
 )
