@@ -104,8 +104,8 @@ def _changes_of_shape(augment: AugmentConfig, plan: Plan) -> list[Any]:
 class RandElasticd(mt.RandomizableTransform, mt.MapTransform):
     """Elastic deformation by smoothed noise (Simard et al., ICDAR 2003).
 
-    As MONAI's Rand3DElasticd with the same settings, in a tenth of the time: the noise is smooth
-    over several voxels, so that it can be made on a coarser grid and interpolated.
+    As MONAI's Rand3DElasticd with the same settings, but quicker: the noise is smooth over several
+    voxels, so that it can be made on a coarser grid and interpolated.
 
     Args:
         settings: with what probability, how smooth and how strong.

@@ -12,19 +12,9 @@ The error is orthogonal to x and otherwise without direction. For every function
 variance is k / (n - 1) (|x|^2 |g|^2 - <g, x>^2), where k, about 0.571, 0.133 and 0.0096 for one,
 two and four bits, is its energy relative to |x|^2.
 
-Why 128 voxels: on trained layers of 32 and 64 channels, the error of the weight gradient relative
-to its norm and the bits kept per element (float32 input) were as below; so was the time to
-compress and rebuild on two CPU cores, relative to forward and backward pass of a convolution of
-32 channels at 40^3.
-
-====== ============= ==== =====
-voxels error, 1 bit  bits time
-====== ============= ==== =====
-64     0.009 - 0.16  2.00 0.23
-128    0.011 - 0.17  1.50 0.25
-256    0.013 - 0.18  1.25 0.38
-512    0.014 - 0.20  1.12 0.65
-====== ============= ==== =====
+Why 128 voxels: mean and scale of a brick of float32 cost 64 bits, half a bit a voxel at 128. Smaller
+bricks have less left after their mean is taken out, and so less noise, but cost more bits; larger
+ones cost more time, since the rotation takes n multiplications a voxel.
 """
 
 from __future__ import annotations
