@@ -12,9 +12,9 @@ The error is orthogonal to x and otherwise without direction. For every function
 variance is k / (n - 1) (|x|^2 |g|^2 - <g, x>^2), where k, about 0.571, 0.133 and 0.0096 for one,
 two and four bits, is its energy relative to |x|^2.
 
-Why 128 voxels: mean and scale of a brick of float32 cost 64 bits, half a bit a voxel at 128. Smaller
-bricks have less left after their mean is taken out, and so less noise, but cost more bits; larger
-ones cost more time, since the rotation takes n multiplications a voxel.
+Why 128 voxels: mean and scale of a brick of float32 cost 64 bits, half a bit a voxel at 128.
+Smaller bricks have less left after their mean is taken out, and so less noise, but cost more
+bits; larger ones cost more time, since the rotation takes n multiplications a voxel.
 """
 
 from __future__ import annotations
