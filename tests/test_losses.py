@@ -1,15 +1,26 @@
-"""The loss against double-precision arithmetic by hand, and against MONAI's."""
+"""The loss against arithmetic by hand, MONAI's, and plain autograd; and what memory it takes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from monai.losses import DiceCELoss
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import grad
+from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional as F
 
-from seg3d.losses import IGNORE, DiceCrossEntropy, masked_cross_entropy, soft_dice_loss
+from seg3d import losses
+from seg3d.losses import IGNORE, DiceCrossEntropy
+
+PARTS = ("loss", "dice", "cross_entropy")
 
 
 def draw(
@@ -22,6 +33,28 @@ def draw(
     target = torch.randint(classes, (batch, 1, *size), generator=generator)
     hidden = torch.rand(target.shape, generator=generator) < unlabelled
     return scores, target.masked_fill(hidden, IGNORE).short()
+
+
+def plain(scores: Sequence[Tensor], target: Tensor, batch_dice: bool = True) -> dict[str, Tensor]:
+    """The same losses, left to autograd, in double precision."""
+    dice = cross_entropy = torch.zeros((), dtype=torch.float64)
+    levels = [0.5**level for level in range(len(scores))]
+    for level, head in zip(levels, scores, strict=True):
+        labels = F.interpolate(target.float(), size=head.shape[2:], mode="nearest-exact").long()
+        weight, head = level / sum(levels), head.double()
+        dice = dice + weight * plain_dice(head.softmax(1), labels, batch_dice)
+        total = F.cross_entropy(head, labels[:, 0], ignore_index=IGNORE, reduction="sum")
+        cross_entropy = cross_entropy + weight * total / (labels != IGNORE).sum().clamp(min=1)
+    return {"loss": dice + cross_entropy, "dice": dice, "cross_entropy": cross_entropy}
+
+
+def plain_dice(probabilities: Tensor, labels: Tensor, batch_dice: bool) -> Tensor:
+    labelled = labels != IGNORE
+    reference = torch.zeros_like(probabilities).scatter_(1, labels.clamp(min=0), 1) * labelled
+    axes = [0, 2, 3, 4] if batch_dice else [2, 3, 4]
+    overlap = (probabilities * reference).sum(axes)
+    size = (probabilities * labelled).sum(axes) + reference.sum(axes)
+    return 1 - ((2 * overlap + 1e-5) / (size + 1e-5))[..., 1:].mean()
 
 
 def by_hand(scores: Tensor, target: Tensor, batch_dice: bool) -> tuple[float, float]:
@@ -148,17 +181,6 @@ def test_a_term_of_weight_zero_is_left_out() -> None:
     assert only_dice["loss"] == loss["dice"] and only_entropy["loss"] == loss["cross_entropy"]
 
 
-@pytest.mark.parametrize("batch_dice", [True, False])
-def test_gradients(batch_dice: bool) -> None:
-    scores, target = draw((2, 3, 2, 3, 2))
-    labels = target[:, 0].long()
-    scores.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: masked_cross_entropy(x, labels), scores)
-    assert torch.autograd.gradcheck(
-        lambda x: soft_dice_loss(x.softmax(1), labels, batch_dice), scores
-    )
-
-
 def test_half_precision_scores_of_a_whole_patch_do_not_overflow() -> None:
     """A sum over more than 65504 voxels, and scores near the end of the range."""
     scores = torch.zeros(1, 2, 48, 48, 48, dtype=torch.float16)
@@ -173,10 +195,223 @@ def test_half_precision_scores_of_a_whole_patch_do_not_overflow() -> None:
 def test_sums_over_many_voxels_are_precise() -> None:
     scores, target = draw((1, 3, 64, 64, 64))
     parts = DiceCrossEntropy()([scores.float()], target)
-    labels = target[:, 0].long()
-    assert parts["cross_entropy"].item() == pytest.approx(
-        masked_cross_entropy(scores, labels).item(), rel=1e-5
+    for part, expected in plain([scores.float()], target).items():
+        assert parts[part].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_class_that_is_ruled_out(number: int) -> None:
+    """By a score of minus infinity, where it is not the reference."""
+    scores, target = draw()
+    target[target == number] = IGNORE
+    values = []
+    for low in (-1e4, -torch.inf):
+        scores = scores.detach().clone()
+        scores[:, number] = low
+        loss = DiceCrossEntropy()([scores.requires_grad_()], target)["loss"]
+        values.append((loss, *grad(loss, scores)))
+    torch.testing.assert_close(values[1], values[0])
+    assert (values[1][1][:, number] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64,
+])  # fmt: skip
+def test_types_of_the_target(dtype: torch.dtype) -> None:
+    scores, target = draw()
+    heads = [scores, scores[..., 1::2]]
+    expected = DiceCrossEntropy()(heads, target)
+    assert DiceCrossEntropy()(heads, target.to(dtype)) == expected
+
+
+@pytest.mark.parametrize("number", [-2, 4])
+def test_class_numbers_that_do_not_exist(number: int) -> None:
+    scores, target = draw()
+    target[1, 0, 2, 3, 4] = number
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        DiceCrossEntropy()([scores], target)
+
+
+# --- gradients ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(*[st.integers(1, 9)] * 3), min_size=1, max_size=3),
+    batch=st.integers(1, 3),
+    classes=st.integers(2, 5),
+    batch_dice=st.booleans(),
+    unlabelled=st.sampled_from([0.0, 0.3, 0.95, 1.0]),
+    blank_samples=st.integers(0, 2),
+    slab=st.integers(1, 800),
+    shares=st.tuples(*[st.sampled_from([-1.0, 0.0, 0.3, 1.0])] * 3),
+    seed=st.integers(0, 1000),
+)
+def test_against_plain_autograd(
+    sizes: list[tuple[int, int, int]],
+    batch: int,
+    classes: int,
+    batch_dice: bool,
+    unlabelled: float,
+    blank_samples: int,
+    slab: int,
+    shares: tuple[float, float, float],
+    seed: int,
+) -> None:
+    """Heads of any sizes, slabs that do not divide them, any mixture of the parts."""
+    heads = [draw((batch, classes, *size), seed=seed)[0].requires_grad_() for size in sizes]
+    target = draw((batch, classes, *sizes[0]), unlabelled, seed)[1]
+    target[:blank_samples] = IGNORE
+    expected = plain(heads, target, batch_dice)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "SLAB", slab)
+        parts = DiceCrossEntropy(batch_dice=batch_dice)(heads, target)
+        computed = grad([parts[part] for part in PARTS], heads, torch.tensor(shares).unbind())
+    for part in PARTS:
+        torch.testing.assert_close(parts[part], expected[part], rtol=1e-12, atol=1e-14)
+    exact = grad([expected[part] for part in PARTS], heads, torch.tensor(shares).unbind())
+    torch.testing.assert_close(computed, exact, rtol=1e-10, atol=1e-14)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(1, 40)] * 3),
+    coarse=st.tuples(*[st.integers(1, 40)] * 3),
+    slab=st.integers(1, 20000),
+)
+# The middles of voxels fall together, and the rounding of float32 decides.
+@example(size=(26, 28, 54), coarse=(11, 23, 19), slab=1)
+def test_the_target_is_resampled_as_by_torch(
+    size: tuple[int, int, int], coarse: tuple[int, int, int], slab: int
+) -> None:
+    """A head that is certain of what F.interpolate gives is right everywhere."""
+    target = draw((1, 5, *size), unlabelled=0.0)[1]
+    labels = F.interpolate(target.float(), size=coarse, mode="nearest-exact").long()
+    scores = torch.full((1, 5, *coarse), -50.0).scatter_(1, labels, 50.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "SLAB", slab)
+        assert DiceCrossEntropy()([scores], target)["cross_entropy"].item() == 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_against_finite_differences(part: str, batch_dice: bool) -> None:
+    scores, target = draw((2, 3, 2, 4, 2))
+    heads = scores, scores[:, :, :, 1::2].clone()
+    loss = DiceCrossEntropy(0.7, 1.3, batch_dice)
+    assert torch.autograd.gradcheck(
+        lambda *heads: loss(heads, target)[part], [head.requires_grad_() for head in heads]
     )
-    assert parts["dice"].item() == pytest.approx(
-        soft_dice_loss(scores.softmax(1), labels, True).item(), rel=1e-5
-    )
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_of_lower_precision(batch_dice: bool, dtype: torch.dtype) -> None:
+    """The computation is as exact as float32, and the result is rounded once.
+
+    A scale as of mixed-precision training, itself beyond the range of float16, is applied before.
+    """
+    scores, target = draw((2, 4, 9, 8, 7))
+    scores = scores.to(dtype).requires_grad_()
+    exactly = scores.detach().double().requires_grad_()
+    scale = 2.0**17
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    loss = scaler.scale(DiceCrossEntropy(batch_dice=batch_dice)([scores], target)["loss"])
+    (computed,) = grad(loss, scores)
+    (expected,) = grad(scale * plain([exactly], target, batch_dice)["loss"], exactly)
+    assert computed.dtype == dtype
+    # Half a unit in the last place; and rounding in float32 of terms that cancel.
+    last_place = torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 0.0
+    cancelled = 4 * torch.finfo(torch.float32).eps * expected.abs().max().item()
+    torch.testing.assert_close(computed.double(), expected, rtol=last_place, atol=cancelled)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast(dtype: torch.dtype) -> None:
+    """Whether the loss is computed inside or outside makes no difference."""
+    torch.manual_seed(0)
+    network, image = nn.Conv3d(2, 4, 1), torch.randn(2, 2, 5, 6, 7)
+    target = draw()[1]
+    with torch.autocast("cpu", dtype):
+        scores = network(image)
+        inside = DiceCrossEntropy()([scores], target)["loss"]
+        (gradient,) = grad(inside, scores, retain_graph=True)
+    assert scores.dtype == gradient.dtype == dtype and inside.dtype == torch.float32
+    outside = DiceCrossEntropy()([scores], target)["loss"]
+    assert outside == inside
+    assert torch.equal(grad(outside, scores, retain_graph=True)[0], gradient)
+    outside.backward()
+    assert network.weight.grad is not None and network.weight.grad.abs().sum() > 0
+
+
+def test_gradients_add_up_over_batches() -> None:
+    heads = [draw(seed=seed) for seed in (0, 1)]
+    shared = torch.ones((), dtype=torch.float64, requires_grad=True)
+    single = [
+        grad(DiceCrossEntropy()([shared * scores], target)["loss"], shared)[0]
+        for scores, target in heads
+    ]
+    for scores, target in heads:
+        DiceCrossEntropy()([shared * scores], target)["loss"].backward()
+    assert shared.grad == sum(single)
+
+
+@pytest.mark.parametrize("layout", ["channels last", "transposed", "part", "expanded"])
+def test_layouts_of_the_scores(layout: str) -> None:
+    scores, target = draw((2, 4, 5, 6, 6))
+    scores = {
+        "channels last": scores.to(memory_format=torch.channels_last_3d),
+        "transposed": scores.transpose(3, 4),
+        "part": torch.stack([scores, -scores], 2)[:, :, 1],
+        "expanded": scores[:, :, :1].expand_as(scores),
+    }[layout]
+    before, target_before = scores.clone(), target.clone()
+    scores.requires_grad_()
+    (computed,) = grad(DiceCrossEntropy()([scores], target)["loss"], scores)
+    (expected,) = grad(plain([scores], target)["loss"], scores)
+    torch.testing.assert_close(computed, expected, rtol=1e-10, atol=1e-14)
+    assert torch.equal(scores, before) and torch.equal(target, target_before)
+
+
+def test_second_derivatives_are_refused() -> None:
+    scores, target = draw()
+    loss = DiceCrossEntropy()([scores.requires_grad_()], target)["loss"]
+    (gradient,) = grad(loss, scores, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.square().sum().backward()
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def test_only_scores_and_target_are_kept() -> None:
+    scores, target = draw((2, 4, 24, 24, 24))
+    heads = [head.clone().requires_grad_() for head in (scores, scores[..., ::2, ::2, ::2])]
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = DiceCrossEntropy()(heads, target)["loss"]
+    for given_tensor in (*heads, target):
+        del kept[given_tensor.untyped_storage().data_ptr()]
+    assert sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) < 4096
+    loss.backward()
+
+
+@pytest.mark.parametrize("slab", [losses.SLAB, 2**16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_peak_memory(slab: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores, their gradient, the target, and a few slabs in float32."""
+    monkeypatch.setattr(losses, "SLAB", slab)
+    loss = DiceCrossEntropy()
+    with FakeTensorMode(), MemTracker() as tracker:
+        scores = torch.empty(2, 4, 64, 64, 64, dtype=dtype, requires_grad=True)
+        target = torch.empty(2, 1, 64, 64, 64, dtype=torch.int16)
+        loss([scores], target)["loss"].backward()
+        (peak,) = tracker.get_tracker_snapshot("peak").values()
+    assert scores.grad is not None
+    least = scores.nbytes + scores.grad.nbytes + target.nbytes
+    assert least < peak["Total"] < least + 6 * 4 * slab

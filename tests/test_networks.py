@@ -58,7 +58,8 @@ def test_weights_are_exchanged_between_sketches_and_outputs_are_the_same() -> No
         other = UNet3d(1, 3, probing=sketch, deep_supervision=True, rank=4, **ANISOTROPIC)
         other.load_state_dict(exact.state_dict())
         for one, two in zip(exact(x), other(x), strict=True):
-            assert torch.equal(one, two)
+            # Training puts the decoder's sums together in another order.
+            torch.testing.assert_close(one, two)
         assert torch.equal(exact.eval()(x), other.eval()(x))
         exact.load_state_dict(other.state_dict())
         exact.train()

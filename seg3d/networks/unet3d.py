@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d
+from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
 
 Triple = tuple[int, int, int]
 
@@ -21,11 +20,21 @@ class ConvBlock(nn.Module):
         super().__init__()
         padding = tuple(size // 2 for size in kernel)
         self.conv = ProbedConv3d(c_in, c_out, kernel, stride, padding, sketch=sketch, rank=rank)
-        self.norm = nn.InstanceNorm3d(c_out, affine=True)
-        self.act = nn.LeakyReLU(0.01, inplace=True)
+        self.norm = ProbedInstanceNorm3d(c_out, affine=True, sketch=sketch, rank=rank)
+        # Nobody but the norm sees what the convolution puts out.
+        self.norm.activate(slope=0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        return self.norm(self.conv(x))
+
+    def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and ``x`` for another use; see :meth:`ProbedConv3d.with_skip`."""
+        y, skip = self.conv.with_skip(x)
+        return self.norm(y), skip
+
+    def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
+        """The same for the parts' concatenation; see :meth:`ProbedConv3d.of_parts`."""
+        return self.norm(self.conv.of_parts(parts))
 
 
 class UNet3d(nn.Module):
@@ -55,7 +64,7 @@ class UNet3d(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int] = (32, 64, 128, 256, 320, 320),
-        probing: str = "onebit",
+        probing: str = "rotated",
         deep_supervision: bool = False,
         *,
         rank: int = 64,
@@ -74,17 +83,17 @@ class UNet3d(nn.Module):
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
 
-        def stage(
-            c_in: int, level: int, stride: Triple = (1, 1, 1), first: str = probing
-        ) -> nn.Sequential:
+        def stage(c_in: int, level: int, stride: Triple = (1, 1, 1)) -> nn.Sequential:
             c_out, kernel = channels[level], kernels[level]
             return nn.Sequential(
-                ConvBlock(c_in, c_out, kernel, stride, first, rank),
+                ConvBlock(c_in, c_out, kernel, stride, probing, rank),
                 ConvBlock(c_out, c_out, kernel, (1, 1, 1), probing, rank),
             )
 
+        stem = stage(in_channels, 0)
         # The image is alive during the step anyway: a sketch of it would save nothing.
-        self.encoder = nn.ModuleList([stage(in_channels, 0, first="exact")])
+        _blocks(stem)[0].conv.set_sketch("exact", rank)
+        self.encoder = nn.ModuleList([stem])
         self.encoder.extend(
             stage(channels[level - 1], level, strides[level]) for level in range(1, levels)
         )
@@ -122,18 +131,25 @@ class UNet3d(nn.Module):
             ValueError: if the size of ``x`` is not such a multiple.
         """
         self._check(x)
+        x = self.encoder[0](x)
         skips = []
-        for stage in self.encoder:
-            x = stage(x)
-            skips.append(x)
-        x = skips.pop()
+        for stage in self.encoder[1:]:
+            first, second = _blocks(stage)
+            x, skip = first.with_skip(x)
+            skips.append(skip)
+            del skip
+            x = second(x)
         scores = []
         for level in reversed(range(len(self.decoder))):
-            x = self.up[level](x)
-            x = self.decoder[level](torch.cat((x, skips.pop()), dim=1))
+            x = self._decode(level, [x], skips)
             if level == 0 or (self.deep_supervision and self.training):
                 scores.append(self.heads[level](x))
         return scores[::-1] if self.deep_supervision and self.training else scores[-1]
+
+    def _decode(self, level: int, below: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """Go up to ``level``; tensors are taken off the lists so that nothing outlives its use."""
+        up, (first, second) = self.up[level], _blocks(self.decoder[level])
+        return second(first.of_parts([lambda: up(below.pop()), skips.pop]))
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]
@@ -142,6 +158,13 @@ class UNet3d(nn.Module):
         size = list(x.shape[2:])
         if any(length % factor for length, factor in zip(size, factors, strict=True)):
             raise ValueError(f"input of {size} voxels should have multiples of {factors}")
+
+
+def _blocks(stage: nn.Module) -> tuple[ConvBlock, ConvBlock]:
+    assert isinstance(stage, nn.Sequential)
+    first, second = stage
+    assert isinstance(first, ConvBlock) and isinstance(second, ConvBlock)
+    return first, second
 
 
 def _initialise(module: nn.Module) -> None:

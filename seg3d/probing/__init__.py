@@ -1,17 +1,22 @@
 """Probed convolutions: exact forward pass, weight gradients from a small random sketch."""
 
 from seg3d.probing.convert import ProbeReport, probe_model
+from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedConv3d, ProbedConvTranspose3d, set_probe_step
+from seg3d.probing.layers import set_probe_step
 from seg3d.probing.names import SKETCHES, make_sketch
+from seg3d.probing.norms import ProbedBatchNorm3d, ProbedGroupNorm, ProbedInstanceNorm3d
 from seg3d.probing.sketches import Sketch
 
 __all__ = [
     "SKETCHES",
     "ProbeKey",
     "ProbeReport",
+    "ProbedBatchNorm3d",
     "ProbedConv3d",
     "ProbedConvTranspose3d",
+    "ProbedGroupNorm",
+    "ProbedInstanceNorm3d",
     "Sketch",
     "make_sketch",
     "probe_model",

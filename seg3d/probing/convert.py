@@ -9,7 +9,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from seg3d.probing.layers import ProbedConv3d, ProbedConvTranspose3d, ProbedLayer
+from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
+from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.names import make_sketch
 
 PROBED: dict[type[nn.Module], type[ProbedLayer]] = {
@@ -71,7 +72,7 @@ def probe_model(network: nn.Module, sketch: str = "onebit", rank: int = 64) -> P
             if isinstance(module, ProbedLayer):
                 module.set_sketch(sketch, rank)
             else:
-                PROBED[type(module)].adopt(module, sketch, rank)
+                PROBED[type(module)].adopt(module, sketch, rank, 1)
             report.converted[name] = sketch
     return report
 

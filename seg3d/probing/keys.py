@@ -33,10 +33,13 @@ class ProbeKey:
         """The numbers, well mixed; different ``stream`` numbers give independent draws."""
         return np.random.SeedSequence([self.seed, self.step, self.layer, self.call, stream])
 
+    def number(self, stream: int) -> int:
+        """64 bits from :meth:`entropy`, as a signed integer."""
+        return int(self.entropy(stream).generate_state(1, np.uint64).view(np.int64)[0])
+
     def generator(self, device: torch.device | str, stream: int) -> torch.Generator:
         """A fresh generator on ``device``, seeded from :meth:`entropy`."""
-        (mixed,) = self.entropy(stream).generate_state(1, np.uint64)
-        return torch.Generator(device).manual_seed(int(mixed))
+        return torch.Generator(device).manual_seed(self.number(stream))
 
     def to_tensor(self) -> Tensor:
         """The four numbers as int64 on the CPU, to be saved for the backward pass.
@@ -51,3 +54,24 @@ class ProbeKey:
     def from_tensor(cls, numbers: Tensor) -> ProbeKey:
         """Undo :meth:`to_tensor`; any key does for a fake tensor, which has no numbers."""
         return cls(*numbers.tolist()) if type(numbers) is Tensor else cls()
+
+
+def random_words(number: int, counters: Tensor) -> Tensor:
+    """64 random bits for every counter (int64, not negative), whatever the device and order.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): number plus counter times the golden ratio,
+    well mixed. Counters make draws of any part of a volume possible without those before it.
+    """
+    words = (counters + 1) * _signed(0x9E3779B97F4A7C15) + number
+    words = (words ^ _shifted(words, 30)) * _signed(0xBF58476D1CE4E5B9)
+    words = (words ^ _shifted(words, 27)) * _signed(0x94D049BB133111EB)
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros; torch fills with the sign."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number

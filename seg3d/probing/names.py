@@ -4,33 +4,65 @@ from __future__ import annotations
 
 from seg3d.errors import UserError
 from seg3d.probing.probes import ProbeSketch
+from seg3d.probing.records import KeptSketch
 from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.sketches import Sketch
 
-SKETCHES = ("onebit", "2bit", "4bit", "independent", "multichannel", "orthogonal", "exact")
+FIXED_BITS = {"onebit": 1, "2bit": 2, "4bit": 4}
+PROBES = ("independent", "multichannel", "orthogonal")
+SKETCHES = ("rotated", *FIXED_BITS, *PROBES, "exact")
+BITS = (0.125, 0.25, 0.5, 1, 2, 4, "exact")
+
+Bits = float | str
 
 
-def make_sketch(name: str, rank: int = 64) -> Sketch | None:
-    """The sketch of this name, or None for ``exact``: keep the input itself.
-
-    Args:
-        name: one of :data:`SKETCHES`.
-        rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``; the
-            others take no notice. ``orthogonal`` never draws more than there are voxels.
+def check_sketch(name: str, rank: int = 64, bits: Bits = 1) -> None:
+    """Check the names and numbers by which a sketch is chosen.
 
     Raises:
-        UserError: the name is unknown, or the rank is not a positive integer.
+        UserError: the name is unknown, the rank is not a positive integer, or there is no sketch
+            of so many bits.
     """
     if name not in SKETCHES:
         raise UserError("there is no such sketch", given=name, legal=", ".join(SKETCHES))
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise UserError("the rank of a sketch must be positive", given=rank, legal="1, 2, 3, ...")
-    sketches = {
-        "onebit": RotatedSketch(bits=1),
-        "2bit": RotatedSketch(bits=2),
-        "4bit": RotatedSketch(bits=4),
+    if isinstance(bits, bool) or bits not in BITS:
+        raise UserError(
+            "there is no sketch of so many bits", given=bits, legal=", ".join(map(str, BITS))
+        )
+
+
+def make_sketch(name: str, rank: int = 64, bits: Bits = 1) -> Sketch | KeptSketch | None:
+    """The sketch of a convolution's input, or None for ``exact``: an ordinary layer.
+
+    Args:
+        name: one of :data:`SKETCHES`.
+        rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``; the
+            others take no notice. ``orthogonal`` never draws more than there are voxels.
+        bits: kept per voxel by ``rotated``, one of :data:`BITS`; the others take no notice.
+
+    Raises:
+        UserError: see :func:`check_sketch`.
+    """
+    check_sketch(name, rank, bits)
+    if name == "exact":
+        return None
+    probes = {
         "independent": ProbeSketch(rank),
         "multichannel": ProbeSketch(rank, across_channels=True),
         "orthogonal": ProbeSketch(rank, orthogonal=True),
     }
-    return sketches.get(name)
+    return probes[name] if name in probes else make_norm_sketch(name, bits)
+
+
+def make_norm_sketch(name: str, bits: Bits = 1) -> RotatedSketch | KeptSketch | None:
+    """The sketch of a norm layer's input, or None for ``exact``: an ordinary layer.
+
+    The published probes are sketches for convolutions only; with them, norm layers keep one bit.
+    """
+    if name == "exact":
+        return None
+    if name != "rotated":
+        return RotatedSketch(FIXED_BITS.get(name, 1))
+    return KeptSketch() if bits == "exact" else RotatedSketch(float(bits))

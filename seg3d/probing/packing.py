@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seg3d.probing.keys import random_words
+
 # Positive Lloyd-Max levels of N(0, 1): J. Max, "Quantizing for minimum distortion", IRE
 # Transactions on Information Theory, 1960, table I.
 POSITIVE_LEVELS = {
@@ -75,13 +77,17 @@ def unpack(packed: Tensor, table: Tensor) -> Tensor:
     return table.index_select(0, packed.flatten().int()).view(len(packed), -1)
 
 
-def random_signs(count: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """``count`` signs, +1 or -1, from one random number for every 64 of them."""
-    words = torch.randint(
-        -(2**63), 2**63 - 1, (-(-count // 64),), generator=generator, device=generator.device
-    )
-    table = torch.from_numpy(_sign_table()).to(generator.device, dtype, non_blocking=True)
-    return unpack(words.view(1, -1).view(torch.uint8), table).flatten()[:count]
+def random_signs(number: int, bricks: Tensor, voxels: int, dtype: torch.dtype) -> Tensor:
+    """Signs, +1 or -1, of the bricks with these numbers (int64): ``(bricks, voxels)``."""
+    words = -(-voxels // 64)
+    counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
+    table = torch.from_numpy(_sign_table()).to(bricks.device, dtype, non_blocking=True)
+    return unpack(random_words(number, counters).view(torch.uint8), table)[:, :voxels]
+
+
+def bit_table(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """``(256, 8)``, the bits of a byte as 0.0 and 1.0."""
+    return torch.from_numpy(_codes_of_bytes(1).astype(np.float32)).to(device, dtype)
 
 
 @lru_cache(maxsize=8)

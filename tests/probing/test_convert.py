@@ -133,7 +133,7 @@ def test_a_single_layer_and_a_change_of_mind() -> None:
 
 def test_a_bad_name_changes_nothing() -> None:
     network = nn.Sequential(nn.Conv3d(1, 1, 1))
-    with pytest.raises(UserError, match="(?s)given: hadamard.*legal: onebit, 2bit"):
+    with pytest.raises(UserError, match="(?s)given: hadamard.*legal: rotated, onebit, 2bit"):
         probe_model(network, "hadamard")
     assert type(network[0]) is nn.Conv3d
 

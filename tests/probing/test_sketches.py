@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seg3d.errors import UserError
-from seg3d.probing import SKETCHES, ProbeKey, make_sketch
+from seg3d.probing import ProbeKey, make_sketch
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.packing import POSITIVE_LEVELS, Codebook
 from seg3d.probing.rotated import RotatedSketch, haar_matrix
@@ -163,7 +163,7 @@ def test_bricks_in_chunks_do_not_change_the_law(
 ) -> None:
     x = torch.randn(2, 3, 9, 10, 11)
     whole = rebuilt(name, x)
-    monkeypatch.setattr("seg3d.probing.rotated.chunk_elements", lambda device: elements)
+    monkeypatch.setattr("seg3d.probing.chunks.chunk_elements", lambda x: elements)
     parts = rebuilt(name, x)
     energies = [(surrogate - x).square().mean().item() for surrogate in (whole, parts)]
     assert energies[0] == pytest.approx(energies[1], rel=0.15)
@@ -279,10 +279,12 @@ def test_bricks_fit_the_volume() -> None:
 
 
 def test_names_and_ranks_are_checked() -> None:
-    assert SKETCHES[0] == "onebit"
     assert make_sketch("exact") is None
-    with pytest.raises(UserError, match="onebit, 2bit, 4bit, independent"):
+    with pytest.raises(UserError, match="rotated, onebit, 2bit, 4bit, independent"):
         make_sketch("twobit")
     for rank in (0, -3, 1.5, True):
         with pytest.raises(UserError, match="rank"):
             make_sketch("independent", rank)  # type: ignore[arg-type]
+    for bits in (0, 3, 0.3, True, "auto"):
+        with pytest.raises(UserError, match="no sketch of so many bits"):
+            make_sketch("rotated", bits=bits)

@@ -1,0 +1,147 @@
+"""Activations that keep a few bits, or nothing at all if a norm layer has kept them already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seg3d.probing.chunks import bricks_of
+from seg3d.probing.keys import ProbeKey
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
+from seg3d.probing.names import make_norm_sketch
+from seg3d.probing.private import is_private
+from seg3d.probing.records import KeptSketch, Record, attach, is_one, record_of
+from seg3d.probing.rotated import Encoder, RotatedSketch
+
+
+class ProbedActivation(ProbedLayer):
+    """What the probed activations have in common: piecewise linear, with a kink at 0.
+
+    If a norm layer's record travels with the input, its signs are used; otherwise the input is
+    sketched, with its signs, for this layer and for the convolutions behind it. The gradient
+    with respect to the input is exact.
+    """
+
+    inplace: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Activate ``(B, C, D, H, W)``."""
+        if not (self.is_probing() and input.requires_grad and input.dim() == 5):
+            return super().forward(input)
+        record = record_of(input)
+        if record is None or not is_one(record.slope):
+            record = sketched_with_signs(
+                input.detach(), make_norm_sketch(self.sketch, self.bits), self.next_key()
+            )
+        z = _Activate.apply(input, self._slope(), record, getattr(self, "inplace", False))
+        attach(replace(record, slope=self._detached_slope()), z)
+        return z
+
+    def _slope(self) -> float | Tensor:
+        raise NotImplementedError
+
+    def _detached_slope(self) -> float | Tensor:
+        slope = self._slope()
+        return slope.detach() if isinstance(slope, Tensor) else slope
+
+
+class ProbedReLU(ProbedActivation, nn.ReLU):
+    """:class:`torch.nn.ReLU` in few bits."""
+
+    def _slope(self) -> float:
+        return 0.0
+
+
+class ProbedLeakyReLU(ProbedActivation, nn.LeakyReLU):
+    """:class:`torch.nn.LeakyReLU` in few bits."""
+
+    def _slope(self) -> float:
+        return self.negative_slope
+
+
+class ProbedPReLU(ProbedActivation, nn.PReLU):
+    """:class:`torch.nn.PReLU` in few bits; the gradient of its slope is random."""
+
+    def _slope(self) -> Tensor:
+        return self.weight
+
+
+class _Activate(ProbedFunction):
+    """The activation, with the record of its input for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, slope: float | Tensor, record: Record, inplace: bool
+    ) -> Tensor:
+        keeps_x = any(kept is x for kept in record.kept)
+        if isinstance(slope, Tensor):
+            z = F.prelu(x, slope.to(x.dtype))
+        elif inplace and not keeps_x:
+            z = F.leaky_relu_(x, slope)
+            ctx.mark_dirty(x)
+        else:
+            z = F.leaky_relu(x, slope)
+        activated = replace(record, slope=slope)
+        ctx.save_for_backward(*activated.tensors)
+        ctx.record = activated.without_tensors()
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
+        dx = dz if is_private(dz) else torch.empty_like(dz)
+        record = ctx.record.with_tensors(ctx.saved_tensors)
+        with torch.autocast(dz.device.type, enabled=False):
+            dslope = activate_backward(dz, dx, record, ctx.needs_input_grad[1])
+        return dx, dslope, None, None
+
+
+def sketched_with_signs(
+    x: Tensor, sketch: RotatedSketch | KeptSketch | None, key: ProbeKey
+) -> Record:
+    """The record of ``x = v``, with what is positive in it."""
+    assert sketch is not None
+    if isinstance(sketch, KeptSketch):
+        return Record(sketch, x.shape, 1.0, key.to_tensor(), (), (x,))
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        encoder = Encoder(sketch, x, key, signed=True)
+        for where, numbers in bricks_of(encoder.grid, x):
+            rows = encoder.grid.read(x, where, encoder.dtype)
+            encoder.put(rows, numbers, rows > 0)
+    return Record(sketch, x.shape, 1.0, key.to_tensor(), (), encoder.kept)
+
+
+def activate_backward(dz: Tensor, dx: Tensor, record: Record, with_slope: bool) -> Tensor | None:
+    """Write the gradient with respect to the input into dx, which may be dz.
+
+    Args:
+        dz: gradient with respect to the output, ``(B, C, D, H, W)``.
+        dx: of the same shape.
+        record: of the input, with the slope of the activation.
+        with_slope: whether the gradient with respect to the slope, a tensor, is wanted.
+
+    Returns:
+        That gradient, or None.
+    """
+    rebuilder = record.open(dz.dtype)
+    grid = rebuilder.grid
+    total = torch.zeros(grid.batch, grid.channels, dtype=rebuilder.dtype, device=dz.device)
+    for where, numbers in rebuilder.chunks():
+        rows = grid.read(dz, where, rebuilder.dtype, "constant")
+        if with_slope:
+            v, positive = rebuilder.signed(where, numbers)
+            negative_part = rebuilder.argument(v, where) * rows * (1 - positive)
+            total[where[0]] += grid.gather(negative_part.sum(1), where)
+        else:
+            positive = rebuilder.positive(where, numbers)
+        grid.write(dx, where, rebuilder.slopes(positive, where).mul_(rows))
+    if not with_slope:
+        return None
+    assert isinstance(record.slope, Tensor)
+    per_channel = total.sum(0)
+    dslope = per_channel if record.slope.numel() > 1 else per_channel.sum(0, keepdim=True)
+    return dslope.to(record.slope.dtype)

@@ -1,0 +1,53 @@
+"""How much is done at a time: what fits a CPU's cache, or what keeps a GPU busy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from seg3d.probing.bricks import BrickGrid, Slices
+
+Part = TypeVar("Part")
+
+
+def chunk_elements(x: Tensor) -> int:
+    """Elements of a chunk of bricks, of which there are a few copies at a time."""
+    return 1 << 18 if _on_cpu(x) else 1 << 21
+
+
+def slab_elements(x: Tensor) -> int:
+    """Elements of a slab of a convolution."""
+    return 1 << 22 if _on_cpu(x) else 1 << 23
+
+
+def bricks_of(
+    grid: BrickGrid, x: Tensor, samples: slice | None = None, depths: slice | None = None
+) -> Iterator[tuple[Slices, slice]]:
+    """The chunks of ``grid`` in which work on ``x`` is best done; see :meth:`BrickGrid.chunks`."""
+    return telling(grid.chunks(chunk_elements(x), samples, depths), x)
+
+
+def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
+    """All parts of the work on ``x``; of a fake tensor the first two and the last.
+
+    Fake tensors, with which memory is measured, have no values, and every part takes the memory
+    of the one before.
+    """
+    if not isinstance(x, FakeTensor):
+        yield from parts
+        return
+    last = None
+    for index, part in enumerate(parts):
+        last = None if index < 2 else part
+        if index < 2:
+            yield part
+    if last is not None:
+        yield last
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether ``x`` is really there, and on a CPU; fake tensors stand for those on a GPU."""
+    return x.device.type == "cpu" and not isinstance(x, FakeTensor)

@@ -1,0 +1,337 @@
+"""Convolutions that keep a sketch of their input, instead of it, for the weight gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seg3d.probing.chunks import slab_elements, telling
+from seg3d.probing.keys import ProbeKey
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
+from seg3d.probing.names import make_sketch
+from seg3d.probing.private import is_private
+from seg3d.probing.records import KeptSketch, ProbeRecord, Record, attach, record_of, sketched
+from seg3d.probing.rotated import RotatedSketch
+from seg3d.probing.sketches import Sketch
+from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, rows_of
+
+CUDNN_LIMIT = 2**31  # elements, above which cuDNN's 3D convolutions need huge workspaces
+
+
+class ProbedConvolution(ProbedLayer):
+    """What :class:`ProbedConv3d` and :class:`ProbedConvTranspose3d` have in common.
+
+    The output and the gradients with respect to input and bias are exactly those of the
+    ordinary layer, while the weight gradient comes from a sketch of the input.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def is_probing(self) -> bool:
+        return super().is_probing() and self.weight.requires_grad
+
+    def _probed(self, x: Tensor, record: Record | None, geometry: Geometry) -> Tensor:
+        batched = x.dim() == 5
+        y = self._apply_function(x if batched else x.unsqueeze(0), record, geometry)
+        return y if batched else y.squeeze(0)
+
+    def _apply_function(
+        self,
+        x: Tensor,
+        record: Record | None,
+        geometry: Geometry,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        onto: Tensor | None = None,
+        with_skip: bool = False,
+    ) -> Any:
+        x = _autocast(x)
+        key = self.next_key()
+        sketch = make_sketch(self.sketch, self.rank, self.bits)
+        own = record if record is not None and _serves(record, sketch) else None
+        whole = weight is None
+        return _Convolve.apply(
+            x,
+            self.weight if weight is None else weight,
+            self.bias if whole else bias,
+            onto,
+            geometry,
+            sketch if own is None else own,
+            key,
+            with_skip,
+        )
+
+
+class ProbedConv3d(ProbedConvolution, nn.Conv3d):
+    """:class:`torch.nn.Conv3d` with a sketched weight gradient; see :class:`ProbedLayer`.
+
+    Args:
+        *args, **kwargs: those of :class:`torch.nn.Conv3d`.
+        sketch: name of the sketch, one of ``seg3d.probing.SKETCHES``.
+        rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``; the other
+            sketches have no use for it.
+        bits: kept per voxel by ``rotated``.
+
+    Raises:
+        UserError: the sketch is unknown, or the rank or the bits are not legal.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
+        if not self.is_probing():
+            return super().forward(input)
+        x, padding = self._padded(input)
+        return self._probed(x, record_of(x), self._geometry(padding))
+
+    def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolution of ``x``, and x for another use, such as a skip connection.
+
+        Autograd adds the gradients of two uses of x in a third tensor; here that of the
+        convolution is added, slab by slab, to the other use's, in place if that is allowed.
+
+        Args:
+            x: ``(B, C, D, H, W)``.
+
+        Returns:
+            ``(B, C_out, D', H', W')``, and x or a view of it.
+        """
+        if not (self.is_probing() and x.requires_grad and _autocast(x) is x):
+            return self(x), x
+        padded, padding = self._padded(x)
+        if padded is not x:
+            return self(x), x
+        record = record_of(x)
+        y, skip = self._apply_function(x, record, self._geometry(padding), with_skip=True)
+        if record is not None:
+            attach(record, skip)
+        return y, skip
+
+    def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
+        """The convolution of the parts' concatenation along the channels, without making it.
+
+        The weights apply to the channels of the last part first (conv(cat(a, b)) = conv_a(a) +
+        conv_b(b)), so that it may be gone before the others are made.
+
+        Args:
+            parts: functions that return ``(B, C_i, D, H, W)``; called last to first, and the
+                result is let go at once.
+
+        Returns:
+            ``(B, C_out, D', H', W')``.
+        """
+        if not self.is_probing():
+            return self(torch.cat([part() for part in parts], dim=1))
+        y: Tensor | None = None
+        stop = self.in_channels
+        for part in reversed(parts):
+            y, stop = self._of_channels(part(), stop, y)
+        assert y is not None
+        return y
+
+    def _of_channels(self, x: Tensor, stop: int, onto: Tensor | None) -> tuple[Tensor, int]:
+        start = stop - x.shape[1]
+        bias = self.bias if onto is None else None
+        weight = self.weight[:, start:stop]
+        assert self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        geometry = self._geometry(self.padding)
+        return self._apply_function(x, record_of(x), geometry, weight, bias, onto), start
+
+    def _geometry(self, padding: tuple[int, ...]) -> Geometry:
+        return Geometry(self.stride, padding, self.dilation, False, (0, 0, 0), self.groups)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Pad x where the convolution itself cannot; returns it and the padding left to do."""
+        both_sides = self._reversed_padding_repeated_twice  # (W, W, H, H, D, D)
+        if self.padding_mode != "zeros":
+            return F.pad(x, both_sides, mode=self.padding_mode), (0, 0, 0)
+        if not isinstance(self.padding, str):
+            return x, self.padding
+        # "same" with an even kernel wants one voxel more behind than before.
+        before, behind = both_sides[0::2], both_sides[1::2]
+        excess = [n for b, e in zip(before, behind, strict=True) for n in (0, e - b)]
+        return (F.pad(x, excess) if any(excess) else x), tuple(reversed(before))
+
+
+class ProbedConvTranspose3d(ProbedConvolution, nn.ConvTranspose3d):
+    """:class:`torch.nn.ConvTranspose3d` with a sketched weight gradient.
+
+    Arguments and errors are as for :class:`ProbedConv3d`.
+    """
+
+    padding: tuple[int, ...]  # never a word, as it can be in a Conv3d
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
+        if not self.is_probing():
+            return super().forward(input, output_size)
+        spatial_axes = 3
+        output_padding = self._output_padding(
+            input,
+            output_size,
+            list(self.stride),
+            list(self.padding),
+            list(self.kernel_size),
+            spatial_axes,
+            list(self.dilation),
+        )
+        geometry = Geometry(
+            self.stride, self.padding, self.dilation, True, tuple(output_padding), self.groups
+        )
+        return self._probed(input, record_of(input), geometry)
+
+
+def _serves(record: Record, sketch: Sketch | KeptSketch | None) -> bool:
+    """Whether a record of x will do for a layer that asks for this sketch."""
+    if isinstance(sketch, KeptSketch):
+        return isinstance(record.sketch, KeptSketch)
+    return isinstance(sketch, RotatedSketch)
+
+
+class _Convolve(ProbedFunction):
+    """``torch.convolution``, added to ``onto`` if given, that remembers a record or sketch of x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        onto: Tensor | None,
+        geometry: Geometry,
+        source: Record | ProbeRecord | Sketch | KeptSketch,
+        key: ProbeKey,
+        with_skip: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        y = convolve(x, weight.to(x.dtype), _to(bias, x.dtype), geometry, onto)
+        if onto is not None:
+            ctx.mark_dirty(onto)
+        if not isinstance(source, Record | ProbeRecord):
+            source = sketched(x, source, key)
+        ctx.save_for_backward(weight, *source.tensors)
+        ctx.source = source.without_tensors()
+        ctx.geometry, ctx.bias_dtype = geometry, None if bias is None else bias.dtype
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.channels_last = not x.is_contiguous() and x.is_contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        return (y, x.view_as(x)) if with_skip else y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, dskip: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
+        if dskip is not None and not is_private(dskip):
+            dskip = dskip.clone()
+        weight, *tensors = ctx.saved_tensors
+        layout = torch.channels_last_3d if ctx.channels_last else torch.contiguous_format
+
+        def allocate(shape: list[int]) -> Tensor:
+            return torch.empty(shape, dtype=ctx.dtype, device=dy.device, memory_format=layout)
+
+        wanted = list(ctx.needs_input_grad[:3])
+        fill, step = _nothing, 1
+        if wanted[1]:
+            fill, step = ctx.source.with_tensors(tuple(tensors)).filler(ctx.dtype)
+        x = RollingRows(ctx.shape, allocate, step, fill)
+        cast = weight.to(ctx.dtype)
+        with torch.autocast(dy.device.type, enabled=False):
+            dx, dw, db = convolution_backward(dy, x, cast, ctx.geometry, wanted, dskip)
+        onto = dy if ctx.needs_input_grad[3] else None
+        return dx, _to(dw, weight.dtype), _to(db, ctx.bias_dtype), onto, None, None, None, None
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None
+) -> Tensor:
+    """``torch.convolution``, in slabs if it is to be added to ``onto`` in place or is huge."""
+    if onto is None and geometry.elements(x.shape, weight.shape) < CUDNN_LIMIT:
+        return geometry.convolve(x, weight, bias)
+    shape = geometry.output_shape(x.shape, weight.shape) if onto is None else onto.shape
+    out = x.new_empty(shape) if onto is None else onto
+    inner = geometry.without_depth_padding()
+    overlap = OverlapAdd(out, empty=True)
+    for slab in telling(geometry.slabs(x.shape, shape, slab_elements(x)), x):
+        samples, window = slab.samples, geometry.window(slab, weight.shape[2])
+        if geometry.transposed:
+            rows = x[samples, :, slab.first : slab.last]
+            overlap.add(samples, *window, inner.convolve(rows, weight, None))
+        else:
+            rows = inner.convolve(rows_of(x, samples, *window), weight, bias)
+            target = out[samples, :, slab.first : slab.last]
+            target.copy_(rows) if onto is None else target.add_(rows)
+    if geometry.transposed:
+        overlap.finish()
+        if bias is not None:
+            out += bias.view(1, -1, 1, 1, 1)
+    return out
+
+
+def convolution_backward(
+    dy: Tensor,
+    x: RollingRows,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: list[bool],
+    onto: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients with respect to x, weight and bias, the latter two in float32 or better.
+
+    Args:
+        dy: ``(B, C_out, D', H', W')``.
+        x: gives the rows of x, or of its surrogate.
+        weight: in dy's type.
+        geometry: of the convolution.
+        wanted: which of the three gradients.
+        onto: to which the gradient with respect to x is to be added in place, or None.
+    """
+    first, *others = geometry.slabs(x.shape, dy.shape, slab_elements(dy))
+    if not others:
+        # The library's own gradients, to the last bit.
+        dx, dw, db = geometry.backward(dy, x.rows(first.samples, 0, x.shape[2]), weight, wanted)
+        return dx if onto is None else onto.add_(dx), dw, db
+    total: OverlapAdd | None = None
+    if wanted[0]:
+        out = x.allocate(list(x.shape)) if onto is None else onto
+        total = OverlapAdd(out, empty=onto is None)
+    inner = geometry.without_depth_padding()
+    sums: list[Tensor | None] = [None, None]
+    for slab in telling((first, *others), dy):
+        samples, rows = slab.samples, (slab.first, slab.last)
+        window = geometry.window(slab, weight.shape[2])
+        if geometry.transposed:
+            rows, window = window, rows
+        # x in ``window`` and y in ``rows`` belong together.
+        part = inner.backward(rows_of(dy, samples, *rows), x.rows(samples, *window), weight, wanted)
+        if total is not None:
+            total.add(samples, *window, part[0])
+        sums = [_added(*pair) for pair in zip(sums, part[1:], strict=True)]
+    if total is not None:
+        total.finish()
+    return None if total is None else total.out, sums[0], sums[1]
+
+
+def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    if part is None:
+        return total
+    part = part.to(torch.promote_types(part.dtype, torch.float32))
+    return part if total is None else total.add_(part)
+
+
+def _to(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    return tensor if tensor is None else tensor.to(dtype)
+
+
+def _nothing(out: Tensor, samples: slice, units: slice) -> None:
+    """Leave rows as they are whose values do not matter."""
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """Cast as autocast casts the arguments of a convolution; outside autocast do nothing."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
+        return tensor.to(torch.get_autocast_dtype(device))
+    return tensor

@@ -1,0 +1,296 @@
+"""Norm layers, with the activation behind them, that keep bits instead of tensors.
+
+With v = (y - mean) / sigma the output is z = act(gamma v + beta). Let dn = act' dz; then
+
+    dy = (gamma dn - mean(gamma dn) - v mean(gamma v dn)) / sigma,
+
+where the means are over what the norm is over (Ioffe and Szegedy, arXiv 1502.03167; Ulyanov,
+Vedaldi and Lempitsky, arXiv 1607.08022; Wu and He, arXiv 1803.08494). act' needs the sign of
+gamma v + beta, which is kept as one exact bit a voxel. v itself is needed in a term of rank one
+only, which is small; there a sketch of v serves, whose mean is v. The sketch is random in the
+same way twice, in v and in mean(gamma v dn): of order 1 / voxels, which is no matter where
+volumes are large (and where they are small, v is best kept as it is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seg3d.probing.bricks import BrickGrid
+from seg3d.probing.chunks import bricks_of, chunk_elements, telling
+from seg3d.probing.keys import ProbeKey
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
+from seg3d.probing.names import make_norm_sketch
+from seg3d.probing.private import is_private
+from seg3d.probing.records import KeptSketch, Record, attach
+from seg3d.probing.rotated import Encoder, RotatedSketch
+from seg3d.probing.sketches import working_dtype
+
+Pool = Callable[[Tensor], Tensor]
+
+
+class ProbedNorm(ProbedLayer):
+    """What the probed norm layers have in common.
+
+    Attributes:
+        slope: of a (leaky) ReLU that follows at once and is applied here, or None.
+        inplace: write the output over the input, of which nobody else may have need.
+    """
+
+    eps: float
+    slope: float | None
+    inplace: bool
+
+    def _become_probed(self, *choice: Any) -> None:
+        super()._become_probed(*choice)
+        self.slope, self.inplace = None, False
+
+    def activate(self, slope: float, inplace: bool) -> None:
+        """Apply a (leaky) ReLU as well; see :attr:`slope` and :attr:`inplace`."""
+        self.slope, self.inplace = slope, inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, C, D, H, W)``, and activate if there is a :attr:`slope`."""
+        if not (self.is_probing() and input.requires_grad and input.dim() == 5):
+            y = super().forward(input)
+            return y if self.slope is None else F.leaky_relu_(y, self.slope)
+        scale, offset = self._scale_and_offset(input)
+        records: list[Record] = []
+        z = _Normalise.apply(
+            input,
+            getattr(self, "weight", None),
+            getattr(self, "bias", None),
+            Normalisation(scale, offset, self._pool(input), self.slope),
+            make_norm_sketch(self.sketch, self.bits),
+            self.next_key(),
+            self.inplace,
+            records,
+        )
+        attach(records[0], z)
+        return z
+
+    def _pool(self, x: Tensor) -> Pool:
+        """What takes ``(B, C)`` to means over all that is normalised together."""
+        raise NotImplementedError
+
+    def _scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, C)`` each, with v = x * scale + offset."""
+        mean, variance = pooled_moments(x.detach(), self._pool(x))
+        scale = (variance + self.eps).rsqrt()
+        return scale, -mean * scale
+
+
+class ProbedInstanceNorm3d(ProbedNorm, nn.InstanceNorm3d):
+    """:class:`torch.nn.InstanceNorm3d` without running statistics, in few bits."""
+
+    def _pool(self, x: Tensor) -> Pool:
+        return lambda values: values
+
+
+class ProbedGroupNorm(ProbedNorm, nn.GroupNorm):
+    """:class:`torch.nn.GroupNorm` of volumes in few bits."""
+
+    def _pool(self, x: Tensor) -> Pool:
+        groups = self.num_groups
+
+        def pool(values: Tensor) -> Tensor:
+            grouped = values.view(len(values), groups, -1)
+            return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
+
+        return pool
+
+
+class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
+    """:class:`torch.nn.BatchNorm3d` in few bits."""
+
+    def _pool(self, x: Tensor) -> Pool:
+        return lambda values: values.mean(0, keepdim=True).expand_as(values)
+
+    def _scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = pooled_moments(x.detach(), self._pool(x))
+        if self.track_running_stats:
+            self._track(mean[0], variance[0], x.numel() // x.shape[1])
+        scale = (variance + self.eps).rsqrt()
+        return scale, -mean * scale
+
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics as torch does, the variance being the unbiased one."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:
+            share = 1.0 / self.num_batches_tracked.float()
+        else:
+            share = torch.as_tensor(self.momentum)
+        unbiased = variance * (count / max(1, count - 1))
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.lerp_(value.to(running.dtype), share.to(running))
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a norm layer does to this batch.
+
+    Attributes:
+        scale: ``(B, C)``, v = y * scale + offset.
+        offset: ``(B, C)``.
+        pool: takes ``(B, C)`` to means over all that is normalised together.
+        slope: of the activation behind, or None.
+    """
+
+    scale: Tensor
+    offset: Tensor
+    pool: Pool
+    slope: float | None
+
+
+class _Normalise(ProbedFunction):
+    """Normalise, activate, and keep a :class:`Record` (appended to ``records``)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        normalisation: Normalisation,
+        sketch: RotatedSketch | KeptSketch,
+        key: ProbeKey,
+        inplace: bool,
+        records: list[Record],
+    ) -> Tensor:
+        inplace = inplace and isinstance(sketch, RotatedSketch)
+        z = y if inplace else torch.empty_like(y)
+        with torch.autocast(y.device.type, enabled=False):
+            record = normalise(y, z, weight, bias, normalisation, sketch, key)
+        if inplace:
+            ctx.mark_dirty(y)
+        records.append(record)
+        ctx.record = record.without_tensors()
+        ctx.save_for_backward(*record.tensors)
+        ctx.scale, ctx.pool = normalisation.scale, normalisation.pool
+        ctx.weight_dtype = None if weight is None else weight.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
+        dy = dz if is_private(dz) else torch.empty_like(dz)
+        record = ctx.record.with_tensors(ctx.saved_tensors)
+        with torch.autocast(dz.device.type, enabled=False):
+            dweight, dbias = normalise_backward(dz, dy, record, ctx.scale, ctx.pool)
+        wanted = ctx.needs_input_grad
+        return (
+            dy,
+            dweight.to(ctx.weight_dtype) if wanted[1] else None,
+            dbias.to(ctx.bias_dtype) if wanted[2] else None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def normalise(
+    y: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    normalisation: Normalisation,
+    sketch: RotatedSketch | KeptSketch,
+    key: ProbeKey,
+) -> Record:
+    """Write act(gamma v + beta) into z, which may be y, and return what is to be kept.
+
+    Args:
+        y: ``(B, C, D, H, W)``.
+        z: of the same shape.
+        weight: gamma, ``(C,)``; None for ones.
+        bias: beta, ``(C,)``; None for zeros.
+        normalisation: v, and the activation.
+        sketch: of v.
+        key: of the sketch.
+    """
+    scale, offset = normalisation.scale, normalisation.offset
+    slope = 1.0 if normalisation.slope is None else normalisation.slope
+    gain = torch.ones_like(scale) if weight is None else weight.to(scale).expand_as(scale)
+    shift = torch.zeros_like(scale) if bias is None else bias.to(scale).expand_as(scale)
+    affine = (gain.contiguous(), shift.contiguous())
+    grid = BrickGrid.of(y.shape, sketch.voxels)
+    encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
+    for where, numbers in bricks_of(grid, y):
+        columns = [grid.spread(values, where) for values in (scale, offset, *affine)]
+        v = torch.addcmul(columns[1], grid.read(y, where, scale.dtype), columns[0])
+        n = torch.addcmul(columns[3], v, columns[2])
+        if encoder is not None:
+            encoder.put(v, numbers, n > 0)
+        grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
+    kept = (y, scale, offset) if encoder is None else encoder.kept
+    return Record(sketch, y.shape, slope, key.to_tensor(), affine, kept)
+
+
+def normalise_backward(
+    dz: Tensor, dy: Tensor, record: Record, scale: Tensor, pool: Pool
+) -> tuple[Tensor, Tensor]:
+    """Write the gradient with respect to y into dy, which may be dz.
+
+    Args:
+        dz: gradient with respect to the output, ``(B, C, D, H, W)``.
+        dy: of the same shape.
+        record: of v, and of the activation.
+        scale: dv / dy at fixed statistics, ``(B, C)``.
+        pool: takes ``(B, C)`` to means over all that is normalised together.
+
+    Returns:
+        The gradients with respect to gamma and beta, ``(C,)``.
+    """
+    rebuilder = record.open(dz.dtype)
+    grid, dtype = rebuilder.grid, rebuilder.dtype
+    sums = torch.zeros(2, grid.batch, grid.channels, dtype=dtype, device=dz.device)
+    for where, numbers in rebuilder.chunks():
+        v, positive = rebuilder.signed(where, numbers)
+        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype, "constant"))
+        sums[0, where[0]] += grid.gather(dn.sum(1), where)
+        sums[1, where[0]] += grid.gather(dn.mul_(v).sum(1), where)
+    gain = record.affine[0]
+    voxels = dz[0, 0].numel()
+    columns = torch.stack([scale * gain, *(-scale * pool(gain * total / voxels) for total in sums)])
+    for where, numbers in rebuilder.chunks():
+        v, positive = rebuilder.signed(where, numbers)
+        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype, "constant"))
+        factor, constant, along = (grid.spread(values, where) for values in columns)
+        grid.write(dy, where, torch.addcmul(constant, dn, factor).addcmul_(v, along))
+    return sums[1].sum(0), sums[0].sum(0)
+
+
+def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance over all that is normalised together: ``(B, C)`` each.
+
+    Of each part of y in two passes, while it is in the cache; the parts are put together by
+    Chan, Golub and LeVeque's formula (Stanford STAN-CS-79-773, 1979).
+    """
+    dtype = working_dtype(y.dtype)
+    rows = max(1, chunk_elements(y) * y.shape[2] // max(1, y[0].numel()))
+    parts = y.split(rows, dim=2)
+    means = y.new_zeros(len(parts), *y.shape[:2], dtype=dtype)
+    squares = y.new_zeros(*y.shape[:2], dtype=dtype)
+    for part, sample in telling(product(range(len(parts)), range(len(y))), y):
+        flat = parts[part][sample].to(dtype).flatten(1)
+        means[part, sample] = flat.mean(1)
+        deviation = torch.linalg.vector_norm(flat - means[part, sample, :, None], dim=1)
+        squares[sample] += deviation.square()
+    shares = torch.tensor([part.shape[2] / y.shape[2] for part in parts], dtype=dtype)
+    weights = shares.to(y.device)[:, None, None]
+    mean = (weights * means).sum(0)
+    variance = squares / y[0, 0].numel() + (weights * (means - mean).square()).sum(0)
+    pooled = pool(mean)
+    return pooled, pool(variance + (mean - pooled).square())

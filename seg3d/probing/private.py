@@ -1,0 +1,65 @@
+"""Whether a gradient may be overwritten: only if it can be proved that nobody else holds it."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_private(gradient: Tensor) -> bool:
+    """Whether the caller, the ``backward`` of an autograd Function, alone holds ``gradient``.
+
+    Autograd hands one and the same tensor to all consumers of a sum, to hooks and to users, so
+    that writing into it would corrupt what the others see. The references to the tensor, to its
+    Python object and to its storage are counted, and compared with the counts in a graph in
+    which there is no other holder. Whatever is not understood counts as not private.
+
+    Args:
+        gradient: a local variable of ``backward``, to which it has no second reference.
+    """
+    return (
+        _holders(gradient) == _holders_of_a_private_gradient()
+        and gradient._base is None
+        and gradient.untyped_storage().nbytes() == gradient.numel() * gradient.element_size()
+        and (
+            gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last_3d)
+        )
+    )
+
+
+def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
+    try:
+        storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+        return tensor._use_count(), sys.getrefcount(tensor), storage  # type: ignore[attr-defined]
+    except AttributeError:
+        return None  # an older torch, which does not tell
+
+
+@lru_cache(maxsize=1)
+def _holders_of_a_private_gradient() -> tuple[int, int, int] | str:
+    """The counts that a backward pass sees whose gradient comes straight from another one's."""
+    seen: list[tuple[int, int, int] | None] = []
+
+    class Witness(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            seen.append(_counted(gradient))
+            return gradient.clone()
+
+    with torch.enable_grad():
+        x = torch.zeros(2, requires_grad=True)
+        Witness.apply(Witness.apply(x)).sum().backward()
+    return seen[-1] or "unknown"
+
+
+def _counted(gradient: Tensor) -> tuple[int, int, int] | None:
+    """As deep in the stack as :func:`is_private` is when it counts."""
+    return _holders(gradient)

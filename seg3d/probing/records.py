@@ -1,0 +1,228 @@
+"""What is remembered of a tensor instead of the tensor, and handed from layer to layer.
+
+A norm layer remembers a sketch of its normalised input v and which voxels of its output are
+positive. Whatever follows needs no more: the activation's gradient depends on the signs alone,
+and a convolution's input x = act(gain v + shift) is linear in v where its sign is known, so
+that the surrogate of v gives one for x whose mean is x. The record travels with the tensor, and
+a convolution that finds one on its input keeps nothing of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seg3d.probing.bricks import BrickGrid, Slices
+from seg3d.probing.chunks import bricks_of
+from seg3d.probing.keys import ProbeKey
+from seg3d.probing.rotated import Decoder, RotatedSketch
+from seg3d.probing.sketches import Sketch, working_dtype
+
+Chunk = tuple[Slices, slice]
+Fill = Callable[[Tensor, slice, slice], None]
+
+
+@dataclass(frozen=True)
+class KeptSketch:
+    """Keeps the tensor itself: no noise, for layers where that costs little.
+
+    Attributes:
+        voxels: largest number of voxels of a brick; bricks are but the order of the work.
+    """
+
+    voxels: int = 128
+
+
+@dataclass(frozen=True)
+class Record:
+    """How to rebuild ``x = act(gain * v + shift)``, bit by bit.
+
+    Attributes:
+        sketch: how v is kept.
+        shape: of x, ``(B, C, D, H, W)``.
+        slope: of the activation where ``gain * v + shift`` is negative: 0 for a ReLU, 1 for
+            none at all, a tensor ``(C,)`` for a PReLU.
+        key: of the sketch.
+        affine: gain and shift, ``(B, C)`` each; empty if x is v.
+        kept: what the sketch keeps; a :class:`KeptSketch` keeps the tensor y that v is the
+            normalised form of, v = y * scale + offset, and these, ``(B, C)``.
+    """
+
+    sketch: RotatedSketch | KeptSketch
+    shape: torch.Size
+    slope: float | Tensor
+    key: Tensor
+    affine: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is kept, for ``save_for_backward``."""
+        slope = (self.slope,) if isinstance(self.slope, Tensor) else ()
+        return *slope, self.key, *self.affine, *self.kept
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Record:
+        """This record with :attr:`tensors` as autograd gives them back."""
+        rest = iter(tensors)
+        slope = next(rest) if isinstance(self.slope, Tensor) else self.slope
+        key = next(rest)
+        affine = tuple(next(rest) for _ in self.affine)
+        return replace(self, slope=slope, key=key, affine=affine, kept=tuple(rest))
+
+    def without_tensors(self) -> Record:
+        """What is left of this record for :meth:`with_tensors` to complete."""
+        nothing = torch.empty(0)
+        slope = nothing if isinstance(self.slope, Tensor) else self.slope
+        affine = (nothing,) * len(self.affine)
+        return replace(self, slope=slope, key=nothing, affine=affine, kept=())
+
+    def filler(self, dtype: torch.dtype) -> tuple[Fill, int]:
+        """What writes the surrogate of x, and the number of depth rows that go together."""
+        if isinstance(self.sketch, KeptSketch) and not self.affine and is_one(self.slope):
+            return partial(_copy_rows, self.kept[0]), 1
+        rebuilder = self.open(dtype)
+        return rebuilder.fill, rebuilder.grid.edges[0]
+
+    def open(self, dtype: torch.dtype) -> Rebuilder:
+        """Begin to rebuild, in the precision that suits tensors of ``dtype``."""
+        return Rebuilder(self, working_dtype(dtype))
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """The same for the published probes, which see the whole volume at once.
+
+    Attributes:
+        sketch: the probes.
+        shape: of x.
+        kept: the key, and what the sketch keeps.
+    """
+
+    sketch: Sketch
+    shape: torch.Size
+    kept: tuple[Tensor, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is kept."""
+        return self.kept
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> ProbeRecord:
+        """This record with :attr:`tensors` as autograd gives them back."""
+        return replace(self, kept=tensors)
+
+    def without_tensors(self) -> ProbeRecord:
+        """What is left of this record for :meth:`with_tensors` to complete."""
+        return replace(self, kept=())
+
+    def filler(self, dtype: torch.dtype) -> tuple[Fill, int]:
+        """What writes the surrogate of x, and the number of depth rows that go together."""
+        key, *kept = self.kept
+        whole = self.sketch.surrogate(tuple(kept), self.shape, dtype, ProbeKey.from_tensor(key))
+        return partial(_copy_rows, whole), 1
+
+
+def sketched(x: Tensor, sketch: Sketch | KeptSketch, key: ProbeKey) -> Record | ProbeRecord:
+    """The record of an x that has none."""
+    number = key.to_tensor()
+    if isinstance(sketch, KeptSketch):
+        return Record(sketch, x.shape, 1.0, number, (), (x,))
+    kept = sketch.compress(x, key)
+    if isinstance(sketch, RotatedSketch):
+        return Record(sketch, x.shape, 1.0, number, (), kept)
+    return ProbeRecord(sketch, x.shape, (number, *kept))
+
+
+def _copy_rows(x: Tensor, out: Tensor, samples: slice, rows: slice) -> None:
+    out.copy_(x[samples, :, rows])
+
+
+class Rebuilder:
+    """Rebuilds what a :class:`Record` stands for, chunk by chunk."""
+
+    def __init__(self, record: Record, dtype: torch.dtype) -> None:
+        self.record = record
+        self.grid = BrickGrid.of(record.shape, record.sketch.voxels)
+        self.dtype = dtype
+        self.device = record.kept[0].device
+        self._decoder: Decoder | None = None
+        if isinstance(record.sketch, RotatedSketch):
+            key = ProbeKey.from_tensor(record.key)
+            self._decoder = Decoder(record.sketch, record.shape, record.kept, key, dtype)
+
+    def chunks(self, samples: slice | None = None, depths: slice | None = None) -> Iterator[Chunk]:
+        """The chunks in which it is best done."""
+        return bricks_of(self.grid, self.record.kept[0], samples, depths)
+
+    def values(self, where: Slices, numbers: slice) -> tuple[Tensor, Tensor | None]:
+        """Surrogate of v, ``(bricks, voxels)``, and where x is positive (1.0 or 0.0)."""
+        if self._decoder is not None:
+            return self._decoder.rows(where, numbers)
+        y, *normalised = self.record.kept
+        rows = self.grid.read(y, where, self.dtype)
+        if normalised:
+            rows = self._affine(rows, normalised, where)
+        return rows, (self.argument(rows, where) > 0).to(self.dtype)
+
+    def signed(self, where: Slices, numbers: slice) -> tuple[Tensor, Tensor]:
+        """The same of a record that knows what is positive: all but those of convolutions."""
+        rows, positive = self.values(where, numbers)
+        assert positive is not None
+        return rows, positive
+
+    def argument(self, v: Tensor, where: Slices) -> Tensor:
+        """What the activation is applied to: gain * v + shift."""
+        return self._affine(v, self.record.affine, where) if self.record.affine else v
+
+    def positive(self, where: Slices, numbers: slice) -> Tensor:
+        """Where x is positive: 1.0 or 0.0, ``(bricks, voxels)``."""
+        if self._decoder is not None:
+            return self._decoder.positive(numbers)
+        return self.signed(where, numbers)[1]
+
+    def slopes(self, positive: Tensor, where: Slices) -> Tensor:
+        """The derivative of the activation."""
+        return slopes_where(positive, self.record.slope, self.grid, where)
+
+    def fill(self, out: Tensor, samples: slice, depths: slice) -> None:
+        """Write the surrogate of x for these samples and depth bricks into ``out``."""
+        for where, numbers in self.chunks(samples, depths):
+            v, positive = self.values(where, numbers)
+            rows = self.argument(v, where)
+            if positive is not None and not is_one(self.record.slope):
+                rows *= self.slopes(positive, where)
+            self.grid.write(out, where, rows, (samples.start, depths.start))
+
+    def _affine(self, rows: Tensor, gain_and_shift: Any, where: Slices) -> Tensor:
+        gain, shift = (self.grid.spread(part.to(self.dtype), where) for part in gain_and_shift)
+        return torch.addcmul(shift, rows, gain)
+
+
+def slopes_where(positive: Tensor, slope: float | Tensor, grid: BrickGrid, where: Slices) -> Tensor:
+    """1 where ``positive`` is 1.0 and ``slope`` where it is 0.0."""
+    if isinstance(slope, Tensor):
+        per_sample = slope.to(positive.dtype).expand(grid.batch, grid.channels)
+        column = grid.spread(per_sample, where)
+        return torch.addcmul(column, positive, 1 - column)
+    return positive * (1 - slope) + slope
+
+
+def is_one(slope: float | Tensor) -> bool:
+    """Whether the activation is none at all."""
+    return not isinstance(slope, Tensor) and slope == 1
+
+
+def attach(record: Record, x: Tensor) -> None:
+    """Let ``record`` travel with ``x``."""
+    x._probing = record, x._version  # type: ignore[attr-defined]
+
+
+def record_of(x: Tensor) -> Record | None:
+    """The record that travels with ``x``, unless x has been changed since."""
+    record, version = getattr(x, "_probing", (None, 0))
+    return record if version == x._version else None
