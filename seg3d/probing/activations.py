@@ -14,7 +14,7 @@ from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
-from seg3d.probing.records import KeptSketch, Record, attach, is_one, record_of
+from seg3d.probing.records import KeptSketch, Record, attach, is_one, is_positive, record_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 
 
@@ -111,7 +111,7 @@ def sketched_with_signs(
         encoder = Encoder(sketch, x, key, signed=True)
         for where, numbers in bricks_of(encoder.grid, x):
             rows = encoder.grid.read(x, where, encoder.dtype)
-            encoder.put(rows, numbers, rows > 0)
+            encoder.put(rows, numbers, is_positive(rows))
     return Record(sketch, x.shape, 1.0, key.to_tensor(), (), encoder.kept)
 
 

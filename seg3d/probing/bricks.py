@@ -1,185 +1,151 @@
-"""Cutting a batch of volumes into small bricks of voxels, a few at a time."""
+"""Cutting a batch of volumes into bricks: short runs of voxels that lie one behind the other.
+
+A cube of as many voxels would have a little more in common (its means leave a quarter to a
+third less to be sketched), but runs are read and written without being taken apart, which is
+several times as fast.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
-from math import ceil, prod
+from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Slices = tuple[slice, slice, slice]
+Where = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
 class BrickGrid:
     """The bricks of every (sample, channel) of a tensor of shape ``(B, C, D, H, W)``.
 
-    Volumes that the bricks do not divide are continued by replicating their last voxels.
-    Bricks are numbered in the order (sample, depth, height, channel, width), so that those of
-    one chunk, whole rows of bricks with all channels, are consecutive.
+    A brick is a run of voxels of one plane (of one depth), or several whole planes. Volumes that
+    the bricks do not divide are continued by replicating their last voxels. Bricks are numbered
+    in the order (sample, layer, channel, run), a layer being the planes that one brick spans.
 
     Attributes:
         batch: B.
         channels: C.
-        size: D, H, W in voxels.
-        edges: edges of a brick in voxels.
+        depth: D in voxels.
+        plane: H times W.
+        planes: of one layer.
+        runs: bricks of one layer and channel.
+        voxels: of one brick.
     """
 
     batch: int
     channels: int
-    size: tuple[int, int, int]
-    edges: tuple[int, int, int]
+    depth: int
+    plane: int
+    planes: int
+    runs: int
+    voxels: int
 
     @classmethod
     def of(cls, shape: torch.Size, voxels: int) -> BrickGrid:
         """The grid of bricks of at most ``voxels`` voxels for a tensor of this shape."""
-        batch, channels, *size = shape
-        return cls(batch, channels, (size[0], size[1], size[2]), brick_edges(tuple(size), voxels))
+        batch, channels, depth, height, width = shape
+        plane = height * width
+        if plane <= voxels:
+            planes = ceil(depth / max(1, ceil(depth * plane / voxels)))
+            return cls(batch, channels, depth, plane, planes, 1, planes * plane)
+        # Runs that divide the plane, if they need not be much shorter, or else equal ones.
+        exact = (n for n in range(voxels, voxels // 2, -1) if plane % n == 0)
+        length = next(exact, ceil(plane / ceil(plane / voxels)))
+        return cls(batch, channels, depth, plane, 1, ceil(plane / length), length)
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """Bricks along depth, height and width."""
-        return tuple(ceil(s / e) for s, e in zip(self.size, self.edges, strict=True))
+    def layers(self) -> int:
+        """Layers of one volume."""
+        return ceil(self.depth / self.planes)
 
     @property
-    def voxels(self) -> int:
-        """Voxels of one brick."""
-        return prod(self.edges)
+    def row(self) -> int:
+        """Bricks of one layer of one sample, with all channels."""
+        return self.channels * self.runs
 
     @property
     def bricks(self) -> int:
         """All bricks of the tensor."""
-        return self.batch * self.channels * prod(self.counts)
-
-    @property
-    def row(self) -> int:
-        """Bricks of one row: all channels, the whole width."""
-        return self.channels * self.counts[2]
+        return self.batch * self.layers * self.row
 
     def chunks(
-        self, elements: int, samples: slice | None = None, depths: slice | None = None
-    ) -> Iterator[tuple[Slices, slice]]:
-        """Go through the grid in chunks of about ``elements`` elements, at least a row each.
+        self, elements: int, samples: slice | None = None, layers: slice | None = None
+    ) -> Iterator[tuple[Where, slice]]:
+        """Go through the grid in chunks of about ``elements`` elements, at least a layer each.
 
         Args:
             elements: of x, in one chunk.
             samples: which samples; all if None.
-            depths: which bricks along depth; all if None. Part of them only of a single sample.
+            layers: which layers; all if None. Part of them only of a single sample.
 
         Yields:
-            The slices of samples, depth bricks and height bricks, and the bricks' numbers.
+            The slices of samples and layers, and the bricks' numbers.
         """
-        depth, height, _ = self.counts
         first_sample, last_sample = _range(samples, self.batch)
-        first_depth, last_depth = _range(depths, depth)
-        rows = max(1, elements // (self.row * self.voxels))
-        step_height = min(height, rows)
-        step_depth = max(1, rows // height)
-        step_batch = max(1, rows // (height * depth))
-        for b, d, h in product(
-            range(first_sample, last_sample, step_batch),
-            range(first_depth, last_depth, step_depth),
-            range(0, height, step_height),
-        ):
-            b_stop = min(b + step_batch, last_sample)
-            d_stop = min(d + step_depth, last_depth)
-            h_stop = min(h + step_height, height)
-            start = ((b * depth + d) * height + h) * self.row
-            count = (b_stop - b) * (d_stop - d) * (h_stop - h) * self.row
-            where = (slice(b, b_stop), slice(d, d_stop), slice(h, h_stop))
-            yield where, slice(start, start + count)
+        first_layer, last_layer = _range(layers, self.layers)
+        count = max(1, elements // max(1, self.row * self.voxels))
+        samples_at_once = max(1, count // max(1, self.layers))
+        for b in range(first_sample, last_sample, samples_at_once):
+            b_stop = min(b + samples_at_once, last_sample)
+            for layer in range(first_layer, last_layer, count):
+                stop = min(layer + count, last_layer)
+                start = (b * self.layers + layer) * self.row
+                numbers = slice(start, start + (b_stop - b) * (stop - layer) * self.row)
+                yield (slice(b, b_stop), slice(layer, stop)), numbers
 
-    def read(self, x: Tensor, where: Slices, dtype: torch.dtype, mode: str = "replicate") -> Tensor:
+    def read(self, x: Tensor, where: Where, dtype: torch.dtype, mode: str = "replicate") -> Tensor:
         """The bricks of a chunk as rows, ``(bricks, voxels)``; may share memory with ``x``.
 
         Bricks that stick out are continued by their last voxels, or in mode ``constant`` by 0.
         """
-        part = self._part(x, where).to(dtype)
-        counts = self._counts_in(where)
-        missing = [
-            count * edge - size
-            for count, edge, size in zip(counts, self.edges, part.shape[2:], strict=True)
-        ]
-        if any(missing):
-            depth, height, width = missing
-            part = F.pad(part, (0, width, 0, height, 0, depth), mode=mode)
-        split = [n for pair in zip(counts, self.edges, strict=True) for n in pair]
-        part = part.reshape(part.shape[0], self.channels, *split)
-        return part.permute(0, 2, 4, 1, 6, 3, 5, 7).reshape(-1, self.voxels)
+        part = self._part(x, where).to(dtype).flatten(3)
+        layers = where[1].stop - where[1].start
+        missing = layers * self.planes - part.shape[2]
+        excess = self.runs * self.voxels // self.planes - self.plane
+        if missing or excess:
+            part = F.pad(part, (0, excess, 0, missing), mode=mode)
+        rows = part.reshape(part.shape[0], self.channels, layers, self.runs, self.voxels)
+        return rows.transpose(1, 2).reshape(-1, self.voxels)
 
     def write(
-        self, out: Tensor, where: Slices, rows: Tensor, first: tuple[int, int] = (0, 0)
+        self, out: Tensor, where: Where, rows: Tensor, first: tuple[int, int] = (0, 0)
     ) -> None:
         """Put a chunk's ``rows``, as :meth:`read` gave them, in their places in ``out``.
 
-        ``first`` says which sample and which depth brick of the volume come first in ``out``.
+        ``first`` says which sample and which layer of the volume come first in ``out``.
         """
-        samples, depths, heights = where
+        samples, layers = where
         here = (
             slice(samples.start - first[0], samples.stop - first[0]),
-            slice(depths.start - first[1], depths.stop - first[1]),
-            heights,
+            slice(layers.start - first[1], layers.stop - first[1]),
         )
         part = self._part(out, here)
-        depth, height, width = self._counts_in(where)
-        whole = rows.view(-1, depth, height, self.channels, width, *self.edges)
-        whole = whole.permute(0, 3, 1, 5, 2, 6, 4, 7)
-        whole = whole.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        part.copy_(whole[:, :, : part.shape[2], : part.shape[3], : part.shape[4]])
+        count = layers.stop - layers.start
+        whole = rows.view(part.shape[0], count, self.channels, -1).transpose(1, 2)
+        whole = whole.reshape(*part.shape[:2], count * self.planes, -1)
+        whole = whole[:, :, : part.shape[2], : self.plane]
+        part.copy_(whole.unflatten(3, part.shape[3:]))
 
-    def spread(self, values: Tensor, where: Slices) -> Tensor:
+    def spread(self, values: Tensor, where: Where) -> Tensor:
         """One number per sample and channel, ``(B, C)``, as a column for a chunk's rows."""
-        depth, height, width = self._counts_in(where)
-        part = values[where[0], None, :, None]
-        return part.expand(-1, depth * height, -1, width).reshape(-1, 1)
+        samples, layers = where
+        part = values[samples, None, :, None]
+        return part.expand(-1, layers.stop - layers.start, -1, self.runs).reshape(-1, 1)
 
-    def gather(self, column: Tensor, where: Slices) -> Tensor:
+    def gather(self, column: Tensor, where: Where) -> Tensor:
         """The sums over a chunk's rows per sample and channel: undoes :meth:`spread`."""
-        depth, height, width = self._counts_in(where)
-        return column.view(-1, depth * height, self.channels, width).sum((1, 3))
+        samples, layers = where
+        shape = (-1, layers.stop - layers.start, self.channels, self.runs)
+        return column.view(shape).sum((1, 3))
 
-    def _part(self, x: Tensor, where: Slices) -> Tensor:
-        samples, depths, heights = where
-        depth, height, _ = self.edges
-        return x[
-            samples,
-            :,
-            depths.start * depth : depths.stop * depth,
-            heights.start * height : heights.stop * height,
-        ]
-
-    def _counts_in(self, where: Slices) -> tuple[int, int, int]:
-        _, depths, heights = where
-        return depths.stop - depths.start, heights.stop - heights.start, self.counts[2]
+    def _part(self, x: Tensor, where: Where) -> Tensor:
+        samples, layers = where
+        return x[samples, :, layers.start * self.planes : layers.stop * self.planes]
 
 
 def _range(part: slice | None, count: int) -> tuple[int, int]:
     return (0, count) if part is None else (part.start, part.stop)
-
-
-@lru_cache(maxsize=1024)
-def brick_edges(size: tuple[int, ...], voxels: int) -> tuple[int, int, int]:
-    """Choose the edges of bricks of at most ``voxels`` voxels for a volume of ``size``.
-
-    Every axis is divided as evenly as can be. Of the bricks with no edge longer than twice the
-    cube's (a long brick has less in common with itself), those that store least are taken:
-    one bit for every voxel, the padding's too, and 48 for every brick's mean and scale. Of
-    these, the one nearest to a cube.
-    """
-    longest = 2 * round(voxels ** (1 / 3))
-    per_axis = [
-        sorted({ceil(s / parts) for parts in range(1, s + 1) if ceil(s / parts) <= longest})
-        for s in size
-    ]
-
-    def cost(edges: tuple[int, ...]) -> tuple[int, int]:
-        bricks = prod(ceil(s / e) for s, e in zip(size, edges, strict=True))
-        return bricks * (prod(edges) + 48), sum(edges)
-
-    depth, height, width = min((e for e in product(*per_axis) if prod(e) <= voxels), key=cost)
-    return depth, height, width

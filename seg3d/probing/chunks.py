@@ -8,14 +8,14 @@ from typing import TypeVar
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from seg3d.probing.bricks import BrickGrid, Slices
+from seg3d.probing.bricks import BrickGrid, Where
 
 Part = TypeVar("Part")
 
 
 def chunk_elements(x: Tensor) -> int:
     """Elements of a chunk of bricks, of which there are a few copies at a time."""
-    return 1 << 18 if _on_cpu(x) else 1 << 21
+    return 1 << 20 if _on_cpu(x) else 1 << 21
 
 
 def slab_elements(x: Tensor) -> int:
@@ -24,10 +24,10 @@ def slab_elements(x: Tensor) -> int:
 
 
 def bricks_of(
-    grid: BrickGrid, x: Tensor, samples: slice | None = None, depths: slice | None = None
-) -> Iterator[tuple[Slices, slice]]:
+    grid: BrickGrid, x: Tensor, samples: slice | None = None, layers: slice | None = None
+) -> Iterator[tuple[Where, slice]]:
     """The chunks of ``grid`` in which work on ``x`` is best done; see :meth:`BrickGrid.chunks`."""
-    return telling(grid.chunks(chunk_elements(x), samples, depths), x)
+    return telling(grid.chunks(chunk_elements(x), samples, layers), x)
 
 
 def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:

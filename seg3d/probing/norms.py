@@ -29,7 +29,7 @@ from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
-from seg3d.probing.records import KeptSketch, Record, attach
+from seg3d.probing.records import KeptSketch, Record, attach, is_positive
 from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype
 
@@ -229,10 +229,10 @@ def normalise(
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
     for where, numbers in bricks_of(grid, y):
         columns = [grid.spread(values, where) for values in (scale, offset, *affine)]
-        v = torch.addcmul(columns[1], grid.read(y, where, scale.dtype), columns[0])
-        n = torch.addcmul(columns[3], v, columns[2])
+        v = (grid.read(y, where, scale.dtype) * columns[0]).add_(columns[1])
+        n = (v * columns[2]).add_(columns[3])
         if encoder is not None:
-            encoder.put(v, numbers, n > 0)
+            encoder.put(v, numbers, is_positive(n))
         grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
     kept = (y, scale, offset) if encoder is None else encoder.kept
     return Record(sketch, y.shape, slope, key.to_tensor(), affine, kept)
@@ -268,7 +268,7 @@ def normalise_backward(
         v, positive = rebuilder.signed(where, numbers)
         dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype, "constant"))
         factor, constant, along = (grid.spread(values, where) for values in columns)
-        grid.write(dy, where, torch.addcmul(constant, dn, factor).addcmul_(v, along))
+        grid.write(dy, where, dn.mul_(factor).add_(v.mul_(along)).add_(constant))
     return sums[1].sum(0), sums[0].sum(0)
 
 

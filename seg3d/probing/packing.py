@@ -29,10 +29,11 @@ class Codebook:
     """
 
     def __init__(self, bits: int, device: torch.device, dtype: torch.dtype) -> None:
-        levels, table = _levels_and_table(bits)
+        positive = np.array(POSITIVE_LEVELS[bits])
+        levels = np.concatenate([-positive[::-1], positive])
         self.bits = bits
         self.thresholds: list[float] = ((levels[1:] + levels[:-1]) / 2).tolist()
-        self._table = torch.from_numpy(table).to(device, dtype, non_blocking=True)
+        self._levels = torch.from_numpy(levels).to(device, dtype, non_blocking=True)
 
     def quantise(self, values: Tensor, spread: Tensor) -> Tensor:
         """Pack the nearest levels' codes of ``values / spread``: ``(rows, n)`` to bytes.
@@ -47,7 +48,11 @@ class Codebook:
 
     def levels(self, packed: Tensor, n: int) -> Tensor:
         """The levels of the first ``n`` codes of every row of bytes: ``(rows, n)``."""
-        return unpack(packed, self._table)[:, :n]
+        codes = unpack(packed, self.bits)[:, :n]
+        if self.bits == 1:
+            (level,) = POSITIVE_LEVELS[1]
+            return codes.to(self._levels.dtype).mul_(2 * level).sub_(level)
+        return self._levels.index_select(0, codes.flatten().int()).view(codes.shape)
 
     def overlap(self, values: Tensor, packed: Tensor) -> Tensor:
         """The scalar product of each row of ``values`` with its levels: ``(rows, 1)``."""
@@ -72,37 +77,23 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return ((codes.contiguous().view(WORDS[per_byte]) * gather) >> top).to(torch.uint8)
 
 
-def unpack(packed: Tensor, table: Tensor) -> Tensor:
-    """Look every byte up in ``table`` of shape ``(256, codes per byte)``: ``(rows, codes)``."""
-    return table.index_select(0, packed.flatten().int()).view(len(packed), -1)
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """Undo :func:`pack`: ``(rows, bytes)`` to ``(rows, codes)``, both uint8."""
+    table = torch.from_numpy(_code_table(bits)).to(packed.device, non_blocking=True)
+    words = table.index_select(0, packed.flatten().int())
+    return words.view(torch.uint8).view(len(packed), -1)
 
 
 def random_signs(number: int, bricks: Tensor, voxels: int, dtype: torch.dtype) -> Tensor:
     """Signs, +1 or -1, of the bricks with these numbers (int64): ``(bricks, voxels)``."""
     words = -(-voxels // 64)
     counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
-    table = torch.from_numpy(_sign_table()).to(bricks.device, dtype, non_blocking=True)
-    return unpack(random_words(number, counters).view(torch.uint8), table)[:, :voxels]
+    bits = unpack(random_words(number, counters).view(torch.uint8), 1)[:, :voxels]
+    return bits.to(dtype).mul_(2).sub_(1)
 
 
-def bit_table(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """``(256, 8)``, the bits of a byte as 0.0 and 1.0."""
-    return torch.from_numpy(_codes_of_bytes(1).astype(np.float32)).to(device, dtype)
-
-
-@lru_cache(maxsize=8)
-def _levels_and_table(bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """All levels, ascending, and ``(256, 8 // bits)`` those that every byte holds."""
-    positive = np.array(POSITIVE_LEVELS[bits])
-    levels = np.concatenate([-positive[::-1], positive])
-    return levels, levels[_codes_of_bytes(bits)]
-
-
-@lru_cache(maxsize=1)
-def _sign_table() -> np.ndarray:
-    """``(256, 8)``, the signs that the bits of a byte stand for."""
-    return np.array([-1.0, 1.0])[_codes_of_bytes(1)]
-
-
-def _codes_of_bytes(bits: int) -> np.ndarray:
-    return np.arange(256)[:, None] >> np.arange(0, 8, bits) & 2**bits - 1
+@lru_cache(maxsize=3)
+def _code_table(bits: int) -> np.ndarray:
+    """For every byte the codes that it holds, a byte each, as one word: ``(256,)``."""
+    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & 2**bits - 1
+    return codes.astype(np.uint8).view({1: np.int64, 2: np.int32, 4: np.int16}[bits])[:, 0]

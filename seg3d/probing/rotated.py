@@ -35,10 +35,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seg3d.probing.bricks import BrickGrid, Slices
+from seg3d.probing.bricks import BrickGrid, Where
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.keys import ProbeKey, random_words
-from seg3d.probing.packing import Codebook, bit_table, pack, random_signs, unpack
+from seg3d.probing.packing import Codebook, pack, random_signs, unpack
 from seg3d.probing.sketches import Sketch, working_dtype
 
 ROTATION_STREAM, SIGNS_STREAM, CHOICE_STREAM = 0, 1, 3
@@ -96,7 +96,7 @@ class Encoder:
     def put(self, rows: Tensor, numbers: slice, positive: Tensor | None = None) -> None:
         """Sketch the ``rows``, ``(bricks, voxels)``; ``positive`` are those of a signed sketch.
 
-        ``positive`` is a bool tensor of the rows' shape: any property of the voxels that the
+        ``positive`` is 1.0 or 0.0, in the rows' shape: any property of the voxels that the
         decoder is to return, and over which means are worth taking apart.
         """
         signs, means, codes, scales = self.kept
@@ -105,9 +105,7 @@ class Encoder:
             means[numbers] = rows.mean(1, keepdim=True)
             centre = means[numbers]
         else:
-            bits = positive.view(torch.uint8)
-            signs[numbers] = pack(bits, 1)
-            positive = bits.to(rows.dtype)
+            signs[numbers] = pack(positive.to(torch.uint8), 1)
             count = positive.sum(1, keepdim=True)
             above = (rows * positive).sum(1, keepdim=True)
             below = rows.sum(1, keepdim=True) - above
@@ -149,13 +147,12 @@ class Decoder:
         self.choice = Choice(sketch.bits, grid, key, device)
         self.rotation = Rotation(grid.voxels, key, device, dtype)
         self.codebook = Codebook(self.choice.code_bits, device, dtype)
-        self.bits = bit_table(device, dtype)
 
     def positive(self, numbers: slice) -> Tensor:
         """1.0 where a voxel was called positive, else 0.0: ``(bricks, voxels)``."""
-        return unpack(self.kept[0][numbers], self.bits)[:, : self.grid.voxels]
+        return unpack(self.kept[0][numbers], 1)[:, : self.grid.voxels].to(self.dtype)
 
-    def rows(self, where: Slices, numbers: slice) -> tuple[Tensor, Tensor | None]:
+    def rows(self, where: Where, numbers: slice) -> tuple[Tensor, Tensor | None]:
         """The surrogate of a chunk's bricks, ``(bricks, voxels)``, and what is positive in it."""
         signs, means, codes, scales = self.kept
         coded, chosen, _ = self.choice.of(numbers)
@@ -179,7 +176,7 @@ def centred(means: Tensor, positive: Tensor | None) -> Tensor:
     if positive is None:
         return means
     below, above = means[:, :1], means[:, 1:]
-    return torch.addcmul(below, positive, above - below)
+    return (positive * (above - below)).add_(below)
 
 
 class Choice:

@@ -264,18 +264,32 @@ def test_bricks_cover_every_voxel_once(shape: tuple[int, ...], voxels: int, elem
     assert torch.equal(out, x)
 
 
-def test_bricks_fit_the_volume() -> None:
-    def edges(*size: int) -> tuple[int, int, int]:
-        return BrickGrid.of(torch.Size((1, 1, *size)), 128).edges
+def test_bricks_are_runs_of_a_plane_or_whole_planes() -> None:
+    def brick(*size: int) -> tuple[int, int, int]:
+        grid = BrickGrid.of(torch.Size((1, 1, *size)), 128)
+        return grid.planes, grid.runs, grid.voxels
 
-    assert edges(128, 128, 128) == (4, 4, 8)
-    assert edges(5, 6, 7) == (5, 3, 7)
-    assert edges(4, 4, 4) == (4, 4, 4)
-    assert edges(1, 64, 64)[0] == 1
+    assert brick(128, 128, 128) == (1, 128, 128)
+    assert brick(9, 48, 48) == (1, 18, 128)
+    assert brick(9, 10, 15) == (1, 2, 75)
+    assert brick(4, 13, 11) == (1, 2, 72)
+    assert brick(5, 6, 7) == (3, 1, 126)
+    assert brick(4, 4, 4) == (4, 1, 64)
+    assert brick(300, 1, 1) == (100, 1, 100)
     for size in ((17, 19, 23), (1, 97, 89), (40, 47, 33), (3, 3, 3), (2, 3, 5)):
         grid = BrickGrid.of(torch.Size((1, 1, *size)), 128)
-        padded = math.prod(grid.counts) * grid.voxels
-        assert padded < 1.25 * math.prod(size)
+        assert grid.bricks * grid.voxels < 1.25 * math.prod(size)
+
+
+def test_columns_for_rows_and_back() -> None:
+    x = torch.randn(2, 3, 9, 10, 11, dtype=torch.float64)
+    grid = BrickGrid.of(x.shape, 128)
+    values = torch.randn(2, 3, dtype=torch.float64)
+    sums = torch.zeros(2, 3, dtype=torch.float64)
+    for where, _ in grid.chunks(700):
+        rows = grid.read(x, where, x.dtype, "constant") * grid.spread(values, where)
+        sums[where[0]] += grid.gather(rows.sum(1), where)
+    torch.testing.assert_close(sums, x.sum((2, 3, 4)) * values)
 
 
 def test_names_and_ranks_are_checked() -> None:
