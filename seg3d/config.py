@@ -26,7 +26,7 @@ from pydantic import (
 from seg3d.config_keys import explained, keys_of
 from seg3d.errors import UserError
 from seg3d.files import atomic_write
-from seg3d.probing import SKETCHES
+from seg3d.probing import BITS, SKETCHES
 from seg3d.yaml_text import parse_yaml
 
 MONAI_NETWORKS = (
@@ -87,6 +87,12 @@ def _orientation(code: str) -> str:
     return code
 
 
+def _bits(bits: float) -> float:
+    if bits not in BITS:
+        raise ValueError("should be a number of bits that there is")
+    return bits
+
+
 # A text among the annotations says what is legal, where types and bounds would say it badly.
 Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -106,6 +112,11 @@ Percentiles = Annotated[
     tuple[Annotated[Number, Field(ge=0, le=100)], Annotated[Number, Field(ge=0, le=100)]],
     AfterValidator(_ordered),
     "[smaller, larger], from 0 to 100",
+]
+BitsPerVoxel = Annotated[Number, AfterValidator(_bits), "0.125, 0.25, 0.5, 1, 2 or 4"]
+BitsOfLayers = Annotated[
+    dict[str, Literal["exact"] | BitsPerVoxel],
+    "mapping of layer names (* stands for anything) to bits",
 ]
 Axes = Annotated[
     list[Annotated[Integer, Field(ge=0, le=2)]],
@@ -265,7 +276,12 @@ NetworkConfig = Annotated[
 
 class ProbingConfig(Section):
     sketch: Literal[SKETCHES] = Field(  # type: ignore[valid-type]
-        "onebit", description="what is kept of a convolution's input for its weight gradient"
+        "rotated", description="what training keeps of the layers' inputs for their gradients"
+    )
+    bits: Literal["auto", "exact"] | BitsOfLayers | BitsPerVoxel = Field(
+        "auto",
+        description="kept per voxel by rotated; auto measures, before the first step, how few are "
+        "enough in each layer",
     )
     rank: PositiveInt = Field(
         64, description="probes of independent, multichannel and orthogonal; others ignore it"

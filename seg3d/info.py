@@ -8,6 +8,7 @@ import torch
 
 from seg3d.checkpoint import find_checkpoint, load_checkpoint, versions
 from seg3d.memory import GIB
+from seg3d.probing.bits import summary
 
 
 def system_info() -> str:
@@ -47,6 +48,7 @@ def run_info(run: Path) -> str:
             f"patch     {' × '.join(map(str, plan.patch_size))} voxels",
             f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
             f"sketch {config.probing.sketch}",
+            *([f"bits      {summary(bits)}"] if (bits := content.get("bits")) else []),
             f"versions  {wrote}",
         ]
     )

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import default_collate
 
 from seg3d.checkpoint import load_checkpoint, restore_random_states, save_checkpoint
 from seg3d.config import Config, save_config
@@ -28,11 +30,14 @@ from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
 from seg3d.plan import Plan, save_plan
 from seg3d.prepare import Prepared
-from seg3d.probing import set_probe_step
+from seg3d.probing import choose_bits, set_bits, set_probe_step
+from seg3d.probing.bits import rotated_layers, summary
 from seg3d.progress import Bar, progress_bar
 from seg3d.run import Run
 from seg3d.stopping import Reason, StopRequest
 from seg3d.validate import Validation, validate
+
+TRIAL_PATCHES = 6  # by which the bits are chosen
 
 Ending = Literal["finished"] | Reason
 
@@ -80,6 +85,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
+            "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
         }
         save_checkpoint(path, self.config, self.plan, state)
 
@@ -89,6 +95,33 @@ class Trainer:
         self.schedule.load_state_dict(content["schedule"])
         self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
+        if self.chooses_bits:
+            set_bits(self.network, content.get("bits", {}))
+
+    @property
+    def chooses_bits(self) -> bool:
+        """Whether the bits of the layers are to be measured and not given."""
+        probing = self.config.probing
+        return probing.sketch == "rotated" and probing.bits == "auto"
+
+    def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
+        """Choose the bits of every layer by what single patches show; returns a line about it."""
+
+        def backward(patch: dict[str, Any]) -> None:
+            losses = self.losses(default_collate([patch]))
+            self.scaler.scale(losses["loss"]).backward()
+
+        runs = [partial(backward, patch) for patch in patches]
+        return summary(choose_bits(self.network, runs, seed=self.config.train.seed))
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Forward pass of a batch."""
+        image = batch[IMAGE].to(self.device, non_blocking=True)
+        target = batch[LABEL].to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+            scores = heads(self.network(image))
+        losses: dict[str, torch.Tensor] = self.loss(scores, target)
+        return losses
 
     def step(self, batches: Iterator[dict[str, Any]]) -> None:
         """One optimiser step from ``accumulate`` batches.
@@ -100,11 +133,7 @@ class Trainer:
         set_probe_step(self.network, train.seed, self.position.step)
         for _ in range(train.accumulate):
             batch = next(batches)
-            image = batch[IMAGE].to(self.device, non_blocking=True)
-            target = batch[LABEL].to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-                scores = heads(self.network(image))
-            losses = self.loss(scores, target)
+            losses = self.losses(batch)
             values = {name: float(value.detach()) for name, value in losses.items()}
             if not math.isfinite(values["loss"]):
                 raise RunFailed(
@@ -191,6 +220,11 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     per_step = config.train.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
+    known = checkpoint is not None and checkpoint.get("bits")
+    if trainer.chooses_bits and not known:
+        last = steps * per_step  # of the patches that training itself will see
+        trial = [stream[last + index] for index in range(TRIAL_PATCHES)]
+        console.print(f"bits per voxel: {trainer.choose_bits(trial)}", highlight=False)
     batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
     journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
     stop = StopRequest(config.train.max_time)

@@ -63,6 +63,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "network.channels": ("[8, 16]", [8, 16]),
     "network.deep_supervision": ("false", False),
     "probing.sketch": ("2bit", "2bit"),
+    "probing.bits": ("0.25", 0.25),
     "probing.rank": ("8", 8),
     "loss.dice": ("0", 0),
     "loss.cross_entropy": ("0.5", 0.5),
@@ -114,6 +115,20 @@ def test_the_file_and_set_are_each_blamed_for_their_own_mistakes():
 
 
 # Setting keys
+
+
+@pytest.mark.parametrize(
+    ("text", "arrives"),
+    [("exact", "exact"), ("1", 1.0), ('{"encoder.0.*": 4, "*": exact}', None)],
+)
+def test_bits_of_all_layers_or_of_each(text: str, arrives: Any) -> None:
+    bits = config_from_tree({}, (f"probing.bits={text}",)).probing.bits
+    assert bits == (arrives if arrives is not None else {"encoder.0.*": 4.0, "*": "exact"})
+
+
+@pytest.mark.parametrize("text", ["3", "none", '{"*": 0.3}', "true"])
+def test_bits_that_there_are_not(text: str) -> None:
+    assert "probing.bits" in mistakes(f"probing.bits={text}")
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -189,7 +189,7 @@ def test_monai_networks_from_a_plan(name: str, anisotropic: bool) -> None:
     scores = training_step(network, plan)
     assert scores[0].shape == (2, 3, *plan.patch_size)
     probed = [one for one in network.modules() if isinstance(one, ProbedConv3d)]
-    assert probed and {one.sketch for one in probed} == {"onebit"}
+    assert probed and {one.sketch for one in probed} == {"rotated"}
     network.eval()
     with torch.inference_mode():
         assert heads(network(image(2, *plan.patch_size)))[0].shape == scores[0].shape

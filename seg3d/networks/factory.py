@@ -12,7 +12,7 @@ from seg3d.config import Config, MonaiNetworkConfig, UNet3dConfig
 from seg3d.errors import UserError
 from seg3d.networks.unet3d import UNet3d
 from seg3d.plan import Plan
-from seg3d.probing import probe_model
+from seg3d.probing import probe_model, set_bits
 
 
 def build_network(config: Config, plan: Plan) -> nn.Module:
@@ -22,7 +22,7 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
         UserError: if a MONAI network does not take the given arguments or patch size.
     """
     if isinstance(config.network, UNet3dConfig):
-        return UNet3d(
+        network: nn.Module = UNet3d(
             len(plan.channels),
             len(plan.classes),
             plan.features,
@@ -32,8 +32,11 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
             kernels=plan.kernels,
             strides=plan.strides,
         )
-    network = _monai_network(config.network, plan)
-    probe_model(network, sketch=config.probing.sketch, rank=config.probing.rank)
+    else:
+        network = _monai_network(config.network, plan)
+        probe_model(network, sketch=config.probing.sketch, rank=config.probing.rank)
+    if config.probing.bits != "auto":
+        set_bits(network, config.probing.bits)
     return network
 
 

@@ -1,14 +1,16 @@
-"""Probed convolutions: exact forward pass, weight gradients from a small random sketch."""
+"""Probed layers: exact forward pass, gradients from bits and small random sketches."""
 
+from seg3d.probing.bits import choose_bits, gradient_noise, set_bits
 from seg3d.probing.convert import ProbeReport, probe_model
 from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import set_probe_step
-from seg3d.probing.names import SKETCHES, make_sketch
+from seg3d.probing.names import BITS, SKETCHES, make_sketch
 from seg3d.probing.norms import ProbedBatchNorm3d, ProbedGroupNorm, ProbedInstanceNorm3d
 from seg3d.probing.sketches import Sketch
 
 __all__ = [
+    "BITS",
     "SKETCHES",
     "ProbeKey",
     "ProbeReport",
@@ -18,7 +20,10 @@ __all__ = [
     "ProbedGroupNorm",
     "ProbedInstanceNorm3d",
     "Sketch",
+    "choose_bits",
+    "gradient_noise",
     "make_sketch",
     "probe_model",
+    "set_bits",
     "set_probe_step",
 ]

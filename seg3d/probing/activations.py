@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach, is_one, is_positive, record_of
@@ -32,7 +32,7 @@ class ProbedActivation(ProbedLayer):
         """Activate ``(B, C, D, H, W)``."""
         if not (self.is_probing() and input.requires_grad and input.dim() == 5):
             return super().forward(input)
-        record = record_of(input)
+        record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):
             record = sketched_with_signs(
                 input.detach(), make_norm_sketch(self.sketch, self.bits), self.next_key()
@@ -77,7 +77,8 @@ class _Activate(ProbedFunction):
     def forward(
         ctx: Any, x: Tensor, slope: float | Tensor, record: Record, inplace: bool
     ) -> Tensor:
-        keeps_x = any(kept is x for kept in record.kept)
+        storage = x.untyped_storage()._cdata
+        keeps_x = any(kept.untyped_storage()._cdata == storage for kept in record.kept)
         if isinstance(slope, Tensor):
             z = F.prelu(x, slope.to(x.dtype))
         elif inplace and not keeps_x:
@@ -106,13 +107,13 @@ def sketched_with_signs(
     """The record of ``x = v``, with what is positive in it."""
     assert sketch is not None
     if isinstance(sketch, KeptSketch):
-        return Record(sketch, x.shape, 1.0, key.to_tensor(), (), (x,))
+        return Record(sketch, x.shape, 1.0, key.to_tensor(), (), key.layer, (x,))
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         encoder = Encoder(sketch, x, key, signed=True)
         for where, numbers in bricks_of(encoder.grid, x):
             rows = encoder.grid.read(x, where, encoder.dtype)
             encoder.put(rows, numbers, is_positive(rows))
-    return Record(sketch, x.shape, 1.0, key.to_tensor(), (), encoder.kept)
+    return Record(sketch, x.shape, 1.0, key.to_tensor(), (), key.layer, encoder.kept)
 
 
 def activate_backward(dz: Tensor, dx: Tensor, record: Record, with_slope: bool) -> Tensor | None:

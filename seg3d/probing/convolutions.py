@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seg3d.probing.chunks import slab_elements, telling
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
 from seg3d.probing.names import make_sketch
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, ProbeRecord, Record, attach, record_of, sketched
@@ -31,6 +31,7 @@ class ProbedConvolution(ProbedLayer):
 
     weight: Tensor
     bias: Tensor | None
+    source: int | None = None  # number, as in its key, of the layer whose sketch was used last
 
     def is_probing(self) -> bool:
         return super().is_probing() and self.weight.requires_grad
@@ -50,10 +51,12 @@ class ProbedConvolution(ProbedLayer):
         onto: Tensor | None = None,
         with_skip: bool = False,
     ) -> Any:
-        x = _autocast(x)
+        x = _autocast(plain(x))
         key = self.next_key()
         sketch = make_sketch(self.sketch, self.rank, self.bits)
-        own = record if record is not None and _serves(record, sketch) else None
+        if record is not None and not _serves(record, sketch):
+            record = None
+        self.source = key.layer if record is None else record.layer
         whole = weight is None
         return _Convolve.apply(
             x,
@@ -61,7 +64,7 @@ class ProbedConvolution(ProbedLayer):
             self.bias if whole else bias,
             onto,
             geometry,
-            sketch if own is None else own,
+            sketch if record is None else record,
             key,
             with_skip,
         )
@@ -298,6 +301,9 @@ def convolution_backward(
         out = x.allocate(list(x.shape)) if onto is None else onto
         total = OverlapAdd(out, empty=onto is None)
     inner = geometry.without_depth_padding()
+    # The windows of y in a transposed convolution may overlap, or leave rows out.
+    apart = wanted[2] and geometry.transposed
+    wanted = [*wanted[:2], wanted[2] and not apart]
     sums: list[Tensor | None] = [None, None]
     for slab in telling((first, *others), dy):
         samples, rows = slab.samples, (slab.first, slab.last)
@@ -311,6 +317,8 @@ def convolution_backward(
         sums = [_added(*pair) for pair in zip(sums, part[1:], strict=True)]
     if total is not None:
         total.finish()
+    if apart:
+        sums[1] = dy.sum((0, 2, 3, 4), dtype=torch.promote_types(dy.dtype, torch.float32))
     return None if total is None else total.out, sums[0], sums[1]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.chunks import bricks_of, chunk_elements, telling
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, refuse_second_derivatives
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach, is_positive
@@ -61,6 +61,7 @@ class ProbedNorm(ProbedLayer):
         if not (self.is_probing() and input.requires_grad and input.dim() == 5):
             y = super().forward(input)
             return y if self.slope is None else F.leaky_relu_(y, self.slope)
+        input = plain(input)
         scale, offset = self._scale_and_offset(input)
         records: list[Record] = []
         z = _Normalise.apply(
@@ -70,7 +71,8 @@ class ProbedNorm(ProbedLayer):
             Normalisation(scale, offset, self._pool(input), self.slope),
             make_norm_sketch(self.sketch, self.bits),
             self.next_key(),
-            self.inplace,
+            # Torch forbids it behind hooks for gradients, which make the input a view.
+            self.inplace and input._base is None,
             records,
         )
         attach(records[0], z)
@@ -126,9 +128,9 @@ class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         if self.momentum is None:
-            share = 1.0 / self.num_batches_tracked.float()
+            share = 1.0 / self.num_batches_tracked.double()
         else:
-            share = torch.as_tensor(self.momentum)
+            share = torch.as_tensor(self.momentum, dtype=torch.float64)
         unbiased = variance * (count / max(1, count - 1))
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.lerp_(value.to(running.dtype), share.to(running))
@@ -235,7 +237,7 @@ def normalise(
             encoder.put(v, numbers, is_positive(n))
         grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
     kept = (y, scale, offset) if encoder is None else encoder.kept
-    return Record(sketch, y.shape, slope, key.to_tensor(), affine, kept)
+    return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)
 
 
 def normalise_backward(

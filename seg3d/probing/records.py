@@ -49,6 +49,7 @@ class Record:
             none at all, a tensor ``(C,)`` for a PReLU.
         key: of the sketch.
         affine: gain and shift, ``(B, C)`` each; empty if x is v.
+        layer: number of the layer that made it, as in its key.
         kept: what the sketch keeps; a :class:`KeptSketch` keeps the tensor y that v is the
             normalised form of, v = y * scale + offset, and these, ``(B, C)``.
     """
@@ -58,6 +59,7 @@ class Record:
     slope: float | Tensor
     key: Tensor
     affine: tuple[Tensor, ...]
+    layer: int
     kept: tuple[Tensor, ...]
 
     @property
@@ -131,10 +133,10 @@ def sketched(x: Tensor, sketch: Sketch | KeptSketch, key: ProbeKey) -> Record | 
     """The record of an x that has none."""
     number = key.to_tensor()
     if isinstance(sketch, KeptSketch):
-        return Record(sketch, x.shape, 1.0, number, (), (x,))
+        return Record(sketch, x.shape, 1.0, number, (), key.layer, (x,))
     kept = sketch.compress(x, key)
     if isinstance(sketch, RotatedSketch):
-        return Record(sketch, x.shape, 1.0, number, (), kept)
+        return Record(sketch, x.shape, 1.0, number, (), key.layer, kept)
     return ProbeRecord(sketch, x.shape, (number, *kept))
 
 
@@ -195,7 +197,8 @@ class Rebuilder:
             v, positive = self.values(where, numbers)
             rows = self.argument(v, where)
             if positive is not None and not is_one(self.record.slope):
-                rows *= self.slopes(positive, where)
+                # Not in place: rows may be a view of what is kept.
+                rows = rows * self.slopes(positive, where)
             self.grid.write(out, where, rows, (samples.start, layers.start))
 
     def _affine(self, rows: Tensor, gain_and_shift: Any, where: Where) -> Tensor:

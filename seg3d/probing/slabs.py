@@ -64,8 +64,18 @@ class Geometry:
 
     def output_shape(self, x: torch.Size, weight: torch.Size) -> torch.Size:
         """Shape of y."""
-        with torch.device("meta"):
-            return self.convolve(torch.empty(x), torch.empty(weight), None).shape
+        sizes = []
+        for axis, (stride, padding, dilation) in enumerate(
+            zip(self.stride, self.padding, self.dilation, strict=True)
+        ):
+            size, reach = x[2 + axis], dilation * (weight[2 + axis] - 1) + 1
+            if self.transposed:
+                edges = reach + self.output_padding[axis] - 2 * padding
+                sizes.append((size - 1) * stride + edges)
+            else:
+                sizes.append((size + 2 * padding - reach) // stride + 1)
+        channels = weight[1] * self.groups if self.transposed else weight[0]
+        return torch.Size((x[0], channels, *sizes))
 
     def elements(self, x: torch.Size, weight: torch.Size) -> int:
         """Of x or of y, whichever has more (of y up to what the edges add)."""
@@ -130,7 +140,8 @@ def cut(batch: int, rows: int, row: int, elements: int) -> Iterator[Slab]:
 def rows_of(x: Tensor, samples: slice, first: int, last: int) -> Tensor:
     """Rows ``first`` to ``last`` along depth, with zeros for those beyond the volume."""
     part = x[samples, :, max(first, 0) : max(last, 0)]
-    before, behind = max(0, -first), max(0, last - x.shape[2])
+    count = last - first
+    before, behind = min(max(0, -first), count), min(max(0, last - x.shape[2]), count)
     if before or behind:
         part = torch.nn.functional.pad(part, (0, 0, 0, 0, before, behind))
     return part
@@ -214,5 +225,8 @@ class RollingRows:
             units = slice(self._stop // self.step, -(-stop // self.step))
             self.fill(buffer[:, :, self._stop - keep :], samples, units)
             self._buffer, self._start, self._stop = buffer, keep, stop
-        assert self._buffer is not None
+        if self._buffer is None:  # all of them lie beyond the volume
+            return self.allocate(
+                [samples.stop - samples.start, channels, last - first, *plane]
+            ).zero_()
         return rows_of(self._buffer, slice(None), first - self._start, last - self._start)

@@ -1,55 +1,107 @@
-"""probe_model on MONAI's networks, and on everything that it must leave alone."""
+"""probe_model on every kind of layer, and on everything that it must leave alone."""
 
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
-from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
-from torch import nn
+from monai.data import MetaTensor
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parametrizations, weight_norm
 
 from seg3d.errors import UserError
+from seg3d.networks import UNet3d
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, probe_model, set_probe_step
 
-NETWORKS = {
-    "BasicUNet": lambda: BasicUNet(3, 1, 2, features=(4, 4, 4, 8, 8, 4)),
-    "SegResNet": lambda: SegResNet(
-        init_filters=8, out_channels=2, blocks_down=(1, 1), blocks_up=(1,)
-    ),
-    "UNet": lambda: UNet(3, 1, 2, channels=(4, 8), strides=(2,), num_res_units=1),
-    "DynUNet": lambda: DynUNet(
-        3, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 8], deep_supervision=True
-    ),
+VOLUME = (2, 4, 6, 8, 10)
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "Conv3d": lambda: nn.Conv3d(4, 2, 3),
+    "ConvTranspose3d": lambda: nn.ConvTranspose3d(4, 2, 2, stride=2),
+    "InstanceNorm3d": lambda: nn.InstanceNorm3d(4),
+    "InstanceNorm3d, affine": lambda: nn.InstanceNorm3d(4, affine=True),
+    "GroupNorm": lambda: nn.GroupNorm(2, 4),
+    "BatchNorm3d": lambda: nn.BatchNorm3d(4),
+    "ReLU": nn.ReLU,
+    "ReLU in place": lambda: nn.ReLU(inplace=True),
+    "LeakyReLU": lambda: nn.LeakyReLU(0.1),
+    "PReLU": lambda: nn.PReLU(4),
+    "MaxPool3d": lambda: nn.MaxPool3d(2),
+    "MaxPool3d, ragged": lambda: nn.MaxPool3d((3, 2, 3), 2, 1, ceil_mode=True),
+    "MaxPool3d, dilated": lambda: nn.MaxPool3d(2, 1, dilation=2),
+    "AvgPool3d": lambda: nn.AvgPool3d(2),
+    "AvgPool3d, ragged": lambda: nn.AvgPool3d(3, 2, 1, count_include_pad=False),
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_monai_networks(name: str) -> None:
-    network = NETWORKS[name]()
-    probed = copy.deepcopy(network)
-    report = probe_model(probed)
-    convolutions = [
-        key for key, m in network.named_modules() if type(m) in (nn.Conv3d, nn.ConvTranspose3d)
-    ]
-    assert list(report.converted) == convolutions
-    assert not report.left
-    assert list(probed.state_dict()) == list(network.state_dict())
-    probed.load_state_dict(network.state_dict())
-    network.load_state_dict(probed.state_dict())
+def layer(name: str) -> nn.Module:
+    return LAYERS[name]().double()
 
-    x = torch.randn(1, 1, 16, 16, 32)
-    outputs = [net.train()(x) for net in (network, probed)]
-    assert torch.equal(outputs[0], outputs[1])
-    for output in outputs:
-        output.square().mean().backward()
-    pairs = zip(network.parameters(), probed.parameters(), strict=True)
-    for exact, estimate in pairs:
-        assert (exact.grad is None) == (estimate.grad is None)
-        assert estimate.grad is None or estimate.grad.isfinite().all()
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_kind_is_turned_and_computes_what_it_did(name: str) -> None:
+    plain = layer(name)
+    kind = type(plain)
+    probed = copy.deepcopy(plain)
+    report = probe_model(probed, bits="exact")
+    assert report.converted == {"": "rotated"} and not report.left
+    assert type(probed) is not kind and isinstance(probed, kind)
+    assert list(probed.state_dict()) == list(plain.state_dict())
+    results = []
+    for network in (plain, probed):
+        x = torch.randn(VOLUME, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        x.requires_grad_()
+        y = network(x * 1)
+        y.cos().sum().backward()
+        results.append([y, x.grad, *(p.grad for p in network.parameters()), *network.buffers()])
+    for ours, theirs in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    x = torch.randn(VOLUME, dtype=torch.float64)
+    probed.load_state_dict(plain.state_dict())
     with torch.no_grad():
-        assert torch.equal(network.eval()(x), probed.eval()(x))
+        assert torch.equal(probed.eval()(x.clone()), plain.eval()(x.clone()))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "Pool" in name])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_pools_are_exact_to_the_last_bit(name: str, layout: torch.memory_format) -> None:
+    results = []
+    for probed in (False, True):
+        pool = LAYERS[name]()
+        if probed:
+            probe_model(pool)
+        x = torch.randn(VOLUME, generator=torch.Generator().manual_seed(2))
+        x = x.to(memory_format=layout).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = pool(x)
+        y.cos().sum().backward()
+        results.append((y, x.grad))
+    assert all(map(torch.equal, *results))
+
+
+def test_what_pools_keep() -> None:
+    kept: list[Tensor] = []
+    x = torch.randn(2, 4, 16, 16, 16, requires_grad=True)
+    for pool, numbers in ((nn.MaxPool3d(2), x.numel() // 8), (nn.AvgPool3d(2), 0)):
+        probe_model(pool)
+        kept.clear()
+        with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
+            pool(x)
+        assert [tensor.nbytes for tensor in kept] == ([4 * numbers] if numbers else [])
+
+
+def test_pools_that_return_places_and_single_volumes_are_torchs() -> None:
+    pool = nn.MaxPool3d(2, return_indices=True)
+    x = torch.randn(VOLUME)
+    expected = pool(x)
+    probe_model(pool)
+    assert all(map(torch.equal, pool(x), expected))
+    single = nn.AvgPool3d(2)
+    probe_model(single)
+    assert single(x[0]).shape == (4, 3, 4, 5)
 
 
 def test_layers_keep_everything_they_had() -> None:
@@ -74,6 +126,12 @@ def test_what_is_left_is_reported_with_the_reason() -> None:
     class Strange(nn.Conv3d):
         pass
 
+    class WithWeights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.child = nn.Identity()
+
     frozen = nn.Conv3d(1, 1, 1)
     frozen.weight.requires_grad_(False)
     left = {
@@ -85,11 +143,17 @@ def test_what_is_left_is_reported_with_the_reason() -> None:
         "line": nn.ConvTranspose1d(1, 1, 1),
         "linear": nn.Linear(1, 1),
         "lazy": nn.LazyConv3d(1, 1),
+        "tracking": nn.InstanceNorm3d(1, track_running_stats=True),
+        "synchronised": nn.SyncBatchNorm(1),
+        "smooth": nn.GELU(),
+        "dropping": nn.Dropout(0.5),
+        "own weights": WithWeights(),
     }
-    network = nn.ModuleDict({**left, "good": nn.Conv3d(1, 1, 1), "norm": nn.InstanceNorm3d(1)})
+    harmless = {"identity": nn.Identity(), "up": nn.Upsample(2), "none": nn.Dropout(0)}
+    network = nn.ModuleDict({**left, **harmless, "good": nn.Conv3d(1, 1, 1)})
     classes = {name: type(layer) for name, layer in left.items()}
     report = probe_model(network)
-    assert report.converted == {"good": "onebit"}
+    assert report.converted == {"good": "rotated"}
     assert {name: type(network[name]) for name in left} == classes
     assert set(report.left) == set(left)
     for name, word in (
@@ -101,26 +165,31 @@ def test_what_is_left_is_reported_with_the_reason() -> None:
         ("line", "ConvTranspose1d is not 3D"),
         ("linear", "Linear is not 3D"),
         ("lazy", "forward pass first"),
+        ("tracking", "running statistics"),
+        ("synchronised", "no probed SyncBatchNorm"),
+        ("smooth", "no probed GELU"),
+        ("dropping", "no probed Dropout"),
+        ("own weights", "no probed WithWeights, which has weights of its own"),
     ):
         assert word in report.left[name]
     table = str(report)
-    assert table.startswith("1 layers probed, 8 left as they were\n")
-    assert "\ngood          probed  onebit\n" in table
+    assert table.startswith("1 layers probed, 13 left as they were\n")
+    assert "\ngood          probed  rotated\n" in table
 
 
 def test_a_layer_under_two_names_stays_one_layer() -> None:
-    shared = nn.Conv3d(1, 1, 3, padding=1)
-    network = nn.Sequential(shared, nn.ReLU(), shared)
+    shared, act = nn.Conv3d(1, 1, 3, padding=1), nn.ReLU()
+    network = nn.Sequential(shared, act, shared, act)
     report = probe_model(network)
     assert network[0] is network[2]
-    assert report.converted == {"0": "onebit"}
+    assert report.converted == {"0": "rotated", "1": "rotated"}
     network(torch.randn(1, 1, 3, 4, 5)).sum().backward()
-    assert network[0].probe_key.call == 2
+    assert [layer.probe_key.call for layer in network[:2]] == [2, 2]
 
 
 def test_a_single_layer_and_a_change_of_mind() -> None:
     layer = nn.Conv3d(1, 1, 3)
-    assert probe_model(layer).converted == {"": "onebit"}
+    assert probe_model(layer).converted == {"": "rotated"}
     assert probe_model(layer, "independent", 5).converted == {"": "independent"}
     assert type(layer) is ProbedConv3d
     assert (layer.sketch, layer.rank) == ("independent", 5)
@@ -133,6 +202,8 @@ def test_a_single_layer_and_a_change_of_mind() -> None:
 
 def test_a_bad_name_changes_nothing() -> None:
     network = nn.Sequential(nn.Conv3d(1, 1, 1))
+    with pytest.raises(UserError, match="no sketch of so many bits"):
+        probe_model(network, bits=3)
     with pytest.raises(UserError, match="(?s)given: hadamard.*legal: rotated, onebit, 2bit"):
         probe_model(network, "hadamard")
     assert type(network[0]) is nn.Conv3d
@@ -142,8 +213,138 @@ def test_set_probe_step_numbers_the_layers() -> None:
     network = nn.Sequential(nn.Conv3d(1, 1, 1), nn.ReLU(), nn.Sequential(nn.Conv3d(1, 1, 1)))
     probe_model(network)
     set_probe_step(network, seed=2**64 + 5, step=9)
-    keys = [layer.probe_key for layer in (network[0], network[2][0])]
+    keys = [layer.probe_key for layer in (network[0], network[1], network[2][0])]
     assert [(key.seed, key.step, key.layer, key.call) for key in keys] == [
         (5, 9, 0, 0),
         (5, 9, 1, 0),
+        (5, 9, 2, 0),
     ]
+
+
+def test_report_says_who_keeps_what() -> None:
+    class Squared(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).square()
+
+    network = nn.Sequential(Squared(nn.Conv3d(1, 4, 3, padding=1)), nn.GELU(), nn.Conv3d(4, 2, 1))
+    report = probe_model(network)
+    report.measure(network, (2, 1, 32, 32, 32))
+    assert sum(report.shares.values()) == pytest.approx(1)
+    # The square keeps its input, GELU the square, either 4 channels, and the loss 2 channels.
+    assert report.shares["0"] == pytest.approx(report.shares["1"])
+    assert report.shares["loss"] > report.shares["2"]
+    both = report.shares["0"] + report.shares["1"]
+    table = str(report)
+    assert table.startswith(f"2 layers probed, 2 left as they were with {both:.1%} of the saved")
+    assert f"left    {report.shares['0']:.1%}  functions that its forward calls" in table
+    assert f"left    {report.shares['1']:.1%}  there is no probed GELU" in table
+
+
+def block() -> nn.Sequential:
+    network = nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1),
+        nn.InstanceNorm3d(4, affine=True),
+        nn.LeakyReLU(0.1),
+        nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU()),
+    )
+    probe_model(network)
+    set_probe_step(network, seed=1, step=1)
+    return network
+
+
+def places(network: nn.Sequential, x: Tensor) -> list[int]:
+    """Where in memory the outputs of the layers lie, and what becomes of them."""
+    found = []
+    for kind in (ProbedConv3d, nn.InstanceNorm3d, nn.LeakyReLU, nn.GroupNorm, nn.ReLU):
+        for module in network.modules():
+            if isinstance(module, kind):
+                forward = module.forward
+
+                def watched(x: Tensor, forward: Callable[[Tensor], Tensor] = forward) -> Tensor:
+                    y = forward(x)
+                    found.append(y.data_ptr())
+                    return y
+
+                module.forward = watched  # type: ignore[method-assign]
+    network(x).sum().backward()
+    return found
+
+
+def test_sequential_writes_over_what_only_it_holds() -> None:
+    x = torch.randn(1, 1, 8, 8, 8)
+    found = places(block(), x)
+    assert len(found) == 6
+    assert len(set(found[:3])) == len(set(found[3:])) == 1
+    for change in (nn.Module.eval, lambda network: probe_model(network, "exact")):
+        network = block()
+        change(network)
+        found = places(network, x)
+        assert len(set(found[:3])) == 3
+
+
+@pytest.mark.parametrize("hook", ["output", "view", "pre", "backward"])
+def test_sequential_leaves_alone_what_others_hold(hook: str) -> None:
+    x = torch.randn(1, 1, 8, 8, 8)
+    network, watched = block(), block()
+    watched.load_state_dict(network.state_dict())
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(tensor: Tensor) -> None:
+        seen.append((tensor, tensor.detach().clone()))
+
+    convolutions = [module for module in watched.modules() if isinstance(module, nn.Conv3d)]
+    norms = [module for module in watched.modules() if isinstance(module, nn.GroupNorm)]
+    for module in convolutions if hook in ("output", "view") else norms:
+        if hook == "output":
+            module.register_forward_hook(lambda module, inputs, y: keep(y))
+        elif hook == "view":
+            module.register_forward_hook(lambda module, inputs, y: keep(y.detach()[:, 1:]))
+        elif hook == "pre":
+            module.register_forward_pre_hook(lambda module, inputs: keep(inputs[0]))
+        else:
+            module.register_full_backward_hook(lambda module, dx, dy: keep(dx[0]))
+    if hook == "backward":  # torch refuses in-place work behind such a layer as well
+        watched[3][2].set_sketch("exact")
+    for each in (network, watched):
+        each(x).cos().sum().backward()
+    assert seen
+    assert all(torch.equal(now, then) for now, then in seen)
+    for ours, theirs in zip(watched.parameters(), network.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_sequential_can_be_copied_and_pickled() -> None:
+    network = block()
+    x = torch.randn(1, 1, 8, 8, 8)
+    expected = network(x)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(twin(x), expected)
+        assert torch.equal(twin.eval()(x), copy.deepcopy(network).eval()(x))
+    assert len(network[:2]) == 2 and list(network.state_dict()) == list(twin.state_dict())
+
+
+def test_subclasses_of_tensor_are_welcome() -> None:
+    x = torch.randn(1, 1, 8, 8, 8)
+    for probed in (block(), UNet3d(1, 2, (4, 8))):
+        set_probe_step(probed, seed=1, step=1)
+        results = []
+        for image in (x, MetaTensor(x)):
+            y = probed(image)
+            y.cos().sum().backward()
+            results.append([y, *(parameter.grad for parameter in probed.parameters())])
+            set_probe_step(probed, seed=1, step=1)
+            probed.zero_grad()
+        assert all(map(torch.equal, *results))
+
+
+def test_hooks_for_gradients_may_watch_norms_that_work_in_place() -> None:
+    network = UNet3d(1, 2, (4, 8))
+    seen: list[Tensor] = []
+    norm = network.encoder[0][0].norm
+    norm.register_full_backward_hook(lambda module, dx, dy: seen.extend([*dx, *dy]))
+    network(torch.randn(1, 1, 8, 8, 8)).sum().backward()
+    assert len(seen) == 2

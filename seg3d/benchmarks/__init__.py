@@ -1,0 +1,1 @@
+"""What `scripts/bench_*` run: seg3d against the other ways to train in less memory."""

@@ -1,0 +1,79 @@
+"""Pooling layers that do not keep their input, of which the gradient needs but the shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _triple
+
+from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
+
+
+class ProbedPool(ProbedLayer):
+    """What the pooling layers have in common; their gradients are exact, whatever the sketch."""
+
+    return_indices = False
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool ``(B, C, D, H, W)``."""
+        if not self.is_probing() or input.dim() != 5 or self.return_indices:
+            return super().forward(input)
+        return _Pool.apply(plain(input), self)
+
+    def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The output, and what :meth:`gradient` has to know."""
+        raise NotImplementedError
+
+    def gradient(self, dy: Tensor, like: Tensor, *kept: Tensor) -> Tensor:
+        """From dy to dx, which is of the shape of ``like``."""
+        raise NotImplementedError
+
+
+class ProbedMaxPool3d(ProbedPool, nn.MaxPool3d):
+    """:class:`torch.nn.MaxPool3d` that keeps the places of the maxima, in 32 bits."""
+
+    def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        y, places = F.max_pool3d(x, *self._geometry(), return_indices=True)
+        fits = x[0, 0].numel() <= torch.iinfo(torch.int32).max
+        return y, places.int() if fits else places
+
+    def gradient(self, dy: Tensor, like: Tensor, *kept: Tensor) -> Tensor:
+        backward = torch.ops.aten.max_pool3d_with_indices_backward
+        return backward(dy, like, *self._geometry(), kept[0].long())
+
+    def _geometry(self) -> tuple[Any, ...]:
+        numbers = (self.kernel_size, self.stride, self.padding, self.dilation)
+        return *map(_triple, numbers), self.ceil_mode
+
+
+class ProbedAvgPool3d(ProbedPool, nn.AvgPool3d):
+    """:class:`torch.nn.AvgPool3d` that keeps nothing."""
+
+    def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (F.avg_pool3d(x, *self._geometry()),)
+
+    def gradient(self, dy: Tensor, like: Tensor, *kept: Tensor) -> Tensor:
+        return torch.ops.aten.avg_pool3d_backward(dy, like, *self._geometry())
+
+    def _geometry(self) -> tuple[Any, ...]:
+        numbers = (self.kernel_size, self.stride, self.padding)
+        rest = (self.ceil_mode, self.count_include_pad, self.divisor_override)
+        return *map(_triple, numbers), *rest
+
+
+class _Pool(ProbedFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: ProbedPool) -> Tensor:
+        y, *kept = layer.pool(x)
+        ctx.save_for_backward(*kept)
+        ctx.layer, ctx.shape, ctx.dtype = layer, x.shape, x.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivatives()
+        like = dy.new_empty(1).expand(ctx.shape)
+        return ctx.layer.gradient(dy, like, *ctx.saved_tensors).to(ctx.dtype), None

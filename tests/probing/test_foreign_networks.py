@@ -1,0 +1,316 @@
+"""probe_model on the networks of MONAI and nnU-Net: what stays the same, and what is saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from monai.networks.blocks import UnetResBlock
+from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
+from torch import Tensor, nn
+
+from seg3d.memory import training_memory
+from seg3d.networks import heads
+from seg3d.probing import activations, convolutions, norms, probe_model, sequential, set_probe_step
+from seg3d.probing.layers import ProbedLayer
+from seg3d.probing.names import Bits
+
+from .helpers import assert_mean_is
+
+NNUNET_WIDTHS = (32, 64, 128, 256, 320, 320)
+DRAWS = 150
+
+
+def dynunet(widths: tuple[int, ...], residual: bool = False) -> nn.Module:
+    levels = len(widths)
+    return DynUNet(
+        3,
+        1,
+        3,
+        [3] * levels,
+        [1] + [2] * (levels - 1),
+        [2] * (levels - 1),
+        filters=widths,
+        deep_supervision=True,
+        deep_supr_num=levels - 2,
+        res_block=residual,
+    )
+
+
+def nnunet(kind: type[nn.Module], widths: tuple[int, ...], **blocks: Any) -> nn.Module:
+    levels = len(widths)
+    return kind(
+        1,
+        levels,
+        widths,
+        nn.Conv3d,
+        3,
+        [1] + [2] * (levels - 1),
+        num_classes=3,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+        **blocks,
+    )
+
+
+def plain_conv_unet(widths: tuple[int, ...]) -> nn.Module:
+    return nnunet(PlainConvUNet, widths, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
+
+
+TINY = (4, 8, 8)
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "DynUNet": lambda: dynunet(TINY),
+    "DynUNet, residual": lambda: dynunet(TINY, residual=True),
+    "UNet": lambda: UNet(3, 1, 3, channels=TINY, strides=(2, 2), num_res_units=2),
+    "BasicUNet": lambda: BasicUNet(3, 1, 3, features=(4, 4, 4, 8, 8, 4)),
+    "SegResNet": lambda: SegResNet(3, 8, 1, 3, blocks_down=(1, 1), blocks_up=(1,)),
+    "PlainConvUNet": lambda: plain_conv_unet(TINY),
+    "ResidualEncoderUNet": lambda: nnunet(
+        ResidualEncoderUNet, TINY, n_blocks_per_stage=(1, 2, 1), n_conv_per_stage_decoder=1
+    ),
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def pair(name: str, bits: Bits = 1) -> tuple[nn.Module, nn.Module, Tensor]:
+    """The network as it comes and a probed copy, in float64, and an image."""
+    torch.manual_seed(5)
+    plain = NETWORKS[name]().double()
+    probed = copy.deepcopy(plain)
+    probe_model(probed, bits=bits)
+    return plain, probed, torch.randn(2, 1, 16, 16, 32, dtype=torch.float64)
+
+
+def loss(output: Any) -> Tensor:
+    """Neither linear in the output nor the same for all voxels and classes."""
+    scores = heads(output)
+    weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).cos() for y in scores]
+    parts = [
+        (w * y + 0.1 * y.square()).sum() / y[0, 0].numel()
+        for w, y in zip(weights, scores, strict=True)
+    ]
+    return torch.stack(parts).sum()
+
+
+@every_network
+def test_outputs_and_state_dict_are_those_of_the_plain_network(name: str) -> None:
+    plain, probed, x = pair(name)
+    for y, expected in zip(heads(probed(x)), heads(plain(x)), strict=True):
+        assert y.requires_grad
+        torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    for network in (plain, probed):
+        network.eval()
+    assert torch.equal(heads(probed(x))[0], heads(plain(x))[0])
+    with torch.no_grad():
+        for network in (plain, probed):
+            network.train()
+        for y, expected in zip(heads(probed(x)), heads(plain(x)), strict=True):
+            assert torch.equal(y, expected)
+    state, expected_state = probed.state_dict(), plain.state_dict()
+    assert list(state) == list(expected_state)
+    assert all(torch.equal(state[key], expected_state[key]) for key in state)
+
+
+@every_network
+def test_with_exact_bits_all_gradients_are_the_plain_ones(name: str) -> None:
+    plain, probed, x = pair(name, "exact")
+    for network in (plain, probed):
+        loss(network(x)).backward()
+    scale = max(p.grad.abs().max() for p in plain.parameters() if p.grad is not None)
+    names = [key for key, _ in plain.named_parameters()]
+    for key, exact, ours in zip(names, plain.parameters(), probed.parameters(), strict=True):
+        assert (exact.grad is None) == (ours.grad is None), key
+        if exact.grad is not None:
+            # The gradients of biases in front of a norm are nothing but rounding.
+            torch.testing.assert_close(ours.grad, exact.grad, rtol=1e-9, atol=float(1e-10 * scale))
+
+
+class TwoBranches(nn.Module):
+    """A residual sum both of whose branches, and both consumers, are probed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(1, 4, 1)
+        self.norm1, self.norm2 = nn.InstanceNorm3d(4, affine=True), nn.GroupNorm(2, 4)
+        self.act1, self.act2 = nn.ReLU(inplace=True), nn.LeakyReLU(0.1, inplace=True)
+        self.head = nn.Conv3d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.act1(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(x)) + residual
+        return self.head(self.act2(out) + residual)
+
+
+SHARING: dict[str, Callable[[], nn.Module]] = {
+    "two branches": TwoBranches,
+    "UnetResBlock": lambda: UnetResBlock(3, 1, 3, 3, 1, ("instance", {"affine": True})),
+    **NETWORKS,
+}
+
+
+def forbid_work_in_place(patch: pytest.MonkeyPatch) -> None:
+    for module in (norms, activations, convolutions):
+        patch.setattr(module, "is_private", lambda gradient: False)
+    patch.setattr(sequential, "_is_alone", lambda x: False)
+
+
+def count_work_in_place(patch: pytest.MonkeyPatch) -> list[bool]:
+    """Every gradient that is worked on from now on: whether it is written over."""
+    seen: list[bool] = []
+
+    def spied(work: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(dz: Tensor, dx: Tensor, *rest: Any) -> Any:
+            seen.append(dx is dz)
+            return work(dz, dx, *rest)
+
+        return spy
+
+    patch.setattr(norms, "normalise_backward", spied(norms.normalise_backward))
+    patch.setattr(activations, "activate_backward", spied(activations.activate_backward))
+    return seen
+
+
+@pytest.mark.parametrize("bits", [1, 0.125, "exact"])
+@pytest.mark.parametrize("name", SHARING)
+def test_work_in_place_changes_no_gradient(
+    name: str, bits: Bits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    network = SHARING[name]()
+    probe_model(network, bits=bits)
+    x = torch.randn(2, 1, 16, 16, 32)
+
+    def gradients() -> list[Tensor]:
+        set_probe_step(network, seed=1, step=0)
+        network.zero_grad()
+        image = x.clone().requires_grad_()
+        loss(network(image)).backward()
+        found = [p.grad for p in (image, *network.parameters()) if p.grad is not None]
+        assert len(found) > 5
+        return found
+
+    with monkeypatch.context() as patch:
+        forbid_work_in_place(patch)
+        expected = gradients()
+    in_place = count_work_in_place(monkeypatch)
+    assert all(map(torch.equal, gradients(), expected))
+    assert any(in_place)
+
+
+def full_backward_hooks(network: nn.Module) -> list[Tensor]:
+    seen: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, ProbedLayer):
+            # Nor does it let activations work in place then.
+            if hasattr(module, "inplace"):
+                module.inplace = False  # type: ignore[assignment]
+            module.register_full_backward_hook(lambda _, dx, dy: seen.extend([*dx, *dy]))
+    return seen
+
+
+def tensor_hooks(network: nn.Module) -> list[Tensor]:
+    seen: list[Tensor] = []
+    watch_outputs(network, lambda output: output.register_hook(seen.append))
+    return seen
+
+
+def retained(network: nn.Module) -> list[Tensor]:
+    outputs: list[Tensor] = []
+    watch_outputs(network, outputs.append)
+    watch_outputs(network, Tensor.retain_grad)
+    return outputs
+
+
+def watch_outputs(network: nn.Module, watch: Callable[[Tensor], Any]) -> None:
+    for module in network.modules():
+        if isinstance(module, ProbedLayer):
+            module.register_forward_hook(lambda module, inputs, output: watch(output) and None)
+
+
+RESIDUAL = ("DynUNet, residual", "SegResNet", "ResidualEncoderUNet")
+
+
+@pytest.mark.parametrize(
+    ("name", "watch"),
+    [
+        *((name, watch) for name in RESIDUAL for watch in (tensor_hooks, retained)),
+        # Torch itself refuses full backward hooks where residuals are added in place.
+        *((name, full_backward_hooks) for name in ("UNet", "PlainConvUNet")),
+    ],
+)
+def test_what_hooks_have_seen_never_changes(
+    name: str, watch: Callable[[nn.Module], list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, network, x = pair(name)
+
+    def seen() -> list[Tensor]:
+        watched = copy.deepcopy(network)
+        set_probe_step(watched, seed=1, step=0)
+        tensors = watch(watched)
+        loss(watched(x.clone().requires_grad_())).backward()
+        found = [tensor.grad for tensor in tensors] if watch is retained else tensors
+        return [tensor for tensor in found if tensor is not None]
+
+    ours = seen()
+    forbid_work_in_place(monkeypatch)
+    expected = seen()
+    assert len(ours) == len(expected) > 20
+    assert all(map(torch.equal, ours, expected))
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_gradients_of_tensors_in_the_middle(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network, x = pair(name)
+    outputs: list[Tensor] = []
+    watch_outputs(network, outputs.append)
+
+    def gradients() -> list[Tensor]:
+        outputs.clear()
+        set_probe_step(network, seed=1, step=0)
+        found = torch.autograd.grad(loss(network(x)), outputs, allow_unused=True)
+        return [dy for dy in found if dy is not None]
+
+    ours = gradients()
+    forbid_work_in_place(monkeypatch)
+    expected = gradients()
+    assert len(ours) == len(expected) > 10
+    assert all(map(torch.equal, ours, expected))
+
+
+@pytest.mark.parametrize("bits", [1, 0.125])
+def test_gradients_are_unbiased(bits: Bits) -> None:
+    torch.manual_seed(1)
+    network = UNet(3, 1, 2, channels=(2, 4), strides=(2,), num_res_units=1)
+    # Norms have a bias of the order of 1 / voxels, which would show in smaller volumes.
+    x = torch.randn(1, 1, 16, 16, 16)
+
+    def gradient() -> Tensor:
+        network.zero_grad()
+        loss(network(x)).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+    exact = gradient()
+    probe_model(network, bits=bits)
+    draws = []
+    for step in range(DRAWS):
+        set_probe_step(network, seed=3, step=step)
+        draws.append(gradient().double())
+    assert_mean_is(torch.stack(draws), exact)
+
+
+@pytest.mark.parametrize("make", [dynunet, plain_conv_unet])
+def test_memory_of_a_training_step(make: Callable[[tuple[int, ...]], nn.Module]) -> None:
+    target, tolerance = 0.45, 1.05
+    with torch.device("meta"):
+        plain, probed = make(NNUNET_WIDTHS), make(NNUNET_WIDTHS)
+    probe_model(probed, bits=1)
+    peaks = [training_memory(net, (2, 1, 128, 128, 128)).peak for net in (plain, probed)]
+    assert peaks[1] <= target * tolerance * peaks[0]
