@@ -7,9 +7,10 @@ With v = (y - mean) / sigma the output is z = act(gamma v + beta). Let dn = act'
 where the means are over what the norm is over (Ioffe and Szegedy, arXiv 1502.03167; Ulyanov,
 Vedaldi and Lempitsky, arXiv 1607.08022; Wu and He, arXiv 1803.08494). act' needs the sign of
 gamma v + beta, which is kept as one exact bit a voxel. v itself is needed in a term of rank one
-only, which is small; there a sketch of v serves, whose mean is v. The sketch is random in the
-same way twice, in v and in mean(gamma v dn): of order 1 / voxels, which is no matter where
-volumes are large (and where they are small, v is best kept as it is).
+only, which is small; there a sketch of v serves, whose mean is v. The same sketch is in v and in
+mean(gamma v dn), so that dy has a small bias, of order 1 / voxels of what is normalised together,
+and with 1 / m bits of order m / 3 bricks of it: no matter for large volumes. Where volumes are
+small, more bits cost little.
 """
 
 from __future__ import annotations
