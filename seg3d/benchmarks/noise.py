@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -38,7 +39,10 @@ def compare(channels: list[int], steps: int, volumes: int, edge: int) -> dict[st
         memory = training_memory(network, (2, 1, edge, edge, edge))
         rows[method] = {
             "saved_bytes": memory.saved,
-            "ratios": {name: one.ratio for name, one in noise.items()},
+            # JSON has no infinity: null, where the minibatch's variance drowns in the noise.
+            "ratios": {
+                name: one.ratio if isfinite(one.ratio) else None for name, one in noise.items()
+            },
         }
     _print(rows, losses[-1], summary(chosen))
     return {
@@ -64,12 +68,16 @@ def _backward(network: UNet3d, image: Tensor, target: Tensor) -> None:
     DiceCrossEntropy()(heads(network(image)), target)["loss"].backward()
 
 
+def _text(ratio: float | None) -> str:
+    return "∞" if ratio is None else f"{ratio:.3f}"
+
+
 def _print(rows: dict[str, dict[str, Any]], loss: float, auto: str) -> None:
     names = list(next(iter(rows.values()))["ratios"])
     print_table(
         "variance over draws / variance over volumes, by bits per voxel, or by published probes "
         f"and their number (loss {loss:.3f}; auto: {auto})",
         ("layer", *rows),
-        [(name, *(f"{row['ratios'][name]:.3f}" for row in rows.values())) for name in names]
+        [(name, *(_text(row["ratios"][name]) for row in rows.values())) for name in names]
         + [("saved MiB", *(f"{row['saved_bytes'] / 2**20:.0f}" for row in rows.values()))],
     )
