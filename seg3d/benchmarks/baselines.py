@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import checkpoint
 
 from seg3d.networks import UNet3d
+from seg3d.probing.packing import pack, unpack
 
 CHANNELS = (32, 64, 128, 256, 320, 320)
 GROUP = 256
@@ -166,13 +167,13 @@ class PackedTensor:
             scale = ((high - low) / 3).clamp_(min=1e-30)
             levels = (values[part] - low).div_(scale)
             levels.add_(torch.rand_like(levels)).floor_().clamp_(0, 3)
-            self.codes[part] = _pack(levels.to(torch.uint8), bits=2)
+            self.codes[part] = pack(levels.to(torch.uint8), bits=2)
             self.low[part], self.scale[part] = low, scale
 
     def restore(self) -> Tensor:
         values = self.codes.new_empty(len(self.codes), GROUP, dtype=self.dtype)
         for part in _parts(values):
-            levels = _unpack(self.codes[part], bits=2).float()
+            levels = unpack(self.codes[part], bits=2).float()
             values[part] = levels.mul_(self.scale[part]).add_(self.low[part]).to(self.dtype)
         return values.flatten()[: self.shape.numel()].view(self.shape)
 
@@ -201,7 +202,7 @@ class _LeakyReLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         ctx.mark_dirty(x)
         ctx.slope = slope
-        ctx.save_for_backward(_pack(_in_rows(x > 0, 8).view(torch.uint8), bits=1))
+        ctx.save_for_backward(pack(_in_rows(x > 0, 8).view(torch.uint8), bits=1))
         return F.leaky_relu_(x, slope)
 
     @staticmethod
@@ -209,7 +210,7 @@ class _LeakyReLU(torch.autograd.Function):
         (signs,) = ctx.saved_tensors
         rows = _in_rows(gradient, 8).clone()
         for part in _parts(rows):
-            rows[part] *= torch.where(_unpack(signs[part], bits=1).bool(), 1.0, ctx.slope)
+            rows[part] *= torch.where(unpack(signs[part], bits=1).bool(), 1.0, ctx.slope)
         return rows.flatten()[: gradient.numel()].view(gradient.shape), None
 
 
@@ -224,20 +225,6 @@ def _parts(rows: Tensor) -> list[slice]:
     """Parts of 16 million values, so that copies are small."""
     step = 2**24 // rows.shape[1]
     return [slice(start, start + step) for start in range(0, len(rows), step)]
-
-
-def _pack(codes: Tensor, bits: int) -> Tensor:
-    """`(n, m)` numbers below ``2 ** bits`` to `(n, m * bits / 8)` bytes."""
-    packed = codes[:, :: 8 // bits].clone()
-    for place in range(1, 8 // bits):
-        packed |= codes[:, place :: 8 // bits] << (place * bits)
-    return packed
-
-
-def _unpack(packed: Tensor, bits: int) -> Tensor:
-    """Undo `_pack`."""
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
-    return (packed[..., None] >> shifts & (2**bits - 1)).flatten(1)
 
 
 class Compiled(nn.Module):

@@ -1,8 +1,7 @@
 """Cutting a batch of volumes into bricks: short runs of voxels that lie one behind the other.
 
-A cube of as many voxels would have a little more in common (its means leave a quarter to a
-third less to be sketched), but runs are read and written without being taken apart, which is
-several times as fast.
+A cube of as many voxels would have more in common, but runs are read and written without being
+taken apart.
 """
 
 from __future__ import annotations

@@ -119,10 +119,3 @@ def plain(x: Tensor) -> Tensor:
     """Without what a subclass that only adds to a tensor, such as MONAI's MetaTensor, adds to x."""
     adds = type(x) is not Tensor and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
     return x.as_subclass(Tensor) if adds else x
-
-
-def dense_strides(x: Tensor) -> tuple[int, ...]:
-    """The strides of x if it is contiguous or channels-last, or else those that it would have."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last_3d):
-        return x.stride()
-    return torch.empty(x.shape, device="meta").stride()

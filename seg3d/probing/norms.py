@@ -69,7 +69,7 @@ class ProbedNorm(ProbedLayer):
             input,
             getattr(self, "weight", None),
             getattr(self, "bias", None),
-            Normalisation(scale, offset, self._pool(input), self.slope),
+            Normalisation(scale, offset, self._pool, self.slope),
             make_norm_sketch(self.sketch, self.bits),
             self.next_key(),
             # Torch forbids it behind hooks for gradients, which make the input a view.
@@ -79,52 +79,46 @@ class ProbedNorm(ProbedLayer):
         attach(records[0], z)
         return z
 
-    def _pool(self, x: Tensor) -> Pool:
-        """What takes ``(B, C)`` to means over all that is normalised together."""
+    def _pool(self, values: Tensor) -> Tensor:
+        """Take ``(B, C)`` to means over all that is normalised together."""
         raise NotImplementedError
 
     def _scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, C)`` each, with v = x * scale + offset."""
-        mean, variance = pooled_moments(x.detach(), self._pool(x))
+        mean, variance = pooled_moments(x.detach(), self._pool)
+        self._observe(mean, variance, x)
         scale = (variance + self.eps).rsqrt()
         return scale, -mean * scale
+
+    def _observe(self, mean: Tensor, variance: Tensor, x: Tensor) -> None:
+        """Told the moments, ``(B, C)`` each, of every batch."""
 
 
 class ProbedInstanceNorm3d(ProbedNorm, nn.InstanceNorm3d):
     """:class:`torch.nn.InstanceNorm3d` without running statistics, in few bits."""
 
-    def _pool(self, x: Tensor) -> Pool:
-        return lambda values: values
+    def _pool(self, values: Tensor) -> Tensor:
+        return values
 
 
 class ProbedGroupNorm(ProbedNorm, nn.GroupNorm):
     """:class:`torch.nn.GroupNorm` of volumes in few bits."""
 
-    def _pool(self, x: Tensor) -> Pool:
-        groups = self.num_groups
-
-        def pool(values: Tensor) -> Tensor:
-            grouped = values.view(len(values), groups, -1)
-            return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
-
-        return pool
+    def _pool(self, values: Tensor) -> Tensor:
+        grouped = values.view(len(values), self.num_groups, -1)
+        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
 
 
 class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
     """:class:`torch.nn.BatchNorm3d` in few bits."""
 
-    def _pool(self, x: Tensor) -> Pool:
-        return lambda values: values.mean(0, keepdim=True).expand_as(values)
+    def _pool(self, values: Tensor) -> Tensor:
+        return values.mean(0, keepdim=True).expand_as(values)
 
-    def _scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = pooled_moments(x.detach(), self._pool(x))
-        if self.track_running_stats:
-            self._track(mean[0], variance[0], x.numel() // x.shape[1])
-        scale = (variance + self.eps).rsqrt()
-        return scale, -mean * scale
-
-    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _observe(self, mean: Tensor, variance: Tensor, x: Tensor) -> None:
         """Move the running statistics as torch does, the variance being the unbiased one."""
+        if not self.track_running_stats:
+            return
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
@@ -132,9 +126,10 @@ class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
             share = 1.0 / self.num_batches_tracked.double()
         else:
             share = torch.as_tensor(self.momentum, dtype=torch.float64)
+        count = x.numel() // x.shape[1]
         unbiased = variance * (count / max(1, count - 1))
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.lerp_(value.to(running.dtype), share.to(running))
+            running.lerp_(value[0].to(running.dtype), share.to(running))
 
 
 @dataclass(frozen=True)

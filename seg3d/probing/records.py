@@ -151,7 +151,6 @@ class Rebuilder:
         self.record = record
         self.grid = BrickGrid.of(record.shape, record.sketch.voxels)
         self.dtype = dtype
-        self.device = record.kept[0].device
         self._decoder: Decoder | None = None
         if isinstance(record.sketch, RotatedSketch):
             key = ProbeKey.from_tensor(record.key)
@@ -207,7 +206,7 @@ class Rebuilder:
 
 
 def is_positive(x: Tensor) -> Tensor:
-    """1.0 where x is positive, else 0.0; a comparison would take several times as long."""
+    """1.0 where x is positive, else 0.0."""
     return x.sign().clamp_(min=0)
 
 

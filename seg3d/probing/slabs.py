@@ -8,7 +8,7 @@ input gradients of neighbouring slabs are added.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from math import prod
 
 import torch
@@ -28,7 +28,7 @@ class Slab:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The arguments of ``torch.convolution`` that are not tensors."""
+    """The arguments of ``torch.convolution`` that are not tensors, in its order."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -39,27 +39,14 @@ class Geometry:
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``torch.convolution``."""
-        return torch.convolution(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-        )
+        return torch.convolution(x, weight, bias, *astuple(self))
 
     def without_depth_padding(self) -> Geometry:
         """The same where the rows of x and y stand for nothing but themselves."""
-        return Geometry(
-            self.stride,
-            (0, *self.padding[1:]),
-            self.dilation,
-            self.transposed,
-            (0, *self.output_padding[1:]),
-            self.groups,
+        return replace(
+            self,
+            padding=(0, *self.padding[1:]),
+            output_padding=(0, *self.output_padding[1:]),
         )
 
     def output_shape(self, x: torch.Size, weight: torch.Size) -> torch.Size:
@@ -88,18 +75,9 @@ class Geometry:
         self, dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The library's gradients with respect to x, weight and bias; None if not wanted."""
+        bias_shape = [dy.shape[1]]
         return torch.ops.aten.convolution_backward(
-            dy,
-            x,
-            weight,
-            [dy.shape[1]],
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-            wanted,
+            dy, x, weight, bias_shape, *astuple(self), wanted
         )
 
     def window(self, slab: Slab, kernel: int) -> tuple[int, int]:
