@@ -132,11 +132,11 @@ def activate_backward(dz: Tensor, dx: Tensor, record: Record, with_slope: bool) 
     grid = rebuilder.grid
     total = torch.zeros(grid.batch, grid.channels, dtype=rebuilder.dtype, device=dz.device)
     for where, numbers in rebuilder.chunks():
-        rows = grid.read(dz, where, rebuilder.dtype, "constant")
+        rows = grid.read(dz, where, rebuilder.dtype)
         if with_slope:
             v, positive = rebuilder.signed(where, numbers)
             negative_part = rebuilder.argument(v, where) * rows * (1 - positive)
-            total[where[0]] += grid.gather(negative_part.sum(1), where)
+            total[where[0]] += grid.total(negative_part, where)
         else:
             positive = rebuilder.positive(where, numbers)
         grid.write(dx, where, rebuilder.slopes(positive, where).mul_(rows))

@@ -10,7 +10,7 @@ many bits are enough.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf
@@ -22,10 +22,14 @@ from seg3d.errors import UserError
 from seg3d.probing.convolutions import ProbedConvolution
 from seg3d.probing.layers import ProbedLayer, set_probe_step
 from seg3d.probing.names import BITS, Bits, check_sketch
+from seg3d.probing.norms import ProbedNorm
 
 CODE_ENERGY = {1: 0.571, 2: 0.133, 4: 0.0096}
 SAFETY = 2.0  # the estimate is rough, and the gradients change as training goes on
 ROUNDS = 4
+# Of a norm's input. Below it, fractions of a bit would bias the norm's gradient by more than a
+# few per cent of the term that they are in (see `seg3d.probing.norms`), and save next to nothing.
+FEWEST_VOXELS_FOR_FRACTIONS = 64 * 128
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ def choose_bits(
 
     It begins with one bit everywhere, takes for every sketch the bits that should be enough for
     all convolutions that use it, and raises them where a new measurement says that they are not.
+    Norms of small volumes get at least one bit.
 
     Args:
         network: its layers of sketch ``rotated`` are given their bits.
@@ -133,6 +138,7 @@ def choose_bits(
     numbered = [module for module in network.modules() if isinstance(module, ProbedLayer)]
     for layer in layers.values():
         layer.set_sketch("rotated", layer.rank, 1)
+    small = _norms_of_small_volumes(layers.values(), backward[0])
     for attempt in range(ROUNDS):
         wanted: dict[int, Bits] = {}
         for name, measured in gradient_noise(network, backward, seed + attempt).items():
@@ -144,7 +150,8 @@ def choose_bits(
             now = numbered[source].bits
             enough = now
             if attempt == 0:
-                enough = _enough(BITS, now, measured.ratio, limit)
+                choices = BITS[BITS.index(1) :] if numbered[source] in small else BITS
+                enough = _enough(choices, now, measured.ratio, limit)
             elif measured.ratio > limit:
                 enough = _enough(BITS[BITS.index(now) + 1 :], now, measured.ratio, limit)
             wanted[source] = max(wanted.get(source, BITS[0]), enough, key=BITS.index)
@@ -152,10 +159,9 @@ def choose_bits(
         for source, bits in changed.items():
             numbered[source].set_sketch("rotated", numbered[source].rank, bits)
         if attempt == 0:
-            used = {id(numbered[source]) for source in wanted}
-            for layer in layers.values():
-                if id(layer) not in used:
-                    layer.set_sketch("rotated", layer.rank, BITS[0])
+            used = {numbered[source] for source in wanted}
+            for layer in set(layers.values()) - used - small:
+                layer.set_sketch("rotated", layer.rank, BITS[0])
         elif not changed:
             break
     return {name: layer.bits for name, layer in layers.items()}
@@ -204,6 +210,27 @@ def summary(bits: Mapping[str, Bits]) -> str:
         for one in BITS
         if (count := counts[one])
     )
+
+
+def _norms_of_small_volumes(
+    layers: Iterable[ProbedLayer], run: Callable[[], None]
+) -> set[ProbedLayer]:
+    """The norms whose input, on this run, is too small for fractions of a bit."""
+    small: set[ProbedLayer] = set()
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, ProbedNorm)
+        if inputs[0][0, 0].numel() < FEWEST_VOXELS_FOR_FRACTIONS:
+            small.add(layer)
+
+    norms = [layer for layer in layers if isinstance(layer, ProbedNorm)]
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return small
 
 
 def _enough(choices: Sequence[Bits], now: Bits, ratio: float, limit: float) -> Bits:

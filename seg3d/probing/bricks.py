@@ -96,17 +96,17 @@ class BrickGrid:
                 numbers = slice(start, start + (b_stop - b) * (stop - layer) * self.row)
                 yield (slice(b, b_stop), slice(layer, stop)), numbers
 
-    def read(self, x: Tensor, where: Where, dtype: torch.dtype, mode: str = "replicate") -> Tensor:
+    def read(self, x: Tensor, where: Where, dtype: torch.dtype) -> Tensor:
         """The bricks of a chunk as rows, ``(bricks, voxels)``; may share memory with ``x``.
 
-        Bricks that stick out are continued by their last voxels, or in mode ``constant`` by 0.
+        Bricks that stick out are continued by their last voxels.
         """
         part = self._part(x, where).to(dtype).flatten(3)
         layers = where[1].stop - where[1].start
         missing = layers * self.planes - part.shape[2]
         excess = self.runs * self.voxels // self.planes - self.plane
         if missing or excess:
-            part = F.pad(part, (0, excess, 0, missing), mode=mode)
+            part = F.pad(part, (0, excess, 0, missing), mode="replicate")
         rows = part.reshape(part.shape[0], self.channels, layers, self.runs, self.voxels)
         return rows.transpose(1, 2).reshape(-1, self.voxels)
 
@@ -135,11 +135,13 @@ class BrickGrid:
         part = values[samples, None, :, None]
         return part.expand(-1, layers.stop - layers.start, -1, self.runs).reshape(-1, 1)
 
-    def gather(self, column: Tensor, where: Where) -> Tensor:
-        """The sums over a chunk's rows per sample and channel: undoes :meth:`spread`."""
+    def total(self, rows: Tensor, where: Where) -> Tensor:
+        """Sums over a chunk's voxels per sample and channel; what sticks out does not count."""
         samples, layers = where
-        shape = (-1, layers.stop - layers.start, self.channels, self.runs)
-        return column.view(shape).sum((1, 3))
+        shape = (samples.stop - samples.start, -1, self.channels, self.planes)
+        planes = rows.view(*shape, self.runs * self.voxels // self.planes)[..., : self.plane].sum(4)
+        in_order = planes.transpose(2, 3).flatten(1, 2)
+        return in_order[:, : self.depth - layers.start * self.planes].sum(1)
 
     def _part(self, x: Tensor, where: Where) -> Tensor:
         samples, layers = where

@@ -7,10 +7,12 @@ With v = (y - mean) / sigma the output is z = act(gamma v + beta). Let dn = act'
 where the means are over what the norm is over (Ioffe and Szegedy, arXiv 1502.03167; Ulyanov,
 Vedaldi and Lempitsky, arXiv 1607.08022; Wu and He, arXiv 1803.08494). act' needs the sign of
 gamma v + beta, which is kept as one exact bit a voxel. v itself is needed in a term of rank one
-only, which is small; there a sketch of v serves, whose mean is v. The same sketch is in v and in
-mean(gamma v dn), so that dy has a small bias, of order 1 / voxels of what is normalised together,
-and with 1 / m bits of order m / 3 bricks of it: no matter for large volumes. Where volumes are
-small, more bits cost little.
+only, which is small; there a sketch of v serves, whose expectation is v. Its mean over what is
+normalised together, which for v is zero, is taken out, so that dy sums to zero as it should and
+the bias of a convolution in front gets the gradient zero and not noise. The same sketch is in v
+and in mean(gamma v dn), so that dy has a small bias, of order 1 / voxels of what is normalised
+together, and with 1 / m bits of order m / 3 bricks of it: no matter for large volumes. Where
+volumes are small, more bits cost little, and :func:`seg3d.probing.choose_bits` gives them one.
 """
 
 from __future__ import annotations
@@ -253,20 +255,23 @@ def normalise_backward(
     """
     rebuilder = record.open(dz.dtype)
     grid, dtype = rebuilder.grid, rebuilder.dtype
-    sums = torch.zeros(2, grid.batch, grid.channels, dtype=dtype, device=dz.device)
+    sums = torch.zeros(3, grid.batch, grid.channels, dtype=dtype, device=dz.device)
     for where, numbers in rebuilder.chunks():
         v, positive = rebuilder.signed(where, numbers)
-        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype, "constant"))
-        sums[0, where[0]] += grid.gather(dn.sum(1), where)
-        sums[1, where[0]] += grid.gather(dn.mul_(v).sum(1), where)
+        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype))
+        sums[0, where[0]] += grid.total(dn, where)
+        sums[1, where[0]] += grid.total(dn.mul_(v), where)
+        sums[2, where[0]] += grid.total(v, where)
     gain = record.affine[0]
     voxels = dz[0, 0].numel()
-    columns = torch.stack([scale * gain, *(-scale * pool(gain * total / voxels) for total in sums)])
+    along = -scale * pool(gain * sums[1] / voxels)
+    constant = -scale * pool(gain * sums[0] / voxels) - along * pool(sums[2] / voxels)
+    columns = torch.stack([scale * gain, constant, along])
     for where, numbers in rebuilder.chunks():
         v, positive = rebuilder.signed(where, numbers)
-        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype, "constant"))
-        factor, constant, along = (grid.spread(values, where) for values in columns)
-        grid.write(dy, where, dn.mul_(factor).add_(v.mul_(along)).add_(constant))
+        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype))
+        gains, constants, shares = (grid.spread(values, where) for values in columns)
+        grid.write(dy, where, dn.mul_(gains).add_(v.mul_(shares)).add_(constants))
     return sums[1].sum(0), sums[0].sum(0)
 
 

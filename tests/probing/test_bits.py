@@ -104,6 +104,15 @@ def test_chosen_bits_keep_the_noise_low() -> None:
     assert network.encoder[0][0].conv.sketch == "exact"  # type: ignore[index, union-attr]
 
 
+@pytest.mark.parametrize(("edge", "least"), [(16, 1), (24, 0.125)])
+def test_norms_of_small_volumes_get_no_fractions(edge: int, least: float) -> None:
+    network = small_network()
+    generator = torch.Generator().manual_seed(2)
+    shape = (1, 2, edge, edge, edge)
+    passes = runs(network, [torch.randn(shape, generator=generator) for _ in range(2)])
+    assert choose_bits(network, passes, limit=1e6)["1"] == least
+
+
 def test_the_choice_is_reproducible_and_leaves_the_global_generator_alone() -> None:
     chosen = []
     for _ in range(2):

@@ -229,6 +229,22 @@ def test_gradients_are_unbiased(chain: str, bits: float, draws: int) -> None:
     assert randomness[:, [0, 1, 3]].min() > 0  # where gamma is not zero
 
 
+@pytest.mark.parametrize("norm", ["instance", "group", "batch"])
+@pytest.mark.parametrize("bits", [0.125, 1])
+def test_the_gradient_of_what_the_norm_takes_out_is_zero(norm: str, bits: float) -> None:
+    layer = probed(ordinary(norm, "leaky"), bits, fused=True)
+    y = volume((2, 4, 9, 10, 11)).requires_grad_()
+    layer(y).backward(volume(y.shape, seed=6) + 0.5 * y.detach())
+    assert y.grad is not None
+    # What a bias in front adds to: a channel, for group norm all channels of a group alike.
+    sums = y.grad.sum((2, 3, 4))
+    if norm == "group":
+        sums = sums.view(2, 2, 2).sum(2)
+    if norm == "batch":
+        sums = sums.sum(0)
+    assert sums.abs().max() < 1e-9 * y.grad.abs().sum()
+
+
 @pytest.mark.parametrize("activation", ["relu", "leaky", "prelu"])
 def test_gradient_of_an_activation_alone_is_exact(activation: str) -> None:
     (layer,) = ACTIVATIONS[activation]()
