@@ -1,0 +1,94 @@
+"""Volumes that need not fit into RAM: read by regions, written by regions.
+
+Every format that can do so implements these two classes; `open_volume` and `create_volume` in
+`seg3d.io.volume` choose it by the file name's ending.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from seg3d.geometry import Shape3
+
+if TYPE_CHECKING:
+    from seg3d.io.volume import Header
+
+Region = tuple[slice, slice, slice]
+
+
+def whole(shape: Shape3) -> Region:
+    """The region that is all of a volume."""
+    x, y, z = (slice(0, length) for length in shape)
+    return x, y, z
+
+
+class VolumeReader(ABC):
+    """An open volume of which nothing has been read but the header.
+
+    Attributes:
+        header: geometry, channels, and the format's own header.
+        dtype: of the voxels that `read` gives (after any scaling that the file asks for).
+        slow_axis: 0, 1 or 2, along which neighbouring slices lie farthest apart in the file: a
+            slab of few slices along it is what reads fastest.
+    """
+
+    header: Header
+    dtype: np.dtype
+    slow_axis: int
+
+    @abstractmethod
+    def read(self, region: Region) -> np.ndarray:
+        """The voxels of a region, `(C, x, y, z)`, in the order of the file's axes.
+
+        Args:
+            region: slices with start and stop within the volume and no step.
+
+        Raises:
+            UserError: if the file is damaged there.
+        """
+
+    def close(self) -> None:
+        """Give back what is open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+class VolumeWriter(ABC):
+    """A volume that is written by regions and appears under its name when it is finished.
+
+    As a context it finishes at the end, or, after an exception, leaves nothing behind.
+    """
+
+    @abstractmethod
+    def write(self, region: Region, array: np.ndarray) -> None:
+        """Store the voxels of a region, `(C, x, y, z)`; regions may come in any order."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Put the file under its name; every voxel must have been written."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove what has been written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
