@@ -41,9 +41,9 @@ def bricks_of(
 
 
 def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
-    """All parts of the work on ``x``; of a fake tensor the first two and the last.
+    """All parts of the work on ``x``; of a fake tensor the first three and the last.
 
-    Fake tensors, with which memory is measured, have no values, and every part takes the memory
+    Fake tensors, with which memory is measured, have no values, and a part takes the memory
     of the one before.
     """
     if not isinstance(x, FakeTensor):
@@ -51,8 +51,8 @@ def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
         return
     last = None
     for index, part in enumerate(parts):
-        last = None if index < 2 else part
-        if index < 2:
+        last = None if index < 3 else part
+        if index < 3:
             yield part
     if last is not None:
         yield last
