@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+GOLDEN_RATIO = 0x9E3779B97F4A7C15  # times 2^64: its multiples are spread evenly
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class ProbeKey:
     """Names one draw of probes; the same key gives the same probes, on every visit.
 
     Attributes:
-        seed: the run's seed, 0 to 2^63 - 1 (under data parallelism with the rank mixed in).
+        seed: the run's seed, 0 to 2^63 - 1, with the rank of the process mixed in.
         step: the optimiser step.
         layer: the layer's place among the probed layers of its network.
         call: how many forward passes the layer has sketched before, in this step.
@@ -28,6 +31,10 @@ class ProbeKey:
     def next_call(self) -> ProbeKey:
         """The key for the layer's next forward pass within the same step."""
         return replace(self, call=self.call + 1)
+
+    def of_rank(self, rank: int) -> ProbeKey:
+        """The key of one of several processes, all of which have this one; of rank 0 the same."""
+        return replace(self, seed=(self.seed + rank * GOLDEN_RATIO) % 2**63)
 
     def entropy(self, stream: int) -> np.random.SeedSequence:
         """The numbers, well mixed; different ``stream`` numbers give independent draws."""
@@ -56,13 +63,18 @@ class ProbeKey:
         return cls(*numbers.tolist()) if type(numbers) is Tensor else cls()
 
 
+def process_rank() -> int:
+    """The rank of this process under ``torch.distributed``, or 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def random_words(number: int, counters: Tensor) -> Tensor:
     """64 random bits for every counter (int64, not negative), whatever the device and order.
 
     SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): number plus counter times the golden ratio,
     well mixed. Counters make draws of any part of a volume possible without those before it.
     """
-    words = (counters + 1) * _signed(0x9E3779B97F4A7C15) + number
+    words = (counters + 1) * _signed(GOLDEN_RATIO) + number
     words = (words ^ _shifted(words, 30)) * _signed(0xBF58476D1CE4E5B9)
     words = (words ^ _shifted(words, 27)) * _signed(0x94D049BB133111EB)
     return words ^ _shifted(words, 31)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from seg3d.probing.keys import ProbeKey
+from seg3d.probing.keys import ProbeKey, process_rank
 from seg3d.probing.names import Bits, check_sketch
 
 _construction_order = count()
@@ -28,7 +28,7 @@ class ProbedLayer(nn.Module):
         sketch: name of the sketch, one of ``seg3d.probing.SKETCHES``.
         rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``.
         bits: kept per voxel by the sketch ``rotated``, one of ``seg3d.probing.BITS``.
-        probe_key: names the next draw.
+        probe_key: names the next draw, the rank of the process apart.
     """
 
     sketch: str
@@ -63,9 +63,13 @@ class ProbedLayer(nn.Module):
         self.sketch, self.rank, self.bits = sketch, rank, bits
 
     def next_key(self) -> ProbeKey:
-        """The key for a draw; the next one is another."""
+        """The key for a draw; the next one is another, and so is that of every other process.
+
+        Processes that share a network have different data. Equal probes would make equal errors
+        of them, which the mean over the processes keeps; independent ones partly cancel.
+        """
         key, self.probe_key = self.probe_key, self.probe_key.next_call()
-        return key
+        return key.of_rank(process_rank())
 
     def is_probing(self) -> bool:
         """Whether a forward pass now would keep a sketch."""
@@ -79,16 +83,16 @@ class ProbedLayer(nn.Module):
 
 
 def set_probe_step(network: nn.Module, seed: int, step: int) -> None:
-    """Make the probes of all probed layers of ``network`` a function of seed and step alone.
+    """Make the probes of all probed layers of ``network`` a function of seed and step.
 
     Call it before the forward pass of every step, and a resumed run draws what the
     uninterrupted one would have drawn. Layers are told apart by their order in
-    ``network.modules()``, several forward passes within a step by counting them.
+    ``network.modules()``, several forward passes within a step by counting them, and processes
+    (``torch.distributed``) by their ranks: give all of them the same seed.
 
     Args:
         network: any module; layers that are not probed are passed over.
-        seed: the run's seed, taken modulo 2^63. Processes that share a network but not the data
-            (DistributedDataParallel) should each give another, lest their errors add up.
+        seed: the run's seed, taken modulo 2^63.
         step: the optimiser step, not negative.
     """
     layers = (module for module in network.modules() if isinstance(module, ProbedLayer))
