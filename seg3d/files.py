@@ -38,14 +38,51 @@ class UnfinishedFile:
         """Give it its name, in place of the file that had it."""
         with self.temporary.open("r+b") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        self.temporary.chmod(0o666 & ~umask)
+        self.temporary.chmod(0o666 & ~_umask())
         self.temporary.replace(self.path)
 
     def discard(self) -> None:
         """Remove it, unless it has its name already."""
         self.temporary.unlink(missing_ok=True)
+
+
+class UnfinishedFolder:
+    """An empty folder under a hidden name, beside the name that it shall have.
+
+    Args:
+        path: the final name; the folder that holds it is made if need be.
+
+    Attributes:
+        temporary: where to write.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = self._hidden()
+
+    def finish(self) -> None:
+        """Give it its name, in place of the folder that had it."""
+        self.temporary.chmod(0o777 & ~_umask())
+        if not self.path.exists():
+            self.temporary.rename(self.path)
+            return
+        aside = self._hidden()
+        old = self.path.rename(aside / self.path.name)
+        try:
+            self.temporary.rename(self.path)
+        except BaseException:
+            old.rename(self.path)
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove it, unless it has its name already."""
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _hidden(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
 
 
 @contextmanager
@@ -112,6 +149,12 @@ def _no_room(path: Path, size: int, given: str, fix: str) -> UserError:
         legal=f"{size / 2**30:.2f} GiB",
         fix=fix,
     )
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def require_folder(path: Path, option: str) -> None:

@@ -82,10 +82,19 @@ class _Writer(ArrayWriter):
         del self._voxels
 
 
-def read_information(path: Path) -> Any:
-    """An ITK reader that has read a file's header."""
+def read_information(path: Path, file_type: str = "") -> Any:
+    """An ITK reader that has read a file's header.
+
+    Args:
+        path: of the file.
+        file_type: ITK's name of its format; without it, ITK looks at the name and the file.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     reader = library(path).ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(file_type)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid
-from seg3d.io import itk, nifti, npy
+from seg3d.io.formats import FOLDERS, FORMATS, suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter, whole
-
-
-class Format(Protocol):
-    """What the module of a format offers."""
-
-    def open_volume(self, path: Path) -> VolumeReader:
-        """Open an existing file; called by the function of this name below."""
-
-    def create_volume(
-        self, path: Path, header: Header, dtype: np.dtype, channels: int
-    ) -> VolumeWriter:
-        """Begin a file; called by the function of this name below."""
-
-
-FORMATS: dict[str, Format] = {
-    ".nii": nifti,
-    ".nii.gz": nifti,
-    ".nrrd": itk,
-    ".mha": itk,
-    ".npy": npy,
-}
-SUFFIXES = tuple(FORMATS)
 
 # Counting every value takes a table of this length; label files need no more.
 LARGEST_LABEL = 65535
@@ -60,20 +37,6 @@ class Volume:
     @property
     def grid(self) -> Grid:
         return self.header.grid
-
-
-def suffix(path: str | Path) -> str:
-    """The volume ending of a file name, or raise `UserError` if it is not one of `SUFFIXES`."""
-    name = Path(path).name.lower()
-    for known in sorted(SUFFIXES, key=len, reverse=True):
-        if name.endswith(known):
-            return known
-    raise UserError(f"{path} is not a volume that seg3d reads", legal=", ".join(SUFFIXES))
-
-
-def stem(path: str | Path) -> str:
-    """The file name without its volume ending: ``liver_1.nii.gz`` gives ``liver_1``."""
-    return Path(path).name[: -len(suffix(path))]
 
 
 def open_volume(path: str | Path) -> VolumeReader:
@@ -101,8 +64,12 @@ def create_volume(
     Raises:
         UserError: if the ending is not known, or the disk has too little space.
     """
-    path = Path(path)
-    return FORMATS[suffix(path)].create_volume(path, header, np.dtype(dtype), channels)
+    path, ending = Path(path), suffix(path)
+    if path.exists() and path.is_dir() != (ending in FOLDERS):
+        raise UserError(
+            f"{path} is a {'folder' if path.is_dir() else 'file'}", fix="give another name"
+        )
+    return FORMATS[ending].create_volume(path, header, np.dtype(dtype), channels)
 
 
 def read_header(path: str | Path) -> Header:
@@ -181,6 +148,8 @@ def write_volume(path: str | Path, array: np.ndarray, header: Header) -> None:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_dir() != (suffix(path) in FOLDERS):
+        raise UserError(f"{path} is not a {'file' if path.is_dir() else 'folder'}")
     return path
