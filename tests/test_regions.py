@@ -16,7 +16,7 @@ from seg3d.geometry import Grid
 from seg3d.io import Header, Region, create_volume, open_volume, read_volume, whole
 from tests.volumes import save_nifti
 
-ENDINGS = (".nii", ".nii.gz", ".npy", ".nrrd", ".mha")
+ENDINGS = (".nii", ".nii.gz", ".npy", ".nrrd", ".mha", ".ome.zarr", ".zarr")
 DTYPES = ("uint8", "int16", "uint16", "int32", "float32")
 every_ending = pytest.mark.parametrize("ending", ENDINGS)
 

@@ -1,6 +1,6 @@
 """Reading and writing volumes; the format follows from the file name's ending."""
 
-from seg3d.io.formats import DICOM, SUFFIXES, is_volume, stem, suffix
+from seg3d.io.formats import DICOM, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, whole
 from seg3d.io.volume import (
@@ -24,6 +24,7 @@ __all__ = [
     "VolumeReader",
     "VolumeWriter",
     "create_volume",
+    "is_plain_folder",
     "is_volume",
     "open_volume",
     "read_header",

@@ -13,49 +13,81 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from seg3d.files import UnfinishedFile, require_space, reserve
-from seg3d.io.regions import Region, VolumeReader, VolumeWriter
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths, slabs, whole
 
 # Up to so many bytes are unpacked in RAM, more in a temporary file.
 LARGEST_IN_RAM = 2**30
+# So many bytes are copied, or mapped, at once.
 STEP = 2**24
+
+Order = Literal["C", "F"]
 
 
 class ArrayReader(VolumeReader):
-    """Reads from an array `(X, Y, Z)`, or with channels on further axes.
-
-    A map of a file is asked for anew by every `read` and let go of before it returns, so that
-    pages that have been read do not count as the process's memory.
-    """
+    """Reads from an array `(X, Y, Z)`, or with channels on further axes."""
 
     def read(self, region: Region) -> np.ndarray:
         array = self._array()
-        part = self._in_units(array[region])
-        with np.errstate(over="ignore"):
-            # float32 holds any scanner's numbers; what it does not hold becomes infinite.
-            part = np.array(part, self.dtype, copy=True if isinstance(array, np.memmap) else None)
-        return np.moveaxis(part.reshape(*part.shape[:3], self.header.channels), -1, 0)
+        if not isinstance(array, np.memmap):
+            return self._voxels(array[region])
+        order: Order = "C" if self.slow_axis == 0 else "F"
+        voxels = np.empty((*lengths(region), self.header.channels), self.dtype, order)
+        voxels = np.moveaxis(voxels, -1, 0)
+        for there, here in _thin_slabs(region, array):
+            voxels[(slice(None), *here)] = self._voxels(self._array()[there])
+        return voxels
 
     def close(self) -> None:
         pass
 
     @abstractmethod
     def _array(self) -> np.ndarray:
-        """All voxels as they are stored."""
+        """All voxels as they are stored, in RAM or in a map of a file that is made anew."""
 
     def _in_units(self, stored: np.ndarray) -> np.ndarray:
         """Apply the scaling that the file asks for."""
         return stored
+
+    def _voxels(self, stored: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            # float32 holds any scanner's numbers; what it does not hold becomes infinite.
+            voxels = self._in_units(stored).astype(self.dtype, copy=False)
+        return np.moveaxis(voxels.reshape(*voxels.shape[:3], self.header.channels), -1, 0)
 
 
 class ArrayWriter(VolumeWriter):
     """Writes into an array `(X, Y, Z)`, or `(X, Y, Z, C)` of several channels."""
 
     def write(self, region: Region, array: np.ndarray) -> None:
-        self._array()[region] = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+        voxels = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+        file = self._array()
+        if not isinstance(file, np.memmap):
+            file[region] = voxels
+            return
+        for there, here in _thin_slabs(region, file):
+            self._array()[there] = voxels[here]
 
     @abstractmethod
     def _array(self) -> np.ndarray:
-        """Where the voxels go."""
+        """Where the voxels go, in RAM or in a map of a file that is made anew."""
+
+
+def _thin_slabs(region: Region, array: np.ndarray) -> Iterator[tuple[Region, Region]]:
+    """A region in slabs for each of which little of a file needs to be mapped.
+
+    Pages of a map count as the process's memory until it is let go of, and a region may touch
+    every page of its slices.
+
+    Yields:
+        A slab's place in the array, and in the region.
+    """
+    axis = int(np.argmax(array.strides[:3]))
+    thickness = max(1, STEP * array.shape[axis] // array.nbytes)
+    return zip(
+        slabs(region, axis, thickness),
+        slabs(whole(lengths(region)), axis, thickness),
+        strict=True,
+    )
 
 
 class MappedWriter(ArrayWriter):
@@ -78,12 +110,13 @@ class MappedWriter(ArrayWriter):
         head: bytes,
         dtype: np.dtype,
         shape: tuple[int, ...],
-        order: Literal["C", "F"],
+        order: Order,
     ) -> None:
         size = len(head) + byte_count(shape, dtype)
         require_space(path, size)
         self._file = UnfinishedFile(path)
         self._layout: tuple[Any, ...] = (dtype, "r+", len(head), shape, order)
+        self.slow_axis = 0 if order == "C" else 2
         try:
             with self._file.temporary.open("r+b") as stream:
                 reserve(stream, size, path)

@@ -18,7 +18,7 @@ import numpy as np
 from seg3d.errors import UserError
 from seg3d.io import itk
 from seg3d.io.header import Header, checked_header, voxel_dtype
-from seg3d.io.regions import Region, VolumeReader, VolumeWriter
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths
 
 # Scanners round positions: to 0.1 mm where slices are 0.625 mm apart, for instance.
 STEP_TOLERANCE = 0.1
@@ -88,8 +88,7 @@ class _Reader(VolumeReader):
 
     def read(self, region: Region) -> np.ndarray:
         x, y, z = region
-        lengths = [part.stop - part.start for part in region]
-        voxels = np.empty((1, *lengths), self.dtype, order="F")
+        voxels = np.empty((1, *lengths(region)), self.dtype, order="F")
         for number, file in enumerate(self._files[z]):
             voxels[0, :, :, number] = itk.read_voxels(file, _open(file))[x, y, 0]
         return voxels

@@ -79,6 +79,11 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def is_plain_folder(path: Path) -> bool:
+    """Whether a path is a folder, and not one that is itself a volume."""
+    return path.is_dir() and not is_volume(path)
+
+
 def _store(path: Path) -> Path:
     """The Zarr store that a path leads into, or the path itself."""
     for folder in (path, *path.parents):

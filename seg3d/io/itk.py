@@ -46,15 +46,15 @@ class _Reader(ArrayReader):
         shape = (*self._file.GetSize(), self._file.GetNumberOfComponents())
         self.header = checked_header(path, shape, affine_of(self._file))
         self.dtype = voxel_dtype(path, stored_dtype(self._file))
-        self._voxels: np.ndarray | None = None
+        self._held: np.ndarray | None = None
 
     def _array(self) -> np.ndarray:
-        if self._voxels is None:
-            self._voxels = read_voxels(self.path, self._file)
-        return self._voxels
+        if self._held is None:
+            self._held = read_voxels(self.path, self._file)
+        return self._held
 
     def close(self) -> None:
-        self._voxels = None
+        self._held = None
 
 
 class _Writer(ArrayWriter):
@@ -63,15 +63,15 @@ class _Writer(ArrayWriter):
         self.path = path
         self.header = header
         last = () if channels == 1 else (channels,)
-        self._voxels = np.empty((*header.grid.shape[::-1], *last), dtype)
+        self._held = np.empty((*header.grid.shape[::-1], *last), dtype)
 
     def _array(self) -> np.ndarray:
-        return _other_order(self._voxels)
+        return _other_order(self._held)
 
     def finish(self) -> None:
         lps = LPS_TO_RAS @ self.header.grid.affine
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
-        image = self._itk.GetImageFromArray(self._voxels, isVector=self._voxels.ndim == 4)
+        image = self._itk.GetImageFromArray(self._held, isVector=self._held.ndim == 4)
         image.SetSpacing(spacing.tolist())
         image.SetOrigin(lps[:3, 3].tolist())
         image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
@@ -79,7 +79,7 @@ class _Writer(ArrayWriter):
             self._itk.WriteImage(image, str(temporary), useCompression=True)
 
     def discard(self) -> None:
-        del self._voxels
+        del self._held
 
 
 def read_information(path: Path, file_type: str = "") -> Any:

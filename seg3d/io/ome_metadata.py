@@ -10,6 +10,7 @@ matrix from the physical x, y, z in mm to RAS+; other programs see spacing and u
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -45,12 +46,12 @@ class Axis(BaseModel):
 
 class Scale(BaseModel):
     type: Literal["scale"]
-    scale: list[float]
+    factors: list[float] = Field(alias="scale")
 
 
 class Translation(BaseModel):
     type: Literal["translation"]
-    translation: list[float]
+    offsets: list[float] = Field(alias="translation")
 
 
 class Identity(BaseModel):
@@ -79,9 +80,9 @@ class Multiscale(BaseModel):
         scale, offset = np.ones(len(self.axes)), np.zeros(len(self.axes))
         for step in (*level.coordinateTransformations, *self.coordinateTransformations):
             if isinstance(step, Scale):
-                scale, offset = scale * step.scale, offset * step.scale
+                scale, offset = scale * step.factors, offset * step.factors
             elif isinstance(step, Translation):
-                offset = offset + step.translation
+                offset = offset + step.offsets
         physical = np.eye(4)
         for axis, factor, shift in zip(self.axes, scale, offset, strict=True):
             if axis.key in "xyz":
@@ -92,8 +93,13 @@ class Multiscale(BaseModel):
 
     @model_validator(mode="after")
     def _a_number_for_each_axis(self) -> Self:
-        for level in self.datasets:
-            self.affine(level)
+        every_level = itertools.chain(*(level.coordinateTransformations for level in self.datasets))
+        for step in (*every_level, *self.coordinateTransformations):
+            if isinstance(step, Identity):
+                continue
+            numbers = step.factors if isinstance(step, Scale) else step.offsets
+            if len(numbers) != len(self.axes):
+                raise ValueError(f"{step.type} {numbers} has not one number for each axis")
         return self
 
 

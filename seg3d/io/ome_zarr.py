@@ -25,8 +25,10 @@ from seg3d.io.regions import Region, VolumeReader, VolumeWriter
 
 # Voxels along each edge: 64³ is read often enough in one piece, and a patch cuts few of them.
 CHUNK = 64
-DAMAGED = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zlib.error,
-           lzma.LZMAError)  # fmt: skip
+DAMAGED = (
+    AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+    lzma.LZMAError, zlib.error,
+)  # fmt: skip
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 

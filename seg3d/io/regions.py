@@ -7,6 +7,7 @@ Every format implements these two classes; `open_volume` and `create_volume` in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,21 @@ def whole(shape: Shape3) -> Region:
     """The region that is all of a volume."""
     x, y, z = (slice(0, length) for length in shape)
     return x, y, z
+
+
+def lengths(region: Region) -> Shape3:
+    """Voxels of a region along each axis."""
+    x, y, z = (part.stop - part.start for part in region)
+    return x, y, z
+
+
+def slabs(region: Region, axis: int, thickness: int) -> Iterator[Region]:
+    """A region in pieces of at most ``thickness`` slices along an axis."""
+    for start in range(region[axis].start, region[axis].stop, thickness):
+        piece = list(region)
+        piece[axis] = slice(start, min(start + thickness, region[axis].stop))
+        x, y, z = piece
+        yield x, y, z
 
 
 class VolumeReader(ABC):
@@ -66,7 +82,12 @@ class VolumeWriter(ABC):
     """A volume that is written by regions and appears under its name when it is finished.
 
     As a context it finishes at the end, or, after an exception, leaves nothing behind.
+
+    Attributes:
+        slow_axis: as that of `VolumeReader`; None if slabs along any axis are written equally fast.
     """
+
+    slow_axis: int | None = None
 
     @abstractmethod
     def write(self, region: Region, array: np.ndarray) -> None:
