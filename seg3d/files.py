@@ -13,7 +13,7 @@ from typing import IO
 
 from seg3d.errors import UserError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UnfinishedFile:
@@ -104,6 +104,22 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
         file.discard()
 
 
+@contextmanager
+def full_disk_explained(path: Path, fix: str = "free some space") -> Iterator[None]:
+    """Turn the system's error that there is no more space into a `UserError`.
+
+    Args:
+        path: what is written, for the message.
+        fix: what to do if there is too little space.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise UserError(f"{path}: no more space on the disk", given=error, fix=fix) from error
+
+
 def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space") -> None:
     """Make a file ``size`` bytes long and have the disk keep room for them.
 
@@ -113,42 +129,25 @@ def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space"
     Args:
         file: open for writing.
         size: bytes.
-        path: what the space is for, or where it is, for the message.
+        path: the folder that holds the file, or another file in it, for messages.
         fix: what to do if there is too little.
 
     Raises:
         UserError: if there is not enough space.
     """
-    try:
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < size:
+        raise UserError(
+            f"{path}: there is not enough space on the disk",
+            given=f"{free / 2**30:.3g} GiB are free",
+            legal=f"{size / 2**30:.3g} GiB",
+            fix=fix,
+        )
+    with full_disk_explained(path, fix):
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise _no_room(path, size, str(error), fix) from error
-
-
-def require_space(path: Path, size: int, fix: str = "free some space") -> None:
-    """Require that ``size`` bytes are free where ``path`` is to be written.
-
-    Raises:
-        UserError: if they are not.
-    """
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < size:
-        raise _no_room(path, size, f"{free / 2**30:.2f} GiB are free", fix)
-
-
-def _no_room(path: Path, size: int, given: str, fix: str) -> UserError:
-    return UserError(
-        f"{path}: there is not enough space on the disk",
-        given=given,
-        legal=f"{size / 2**30:.2f} GiB",
-        fix=fix,
-    )
 
 
 def _umask() -> int:

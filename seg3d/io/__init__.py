@@ -2,7 +2,7 @@
 
 from seg3d.io.formats import DICOM, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 from seg3d.io.header import Header
-from seg3d.io.regions import Region, VolumeReader, VolumeWriter, whole
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, slabs, whole
 from seg3d.io.volume import (
     LARGEST_LABEL,
     Volume,
@@ -30,6 +30,7 @@ __all__ = [
     "read_header",
     "read_labels",
     "read_volume",
+    "slabs",
     "stem",
     "suffix",
     "whole",

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from seg3d.files import UnfinishedFile, require_space, reserve
+from seg3d.files import UnfinishedFile, reserve
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths, slabs, whole
 
 # Up to so many bytes are unpacked in RAM, more in a temporary file.
@@ -113,7 +113,6 @@ class MappedWriter(ArrayWriter):
         order: Order,
     ) -> None:
         size = len(head) + byte_count(shape, dtype)
-        require_space(path, size)
         self._file = UnfinishedFile(path)
         self._layout: tuple[Any, ...] = (dtype, "r+", len(head), shape, order)
         self.slow_axis = 0 if order == "C" else 2
@@ -157,7 +156,6 @@ class Scratch:
         if self.size <= LARGEST_IN_RAM:
             self._ram = np.empty(shape, dtype, order="F")
         else:
-            require_space(folder, self.size, fix)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             reserve(self._file, self.size, folder, fix)
 

@@ -20,8 +20,9 @@ from seg3d.io import itk
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths
 
-# Scanners round positions: to 0.1 mm where slices are 0.625 mm apart, for instance.
-STEP_TOLERANCE = 0.1
+# Scanners round positions: to 0.1 mm where slices are 0.625 mm apart, for instance, and a slice is
+# compared with the first and the last one.
+STEP_TOLERANCE = 0.2
 PIXEL_TOLERANCE_MM = 1e-3
 SHOWN = 5
 
@@ -113,12 +114,16 @@ def _read_slice(path: Path) -> _Slice:
             legal="one frame of one number per pixel, with Image Position (Patient)",
             fix="move files that are not slices elsewhere, or convert the series with dcm2niix",
         )
-    uid, description = (
-        file.GetMetaData(key).strip(" \0") if file.HasMetaDataKey(key) else ""
-        for key in ("0020|000e", "0008|103e")
-    )
     affine = itk.affine_of(file)
-    return _Slice(path, (columns, rows), affine, itk.stored_dtype(file), (uid, description))
+    # The only slice of a series has no neighbour that would tell the spacing.
+    affine[:3, 2] *= float(_text(file, "0018|0050") or 1) / file.GetSpacing()[2]
+    series = _text(file, "0020|000e"), _text(file, "0008|103e")
+    return _Slice(path, (columns, rows), affine, itk.stored_dtype(file), series)
+
+
+def _text(file: Any, key: str) -> str:
+    """A field of the header; empty if it is not there."""
+    return file.GetMetaData(key).strip(" \0") if file.HasMetaDataKey(key) else ""
 
 
 def _require_one_series(path: Path, slices: list[_Slice]) -> None:

@@ -76,7 +76,14 @@ class _Writer(ArrayWriter):
         image.SetOrigin(lps[:3, 3].tolist())
         image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
         with atomic_write(self.path, suffix=self.path.suffix.lower()) as temporary:
-            self._itk.WriteImage(image, str(temporary), useCompression=True)
+            try:
+                self._itk.WriteImage(image, str(temporary), useCompression=True)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self.path}: it could not be written",
+                    given=_said(error),
+                    fix="check the space on the disk",
+                ) from error
 
     def discard(self) -> None:
         del self._held
@@ -149,11 +156,15 @@ def _other_order(array: np.ndarray) -> np.ndarray:
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:
-    lines = str(error).strip().splitlines()
-    # ITK ends with the system's last errno, which need have nothing to do with it.
-    said = [line.strip() for line in lines if "ERROR" in line] or lines
     return UserError(
         f"{path} is damaged or not in the format of its name",
-        given=said[-1],
+        given=_said(error),
         fix="copy or convert it again",
     )
+
+
+def _said(error: BaseException) -> str:
+    """The line of an ITK error that says something."""
+    lines = str(error).strip().splitlines()
+    # ITK ends with the system's last errno, which need have nothing to do with it.
+    return ([line.strip() for line in lines if "ERROR" in line] or lines)[-1]

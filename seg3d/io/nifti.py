@@ -23,7 +23,7 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from seg3d.errors import UserError
-from seg3d.files import atomic_write
+from seg3d.files import atomic_write, full_disk_explained
 from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
@@ -123,6 +123,7 @@ class _PackedWriter(ArrayWriter):
     def finish(self) -> None:
         # As nibabel packs: fast, and without the time, so that equal volumes are equal files.
         with (
+            full_disk_explained(self.path),
             atomic_write(self.path) as temporary,
             temporary.open("wb") as file,
             gzip.GzipFile("", "wb", 1, file, mtime=0) as stream,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seg3d.errors import UserError
-from seg3d.files import UnfinishedFolder
+from seg3d.files import UnfinishedFolder, full_disk_explained
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.ome_metadata import attributes_of, multiscale_of
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter
@@ -120,7 +120,8 @@ class _Writer(VolumeWriter):
 
     def write(self, region: Region, array: np.ndarray) -> None:
         stored = array.transpose(0, 3, 2, 1)
-        self._array[(..., *region[::-1])] = stored if self._array.ndim == 4 else stored[0]
+        with full_disk_explained(self._folder.path):
+            self._array[(..., *region[::-1])] = stored if self._array.ndim == 4 else stored[0]
 
     def finish(self) -> None:
         self._folder.finish()
