@@ -42,7 +42,8 @@ FORMATS: dict[str, Format] = {
     DICOM: dicom,
 }
 SUFFIXES = tuple(ending for ending in FORMATS if ending != DICOM)
-FOLDERS = (".ome.zarr", ".zarr", DICOM)
+STORES = (".ome.zarr", ".zarr")
+FOLDERS = (*STORES, DICOM)
 
 
 def suffix(path: str | Path) -> str:
@@ -75,7 +76,7 @@ def is_volume(path: Path) -> bool:
     Zarr store or holds DICOM files.
     """
     if path.is_dir():
-        return path.name.lower().endswith(FOLDERS[:2]) or _is_series(path)
+        return _store(path).name.lower().endswith(STORES) or _is_series(path)
     return path.name.lower().endswith(SUFFIXES)
 
 
