@@ -262,6 +262,21 @@ def test_images_that_are_no_volumes(tmp_path, names):
         open_volume(path)
 
 
+def test_names_of_axes_are_whole_names(tmp_path):
+    axes = [{"name": name, "type": "space"} for name in ("xy", "z", "y", "x", "")]
+    levels = {"0": (numbers((1, 5, 6, 7, 1)), [scale(9, 2, 3, 4, 9)])}
+    volume = read_volume(write_image(tmp_path / "a.zarr", levels, axes))
+    assert volume.grid.spacing == (4, 3, 2)
+    np.testing.assert_array_equal(volume.array[0], numbers((5, 6, 7)).T)
+
+
+@pytest.mark.parametrize("level", [".", ""])
+def test_a_level_that_is_a_group(tmp_path, level):
+    path = write_image(tmp_path / "a.zarr", {}, space("zyx"), datasets=[{"path": level}])
+    with pytest.raises(UserError, match=r"a.zarr: its multiscales metadata is wrong"):
+        open_volume(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [

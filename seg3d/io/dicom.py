@@ -51,7 +51,7 @@ class _Slice:
     """A slice's header.
 
     Attributes:
-        affine: `(4, 4)`, index along rows, columns and the normal to RAS+ mm.
+        affine: `(4, 4)`, index of column, row and slice to RAS+ mm.
         series: identifier and description.
     """
 

@@ -28,6 +28,8 @@ from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
+# Of NIfTI-1; longer ones take NIfTI-2.
+LONGEST_AXIS = np.iinfo(np.int16).max
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,
@@ -60,14 +62,14 @@ class _Reader(ArrayReader):
     def __init__(self, path: Path, image: Any) -> None:
         self.path = path
         self.header = checked_header(path, image.shape, image.affine, image.header)
-        self.stored = image.dataobj
-        self._scaled = (self.stored.slope, self.stored.inter) != (1, 0)
-        self.dtype = voxel_dtype(path, self.stored.dtype)
+        self._stored = image.dataobj
+        self._scaled = (self._stored.slope, self._stored.inter) != (1, 0)
+        self.dtype = voxel_dtype(path, self._stored.dtype)
         if self._scaled:
             self.dtype = np.dtype(np.float32)
 
     def _array(self) -> np.ndarray:
-        stored = self.stored
+        stored = self._stored
         try:
             return np.memmap(self.path, stored.dtype, "r", stored.offset, stored.shape, "F")
         except DAMAGED as error:
@@ -76,7 +78,7 @@ class _Reader(ArrayReader):
     def _in_units(self, stored: np.ndarray) -> np.ndarray:
         if not self._scaled:
             return stored
-        scaled: np.ndarray = apply_read_scaling(stored, self.stored.slope, self.stored.inter)
+        scaled: np.ndarray = apply_read_scaling(stored, self._stored.slope, self._stored.inter)
         return scaled
 
 
@@ -91,10 +93,10 @@ class _PackedReader(_Reader):
     def _unpack(self) -> Scratch:
         folder = Path(tempfile.gettempdir())
         fix = "free some space, or set TMPDIR to a folder that has it"
-        scratch = Scratch(self.stored.shape, self.stored.dtype, folder, fix)
+        scratch = Scratch(self._stored.shape, self._stored.dtype, folder, fix)
         try:
             with gzip.open(self.path) as stream:
-                stream.seek(self.stored.offset)
+                stream.seek(self._stored.offset)
                 scratch.fill(stream)
                 # gzip compares its checksum at the end.
                 while stream.read(2**20):
@@ -140,17 +142,13 @@ def _native(header: Header, dtype: np.dtype, channels: int) -> Any:
     # What nibabel wants for a header is an image; its voxels are never looked at.
     shape = header.grid.shape if channels == 1 else (*header.grid.shape, channels)
     voxels = np.broadcast_to(np.uint8(0), shape)
-    if not isinstance(header.native, nib.nifti1.Nifti1Header):
-        image = nib.nifti1.Nifti1Image(voxels, header.grid.affine)
+    given = header.native if isinstance(header.native, nib.nifti1.Nifti1Header) else None
+    wide = isinstance(given, nib.nifti2.Nifti2Header) or max(shape) > LONGEST_AXIS
+    kind = nib.nifti2.Nifti2Image if wide else nib.nifti1.Nifti1Image
+    # nibabel keeps sform and qform with their codes as long as the affine is the header's.
+    image = kind(voxels, header.grid.affine, given)
+    if given is None:
         image.header.set_xyzt_units("mm")
-    else:
-        # nibabel keeps sform and qform with their codes as long as the affine is the header's.
-        kind = (
-            nib.nifti2.Nifti2Image
-            if isinstance(header.native, nib.nifti2.Nifti2Header)
-            else nib.nifti1.Nifti1Image
-        )
-        image = kind(voxels, header.grid.affine, header.native)
     native = image.header
     native.set_data_dtype(dtype)
     native.set_data_offset(0)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from seg3d.errors import UserError
 from seg3d.geometry import Grid
 
+SPACE = ("x", "y", "z")
 MILLIMETRES = {
     "angstrom": 1e-7, "nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0,
     "centimeter": 10.0, "decimeter": 100.0, "meter": 1e3, "kilometer": 1e6,
@@ -39,7 +40,7 @@ class Axis(BaseModel):
 
     @model_validator(mode="after")
     def _known_unit(self) -> Self:
-        if self.key in "xyz" and self.unit is not None and self.unit not in MILLIMETRES:
+        if self.key in SPACE and self.unit is not None and self.unit not in MILLIMETRES:
             raise ValueError(f"unit {self.unit!r} is none of {', '.join(MILLIMETRES)}")
         return self
 
@@ -85,8 +86,8 @@ class Multiscale(BaseModel):
                 offset = offset + step.offsets
         physical = np.eye(4)
         for axis, factor, shift in zip(self.axes, scale, offset, strict=True):
-            if axis.key in "xyz":
-                row, millimetres = "xyz".index(axis.key), MILLIMETRES[axis.unit or "millimeter"]
+            if axis.key in SPACE:
+                row, millimetres = SPACE.index(axis.key), MILLIMETRES[axis.unit or "millimeter"]
                 physical[row, row] = factor * millimetres
                 physical[row, 3] = shift * millimetres
         return np.array(self.to_ras) @ physical
@@ -143,8 +144,8 @@ def attributes_of(name: str, grid: Grid, axes: str) -> dict[str, Any]:
     to_ras = np.eye(4)
     to_ras[:3, :3] = grid.affine[:3, :3] / grid.spacing
     origin = np.linalg.solve(to_ras[:3, :3], grid.affine[:3, 3])
-    scale = dict(zip("xyz", grid.spacing, strict=True))
-    offset = dict(zip("xyz", origin.tolist(), strict=True))
+    scale = dict(zip(SPACE, grid.spacing, strict=True))
+    offset = dict(zip(SPACE, origin.tolist(), strict=True))
     ome = {
         "version": "0.5",
         "multiscales": [

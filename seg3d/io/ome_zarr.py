@@ -20,7 +20,7 @@ import numpy as np
 from seg3d.errors import UserError
 from seg3d.files import UnfinishedFolder, full_disk_explained
 from seg3d.io.header import Header, checked_header, voxel_dtype
-from seg3d.io.ome_metadata import attributes_of, multiscale_of
+from seg3d.io.ome_metadata import SPACE, attributes_of, multiscale_of
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter
 
 # Voxels along each edge: 64³ is read often enough in one piece, and a patch cuts few of them.
@@ -59,29 +59,29 @@ class _Reader(VolumeReader):
         self.path = path
         array, axes, affine = _find_image(path)
         lengths = dict(zip(axes, array.shape, strict=False))
-        more = [axis for axis in axes if axis not in "cxyz" and lengths[axis] != 1]
-        if sorted(set(axes) & set("xyz")) != ["x", "y", "z"] or len(lengths) != array.ndim or more:
+        more = [axis for axis in axes if axis not in ("c", *SPACE) and lengths[axis] != 1]
+        if not lengths.keys() >= set(SPACE) or len(lengths) != array.ndim or more:
             raise UserError(
                 f"{path} is not a 3D volume",
                 given=f"axes {', '.join(axes)} of {array.shape} voxels",
                 legal="x, y and z, perhaps c, and others of length 1",
             )
-        shape = tuple(lengths.get(axis, 1) for axis in "xyzc")
+        shape = tuple(lengths.get(axis, 1) for axis in (*SPACE, "c"))
         self.header = checked_header(path, shape, affine)
         self.dtype = voxel_dtype(path, array.dtype)
-        self.slow_axis = "xyz".index(next(axis for axis in axes if axis in "xyz"))
+        self.slow_axis = SPACE.index(next(axis for axis in axes if axis in SPACE))
         self._array = array
         self._axes = axes
 
     def read(self, region: Region) -> np.ndarray:
-        where: dict[str, slice | int] = dict(zip("xyz", region, strict=True))
+        where: dict[str, slice | int] = dict(zip(SPACE, region, strict=True))
         where["c"] = slice(None)
         try:
             stored = self._array[tuple(where.get(axis, 0) for axis in self._axes)]
         except DAMAGED as error:
             raise _damaged(self.path, error) from error
         kept = [axis for axis in self._axes if axis in where]
-        voxels = stored.transpose([kept.index(axis) for axis in "cxyz" if axis in kept])
+        voxels = stored.transpose([kept.index(axis) for axis in ("c", *SPACE) if axis in kept])
         with np.errstate(over="ignore"):
             voxels = voxels.astype(self.dtype, copy=False)
         return voxels.reshape(self.header.channels, *voxels.shape[-3:])
@@ -133,29 +133,50 @@ class _Writer(VolumeWriter):
 def _find_image(path: Path) -> _Image:
     """The array that a path leads to, and what the groups around it say about its axes."""
     node, attributes = _open(path)
-    if not hasattr(node, "shape"):
-        image = multiscale_of(path, attributes)
-        if image is None:
-            raise UserError(
-                f"{path} is a group of Zarr that describes no image",
-                given=f"it holds {', '.join(sorted(node.keys())) or 'nothing'}",
-                legal="an OME-Zarr image, or a lone array",
-                fix=f"give the path of what is meant, such as {path}/0",
-            )
-        return _find_image(path / image.datasets[0].path)
+    if _is_array(node):
+        return _array_in_its_group(path, node)
+    image = multiscale_of(path, attributes)
+    if image is None:
+        raise UserError(
+            f"{path} is a group of Zarr that describes no image",
+            given=f"it holds {', '.join(sorted(node.keys())) or 'nothing'}",
+            legal="an OME-Zarr image, or a lone array",
+            fix=f"give the path of what is meant, such as {path}/0",
+        )
+    level = image.datasets[0]
+    array, _ = _open(path / level.path)
+    if not _is_array(array):
+        raise UserError(
+            f"{path}: its multiscales metadata is wrong",
+            given=f"level {level.path!r}, which is a group",
+            legal="the path of an array",
+        )
+    return _Image(array, [axis.key for axis in image.axes], image.affine(level))
+
+
+def _array_in_its_group(path: Path, array: Any) -> _Image:
+    """A level of the image that a group above it describes, or a lone array."""
     for group in path.absolute().parents:
-        if not any((group / name).is_file() for name in METADATA):
+        if not _is_node(group):
             break
-        image = multiscale_of(group, _open(group)[1])
-        below = path.absolute().relative_to(group).as_posix()
-        if image is None:
+        if (image := multiscale_of(group, _open(group)[1])) is None:
             continue
+        below = path.absolute().relative_to(group).as_posix()
         for level in image.datasets:
             if level.path == below:
-                return _Image(node, [axis.key for axis in image.axes], image.affine(level))
-    names = getattr(node.metadata, "dimension_names", None)
-    axes = [name.lower() for name in names] if names and all(names) else list("xyzc")
-    return _Image(node, axes[: node.ndim], np.eye(4))
+                return _Image(array, [axis.key for axis in image.axes], image.affine(level))
+    names = getattr(array.metadata, "dimension_names", None)
+    axes = [name.lower() for name in names] if names and all(names) else [*SPACE, "c"]
+    return _Image(array, axes[: array.ndim], np.eye(4))
+
+
+def _is_node(folder: Path) -> bool:
+    """Whether a folder is a group or an array of zarr."""
+    return any((folder / name).is_file() for name in METADATA)
+
+
+def _is_array(node: Any) -> bool:
+    return hasattr(node, "shape")
 
 
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -171,7 +192,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
         attributes = node.attrs.asdict()
     except DAMAGED as error:
         raise _damaged(path, error) from error
-    if hasattr(node, "shape"):
+    if _is_array(node):
         # A pickle runs whatever its author wished, and zarr has a codec for it.
         codecs = node.metadata.to_dict() | {"attributes": None}
         if "pickle" in json.dumps(codecs, default=str):
@@ -184,7 +205,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
 
 def _require_replaceable(path: Path) -> None:
     """Require that nothing stands where a store shall be, or a store to be replaced."""
-    if path.exists() and not any((path / name).is_file() for name in METADATA):
+    if path.exists() and not _is_node(path):
         raise UserError(
             f"{path} exists and is not a Zarr store",
             legal="a new name, or a store to be replaced",
