@@ -1,0 +1,21 @@
+"""SEG-Y: post-stack 3D seismic surveys, read and written by regions.
+
+The axes of a volume are inline, crossline, and time or depth downwards.
+"""
+
+from seg3d.io.segy.lines import Positions
+from seg3d.io.segy.reader import SegyReader, open_reader, read_header
+from seg3d.io.segy.report import report
+from seg3d.io.segy.survey import Survey
+from seg3d.io.segy.writer import SegyWriter, open_writer
+
+__all__ = [
+    "Positions",
+    "SegyReader",
+    "SegyWriter",
+    "Survey",
+    "open_reader",
+    "open_writer",
+    "read_header",
+    "report",
+]

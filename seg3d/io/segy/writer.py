@@ -1,0 +1,159 @@
+"""Writing a survey by regions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from seg3d.errors import UserError
+from seg3d.files import atomic_write
+from seg3d.io.regions import Region, VolumeWriter
+from seg3d.io.segy.headers import CopiedHeaders, Headers
+from seg3d.io.segy.layout import in_file_order, runs
+from seg3d.io.segy.new_headers import NewHeaders
+from seg3d.io.segy.samples import FLOAT, INT8
+from seg3d.io.segy.survey import Survey
+from seg3d.io.volume import Header
+
+LABELS = np.iinfo(np.int8)
+GIB = 2**30
+
+
+def open_writer(path: str | Path, header: Header, channels: int, dtype: DTypeLike) -> SegyWriter:
+    """Begin a SEG-Y file in the geometry of ``header``.
+
+    If the header came from SEG-Y, the output is that file with other samples: text and binary
+    headers, every trace header, order of traces and byte order are its own, and traces that are
+    missing there are left out here. It reads the input again, which must still be there. Otherwise
+    the headers are made anew; see `NewHeaders`.
+
+    Args:
+        path: where to.
+        header: of the volume whose geometry the output has.
+        channels: 1, as SEG-Y holds one number per sample.
+        dtype: of the voxels: floating point is stored as format 5 (float32), integers as format 8
+            (int8).
+
+    Raises:
+        UserError: if SEG-Y cannot hold the volume, or the disk cannot.
+    """
+    path = Path(path)
+    if channels != 1:
+        raise UserError(
+            f"{path}: SEG-Y holds one number for each sample",
+            given=f"{channels} channels",
+            fix="write another format, or each channel to a file of its own",
+        )
+    code = FLOAT if np.dtype(dtype).kind == "f" else INT8
+    headers: Headers
+    if isinstance(header.native, Survey):
+        headers = CopiedHeaders(header.native, path, code)
+    else:
+        headers = NewHeaders(header.grid, path, code)
+    if (*headers.index.shape, headers.layout.samples) != header.grid.shape:
+        raise ValueError(f"a grid of {header.grid.shape} does not go with the headers of a survey")
+    return SegyWriter(headers)
+
+
+class SegyWriter(VolumeWriter):
+    """A survey that is written by regions, under a temporary name until it is whole.
+
+    Args:
+        headers: of the file.
+
+    Raises:
+        UserError: if there is not enough room on the disk.
+    """
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+        self._layout = headers.layout
+        self._begun = np.zeros(self._layout.traces, dtype=bool)
+        with ExitStack() as stack:
+            self._temporary = stack.enter_context(atomic_write(self._layout.path, ".sgy"))
+            size = self._layout.stop + len(headers.after)
+            free = shutil.disk_usage(self._temporary.parent).free
+            if size > free:
+                raise UserError(
+                    f"{self._layout.path}: not enough room on the disk",
+                    given=f"{size / GIB:.2f} GiB to write, {free / GIB:.2f} GiB free",
+                )
+            with self._writing(), self._temporary.open("wb") as stream:
+                stream.write(headers.before)
+                stream.seek(self._layout.stop)
+                stream.write(headers.after)
+                stream.truncate(size)
+            self._unfinished = stack.pop_all()
+
+    def write(self, region: Region, array: np.ndarray) -> None:
+        """Store the voxels of a region, `(1, x, y, z)`; regions may come in any order.
+
+        Raises:
+            UserError: if labels do not fit 8 bits, or the disk fails.
+        """
+        self._require_range(array)
+        layout = self._layout
+        numbers, places = in_file_order(self._headers.index[region[:2]])
+        voxels = array.reshape(-1, array.shape[-1])
+        with (
+            self._writing(),
+            self._temporary.open("r+b") as stream,
+            self._headers.reading() as read_headers,
+        ):
+            for run in runs(numbers, layout.block):
+                first = int(numbers[run.start])
+                stop = first + run.stop - run.start
+                headers = read_headers(first, stop)
+                with self._writing():
+                    traces = layout.read(stream, first, stop)
+                    traces["header"] = headers
+                    traces["samples"][:, region[2]] = voxels[places[run]]
+                    layout.write(stream, first, traces)
+        self._begun[numbers] = True
+
+    def finish(self) -> None:
+        """Put the file under its name.
+
+        Raises:
+            UserError: if the disk fails.
+        """
+        if not self._begun.all():
+            self.discard()
+            raise ValueError(f"{np.count_nonzero(~self._begun)} traces were never written")
+        with self._writing():
+            self._unfinished.close()
+
+    def discard(self) -> None:
+        """Remove what has been written."""
+        with suppress(Discarded), self._unfinished:
+            raise Discarded
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._layout.path} cannot be written", given=error.strerror or error
+            ) from error
+
+    def _require_range(self, array: np.ndarray) -> None:
+        if self._layout.code != INT8:
+            return
+        lowest, highest = array.min(), array.max()
+        if lowest < LABELS.min or highest > LABELS.max:
+            raise UserError(
+                f"{self._layout.path}: SEG-Y holds labels of 8 bits only",
+                given=f"values from {lowest} to {highest}",
+                legal=f"{LABELS.min} to {LABELS.max}",
+                fix="renumber the labels, or write another format",
+            )
+
+
+class Discarded(Exception):
+    """Raised within `atomic_write` so that it removes the temporary file."""
