@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ FORMAT = 3225  # position of the sample format code
 HIGHEST_FORMAT = 16
 # Written by revision 2 as a number that shows the order of its bytes.
 ORDER_MARK = 0x01020304
+# In µs; an hour.
+LONGEST_INTERVAL = 3.6e9
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _layout(path: Path, stream: BinaryIO) -> Layout:
     header_bytes = TRACE_HEADER_BYTES * (1 + max(extensions, 0))
     sample_bytes = np.dtype(FORMATS[code].stored).itemsize
     declared, trailers = (word(3513, "Q"), word(3529, "i")) if newer else (0, 0)
-    guesses = list(_guesses(path, stream, word, revision))
+    guesses = list(_guesses(path, stream, size, word, revision))
     for guess in guesses:
         trace_bytes = header_bytes + guess.samples * sample_bytes
         traces = _count(size - guess.start, trace_bytes, declared, trailers)
@@ -90,14 +91,14 @@ def _layout(path: Path, stream: BinaryIO) -> Layout:
             break
     else:
         raise _does_not_fit(path, size, guesses, header_bytes, sample_bytes, declared)
-    interval = word(3273, "d") if newer else 0.0
+    finer = word(3273, "d") if newer else 0.0
     return Layout(
         path=path,
         order=word.order,
         revision=revision,
         code=code,
         samples=guess.samples,
-        interval=interval if math.isfinite(interval) and interval > 0 else word(3217, "H"),
+        interval=finer if 0 < finer < LONGEST_INTERVAL else word(3217, "H"),
         feet=word(3255, "h") == 2,
         fixed_length=word(3503, "h") == 1,
         start=guess.start,
@@ -123,17 +124,16 @@ class Guess:
 
 
 def _guesses(
-    path: Path, stream: BinaryIO, word: Words, revision: tuple[int, int]
+    path: Path, stream: BinaryIO, size: int, word: Words, revision: tuple[int, int]
 ) -> Iterator[Guess]:
     """What the headers say about the traces, most trustworthy first."""
     for start in _starts(path, stream, word, revision):
         more = word(3269, "I") if revision >= (2, 0) else 0
         if more or word(3221, "H"):
             yield Guess(start, more or word(3221, "H"), "the binary header")
-        stream.seek(start)
-        first_header = stream.read(TRACE_HEADER_BYTES)
-        if len(first_header) == TRACE_HEADER_BYTES:
-            samples = Words(first_header, 0, word.order)(115, "H")
+        if start + TRACE_HEADER_BYTES <= size:
+            stream.seek(start)
+            samples = Words(stream.read(TRACE_HEADER_BYTES), 0, word.order)(115, "H")
             if samples:
                 yield Guess(start, samples, "the first trace's header")
 

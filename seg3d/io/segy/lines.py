@@ -33,8 +33,9 @@ class Positions:
     y: int | None = None
 
     def __post_init__(self) -> None:
-        given = [position for position in (self.inline, self.crossline, self.x, self.y) if position]
-        if not all(1 <= position <= LAST_POSITION for position in given) or len(given) == 3:
+        places = (self.inline, self.crossline, self.x, self.y)
+        given = [place for place in places if place is not None]
+        if not all(1 <= place <= LAST_POSITION for place in given) or len(given) == 3:
             raise UserError(
                 "byte positions of a SEG-Y trace header cannot be these",
                 given=f"inline {self.inline}, crossline {self.crossline}, x {self.x}, y {self.y}",
