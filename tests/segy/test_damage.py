@@ -18,8 +18,6 @@ from seg3d.io.segy import Positions
 from tests.segy.files import Spec, Written, patch, trace_word, write
 from tests.segy.test_reading import quick, reading
 
-pytest.importorskip("segyio")
-
 
 def refused(path: Path, problem: str, *details: str, **options: object) -> None:
     """Every door gives the same message, which names the file."""
@@ -51,7 +49,9 @@ def test_cut_within_the_headers(tmp_path, kept):
 def test_cut_within_the_traces(tmp_path, kept):
     path = write(tmp_path / "survey.sgy").path
     path.write_bytes(path.read_bytes()[:kept])
-    refused(path, "is cut short or damaged: its size does not fit its traces", "traces of 268 bytes")
+    refused(
+        path, "is cut short or damaged: its size does not fit its traces", "traces of 268 bytes"
+    )
 
 
 def test_bytes_too_many(tmp_path):
@@ -150,7 +150,9 @@ def test_two_traces_in_one_place(tmp_path):
     rows, columns = written.places.T
     columns[8] = columns[7]
     path = number_lines(written, 1 + rows, 1 + columns)
-    refused(path, "has several traces at the same inline", "traces 8 and 9 at inline 2, crossline 2")
+    refused(
+        path, "has several traces at the same inline", "traces 8 and 9 at inline 2, crossline 2"
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -13,9 +13,7 @@ from seg3d.errors import UserError
 from seg3d.io import segy
 from seg3d.io.regions import whole
 from seg3d.io.segy import Positions
-from tests.segy.files import Spec, patch, trace_word, write
-
-segyio = pytest.importorskip("segyio")
+from tests.segy.files import Spec, patch, segyio, trace_word, write
 
 CODES = [1, 2, 3, 5, 6, 8, 10, 11, 16]
 quick = settings(
@@ -74,7 +72,9 @@ def test_voxels_and_grid(tmp_path, spec):
 @pytest.mark.parametrize("sorting", ["inline", "crossline", "random"])
 @pytest.mark.parametrize("code", [1, 3, 5, 8])
 def test_any_region(tmp_path, sorting, code):
-    written = write(tmp_path / "survey.sgy", Spec((7, 8, 9), sorting=sorting, missing=0.3, code=code))
+    written = write(
+        tmp_path / "survey.sgy", Spec((7, 8, 9), sorting=sorting, missing=0.3, code=code)
+    )
     rng = np.random.default_rng(4)
     with segy.open_reader(written.path) as reader:
         for _ in range(30):
@@ -95,7 +95,9 @@ def test_segyio_reads_the_same(tmp_path, code):
     with segyio.open(str(written.path)) as file:
         theirs = segyio.tools.cube(file)
     assert np.array_equal(theirs, written.cube)
-    assert np.array_equal(reading(written.path)[0], theirs.astype(np.float32 if code == 6 else None))
+    assert np.array_equal(
+        reading(written.path)[0], theirs.astype(np.float32 if code == 6 else None)
+    )
 
 
 def test_floats_that_are_not_numbers_pass_through(tmp_path):
@@ -137,6 +139,14 @@ def test_positions_are_found(tmp_path, lines, missing):
     survey = segy.read_header(written.path).native
     assert survey.positions == Positions(*lines, *coordinates)
     assert np.array_equal(reading(written.path)[0], written.cube)
+
+
+def test_coordinates_along_the_axes_are_no_line_numbers(tmp_path):
+    world = ((6e5, 6.07e6), (25, 0), (0, 12.5))
+    spec = Spec(lines=(181, 185), coordinates=(189, 193), world=world)
+    header = segy.read_header(write(tmp_path / "survey.sgy", spec).path)
+    assert header.native.positions == Positions(181, 185, 189, 193)
+    assert np.allclose(header.grid.spacing, (25, 12.5, 4))
 
 
 @pytest.mark.parametrize("coordinates", [(181, 185), (73, 77), (81, 85)])

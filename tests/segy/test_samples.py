@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seg3d.io.segy.samples import FORMATS, IBM, decode
-
-pytest.importorskip("segyio")
+from tests.segy.files import Spec, segyio, write
+from tests.segy.test_reading import reading
 
 
 def exact(word: int) -> Fraction:
@@ -61,14 +61,19 @@ def test_known_ibm_floats():
     assert decode(words, IBM).tolist() == [-118.625, 100.0, 0.5, 0.0]
 
 
-def test_ibm_floats_as_segyio_reads_them():
+def test_ibm_floats_as_segyio_reads_them(tmp_path):
     """Bit for bit where float32 is normal; segyio flushes smaller numbers and is wrong beyond."""
-    from segyio import _segyio
-
-    words = np.random.default_rng(1).integers(0, 2**32, 200_000, dtype=np.uint32)
-    words = words[(words & 0xF00000) != 0]
-    ours = decode(words, IBM)
-    theirs = _segyio.native(words.astype(">u4").view(np.float32).copy(), 1)
+    written = write(tmp_path / "survey.sgy", Spec((2, 2, 50_000), code=1))
+    words = np.random.default_rng(1).integers(0, 2**32, (4, 50_000), dtype=np.uint32)
+    # segyio takes fractions that begin with a zero digit for others.
+    words |= 0x100000
+    content = written.path.read_bytes()
+    traces = np.frombuffer(content, np.uint8, offset=written.start).reshape(4, -1).copy()
+    traces[:, 240:] = words.astype(">u4").view(np.uint8)
+    written.path.write_bytes(content[: written.start] + traces.tobytes())
+    ours = reading(written.path).reshape(4, -1)
+    with segyio.open(str(written.path)) as file:
+        theirs = file.trace.raw[:]
     normal = np.isfinite(ours) & (np.abs(ours) >= np.finfo(np.float32).tiny)
     assert normal.sum() > 50_000
     assert np.array_equal(ours[normal].view("u4"), theirs[normal].view("u4"))

@@ -12,11 +12,9 @@ from seg3d.errors import UserError
 from seg3d.geometry import Grid
 from seg3d.io import Header, segy
 from seg3d.io.regions import whole
-from tests.segy.files import Spec, Written, patch, trace_word, write
+from tests.segy.files import Spec, Written, patch, segyio, trace_word, write
 from tests.segy.test_reading import quick, reading, specs
 from tests.volumes import affine_of
-
-segyio = pytest.importorskip("segyio")
 
 FORMAT = slice(3224, 3226)
 SAMPLE_BYTES = {5: 4, 8: 1}

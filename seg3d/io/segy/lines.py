@@ -84,7 +84,11 @@ class Axis:
 
     @property
     def last(self) -> int:
-        return self.first + (self.count - 1) * self.step
+        return self.number(self.count - 1)
+
+    def number(self, place: int) -> int:
+        """The line number at an index along the axis."""
+        return self.first + place * self.step
 
     def __str__(self) -> str:
         every = f", every {self.step}" if self.step > 1 else ""
@@ -141,8 +145,9 @@ REPEATED = "has several traces at the same inline and crossline"
 def find_lines(layout: Layout, headers: dict[str, np.ndarray], wanted: Positions | None) -> Lines:
     """The grid at the positions that are wanted, or at those that are found to hold one.
 
-    The standard's positions come first. Others count only if the numbers there are small, fill
-    half of their rectangle, and all traces have one offset, as shots and channels make grids too.
+    Numbers that are found must be small: coordinates can make a grid too. The standard's positions
+    come first. Others count only if the numbers fill half of their rectangle and all traces have
+    one offset, as shots and channels also make grids.
 
     Args:
         layout: of the file.
@@ -156,9 +161,12 @@ def find_lines(layout: Layout, headers: dict[str, np.ndarray], wanted: Positions
     found: list[Lines] = []
     for positions in [wanted] if wanted else [STANDARD, *OTHERS]:
         try:
-            if wanted or positions == STANDARD:
+            if wanted:
                 return _arrange(headers, positions, SMALLEST_SHARE)
-            _require_line_numbers(headers, positions)
+            _require_small_numbers(headers, positions)
+            if positions == STANDARD:
+                return _arrange(headers, positions, SMALLEST_SHARE)
+            _require_one_offset(headers["offset"])
             found.append(_arrange(headers, positions, SMALLEST_SHARE_ELSEWHERE))
         except NotAGrid as problem:
             failed[positions] = problem
@@ -237,8 +245,8 @@ def _require_one_each(lines: Lines, offsets: np.ndarray, said: str) -> None:
     first, second = np.flatnonzero(place == folds.argmax())[:2]
     detail = (
         f"{said}: up to {most} traces in one place, such as traces {first + 1} and {second + 1} "
-        f"at inline {lines.inline.first + lines.rows[first] * lines.inline.step}, crossline "
-        f"{lines.crossline.first + lines.columns[first] * lines.crossline.step}"
+        f"at inline {lines.inline.number(lines.rows[first])}, crossline "
+        f"{lines.crossline.number(lines.columns[first])}"
     )
     lowest, highest = offsets.min(), offsets.max()
     if lowest == highest:
@@ -246,14 +254,16 @@ def _require_one_each(lines: Lines, offsets: np.ndarray, said: str) -> None:
     raise NotAGrid(PRE_STACK, f"{detail}; offsets {lowest} to {highest}")
 
 
-def _require_line_numbers(headers: dict[str, np.ndarray], positions: Positions) -> None:
-    offsets = headers["offset"]
-    if offsets.min() != offsets.max():
-        raise NotAGrid(PRE_STACK, f"offsets {offsets.min()} to {offsets.max()}")
+def _require_small_numbers(headers: dict[str, np.ndarray], positions: Positions) -> None:
     for position in (positions.inline, positions.crossline):
         numbers = headers[word_name(position)]
-        if max(abs(int(numbers.min())), abs(int(numbers.max()))) > LARGEST_LINE_NUMBER:
+        if np.median(np.abs(numbers.astype(np.int64))) > LARGEST_LINE_NUMBER:
             raise NotAGrid(SCATTERED, "numbers too large for lines")
+
+
+def _require_one_offset(offsets: np.ndarray) -> None:
+    if offsets.min() != offsets.max():
+        raise NotAGrid(PRE_STACK, f"offsets {offsets.min()} to {offsets.max()}")
 
 
 def _lonely(name: str, numbers: np.ndarray, present: np.ndarray) -> str:

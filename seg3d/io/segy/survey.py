@@ -67,6 +67,10 @@ class Survey:
         """Where there is a trace, `(X, Y)` bool."""
         return self.index >= 0
 
+    def place_name(self, row: int, column: int) -> str:
+        """Inline and crossline number of a place, in words."""
+        return f"inline {self.inline.number(row)}, crossline {self.crossline.number(column)}"
+
 
 def read_survey(
     path: str | Path, positions: Positions | None = None, domain: Domain = "time"
