@@ -174,9 +174,9 @@ def test_no_numbers(tmp_path):
     refused(path, "has no inline and crossline numbers", "9 and 21", "say which byte positions")
 
 
-def test_the_text_header_is_quoted(tmp_path):
+@pytest.mark.parametrize("line", ["C 9 SOMETHING IN BYTES 41-44", "C 9 Iline: 41, Xline: 45"])
+def test_the_text_header_is_quoted(tmp_path, line):
     written = write(tmp_path / "survey.sgy", Spec(lines=(41, 45), coordinates=None))
-    line = "C 9 ILINE IN BYTES 41-44"
     patch(written.path, 8 * 80 + 1, "80s", f"{line:80}".encode("cp037"))
     refused(written.path, "no inline and crossline numbers", line)
 

@@ -247,6 +247,13 @@ def test_a_survey_without_coordinates(tmp_path):
     assert "no coordinates: bins count as 1 by 1" in segy.report(written.path)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_copies_of_the_line_numbers_are_no_coordinates(tmp_path, swapped):
+    world = ((300, 100), (0, 1), (1, 0)) if swapped else ((100, 300), (1, 0), (0, 1))
+    written = write(tmp_path / "survey.sgy", Spec(world=world, scalar=1))
+    assert segy.read_header(written.path).grid.units[0] == "bin"
+
+
 def test_coordinates_that_are_angles(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(header={89: 2}))
     assert segy.read_header(written.path).grid.units[0] == "bin"

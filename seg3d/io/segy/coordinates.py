@@ -60,7 +60,7 @@ def fit_coordinates(
     problems = []
     taken = {lines.positions.inline, lines.positions.crossline}
     for x, y in _places(wanted):
-        if taken & {x, y}:
+        if taken & {x, y} or _are_line_numbers(headers, {x, y}, taken):
             continue
         scalars = headers["scalar"][picked]
         world = np.stack([scaled(headers[word_name(at)][picked], scalars) for at in (x, y)], axis=1)
@@ -83,6 +83,14 @@ def coordinate_words(wanted: Positions | None) -> set[int]:
 
 def _places(wanted: Positions | None) -> tuple[tuple[int, int], ...]:
     return ((wanted.x, wanted.y),) if wanted and wanted.x and wanted.y else COORDINATES
+
+
+def _are_line_numbers(headers: dict[str, np.ndarray], words: set[int], lines: set[int]) -> bool:
+    """Whether words are copies of line numbers, which some write for want of coordinates."""
+    return all(
+        any(np.array_equal(headers[word_name(word)], headers[word_name(line)]) for line in lines)
+        for word in words
+    )
 
 
 def _fit(places: np.ndarray, world: np.ndarray, x: int, y: int) -> Fit | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,6 +65,8 @@ COORDINATES = ((181, 185), (73, 77), (81, 85), (189, 193))
 # shots and channels may be counted, at least the second.
 SMALLEST_SHARE = 0.05
 SMALLEST_SHARE_ELSEWHERE = 0.5
+# What lines of a text header say about positions.
+HINT = re.compile(r"\b(BYTES?|I\w*-?LINE|X\w*-?LINE|CROSS-?LINE)\b.*\d", re.IGNORECASE)
 # Line numbers are smaller, projected coordinates larger.
 LARGEST_LINE_NUMBER = 99_999
 
@@ -288,7 +291,7 @@ def _nothing_found(layout: Layout, failed: dict[Positions, NotAGrid]) -> UserErr
     for positions, problem in failed.items():
         places.setdefault(str(problem), []).append(_where(positions))
     found = [f"bytes {', '.join(where)}: {problem}" for problem, where in places.items()]
-    hints = [line for line in layout.text().splitlines() if "BYTE" in line.upper()]
+    hints = [line for line in layout.text().splitlines() if HINT.search(line)]
     if hints:
         found += ["the text header says", *(f"  {line}" for line in hints)]
     return UserError(

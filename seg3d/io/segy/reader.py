@@ -59,3 +59,6 @@ class SegyReader(VolumeReader):
                 samples = traces["samples"][:, region[2]]
                 voxels[places[run]] = decode(samples, layout.code)
         return voxels.reshape(1, *wanted.shape, depth)
+
+    def close(self) -> None:
+        """Nothing is open between two reads."""
