@@ -137,6 +137,13 @@ def test_pre_stack(tmp_path):
     refused(path, "is pre-stack", positions=Positions(189, 193))
 
 
+def test_pre_stack_without_offsets_is_not_read_as_shots_and_channels(tmp_path):
+    written = write(tmp_path / "survey.sgy", Spec((4, 6, 5), lines=(9, 13)))
+    rows, columns = written.places.T
+    path = number_lines(written, 1 + rows, 1 + columns // 2)
+    refused(path, "has several traces at the same", "up to 2 traces in one place")
+
+
 def test_shots_and_channels_are_no_survey(tmp_path):
     """Field record and channel number a full grid, but the offsets tell."""
     written = write(tmp_path / "survey.sgy", Spec((6, 8, 5), lines=(9, 13), coordinates=None))

@@ -149,8 +149,9 @@ def find_lines(layout: Layout, headers: dict[str, np.ndarray], wanted: Positions
     """The grid at the positions that are wanted, or at those that are found to hold one.
 
     Numbers that are found must be small: coordinates can make a grid too. The standard's positions
-    come first. Others count only if the numbers fill half of their rectangle and all traces have
-    one offset, as shots and channels also make grids.
+    come first, and decide if they hold several traces in one place. Others count only if the
+    numbers fill half of their rectangle and all traces have one offset, as shots and channels also
+    make grids.
 
     Args:
         layout: of the file.
@@ -173,6 +174,8 @@ def find_lines(layout: Layout, headers: dict[str, np.ndarray], wanted: Positions
             found.append(_arrange(headers, positions, SMALLEST_SHARE_ELSEWHERE))
         except NotAGrid as problem:
             failed[positions] = problem
+            if problem.verdict in (PRE_STACK, REPEATED) and positions == STANDARD:
+                break
     if not found:
         raise _nothing_found(layout, failed)
     if all(found[0].alike(other) for other in found[1:]):

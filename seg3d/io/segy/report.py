@@ -39,7 +39,7 @@ def report(path: str | Path, positions: Positions | None = None, domain: Domain 
         (grid.axes[2], f"{first:g} to {last:g} {grid.units[2]}"),
         ("spacing", units),
         ("position", _position(survey)),
-        ("sorted by", line if survey.sorted else f"nothing; best read along {line}s"),
+        ("sorted by", line if survey.in_order else "nothing"),
         ("traces", f"{layout.traces}, {missing} missing in the grid"),
         ("amplitudes", _amplitudes(survey)),
         *(("note", note) for note in survey.notes),
