@@ -60,7 +60,7 @@ def test_headers_are_those_of_the_input(tmp_path, spec):
     header = segy.read_header(written.path)
     rng = np.random.default_rng(8)
     scores = rng.standard_normal(spec.shape).astype(np.float32)
-    labels = rng.integers(-128, 128, spec.shape).astype(np.int16)
+    labels = rng.integers(-128, 128, spec.shape).astype(np.int8)
     order = "big" if spec.endian == "big" else "little"
     for cube, code in ((scores, 5), (labels, 8)):
         output = tmp_path / f"output{code}.sgy"
@@ -133,14 +133,26 @@ def test_blocks_that_are_smaller_than_a_region(tmp_path, monkeypatch):
 # What cannot be written
 
 
-def test_labels_of_more_than_8_bits(tmp_path):
+@pytest.mark.parametrize(
+    "dtype, value, legal",
+    [(np.uint8, 128, "-128 to 127"), (np.int32, 2**24 + 2, "-16777216 to 16777216")],
+)
+def test_whole_numbers_that_are_too_large(tmp_path, dtype, value, legal):
     header = segy.read_header(write(tmp_path / "survey.sgy", Spec()).path)
-    with (
-        pytest.raises(UserError, match=r"labels of 8 bits only\n  given: values from 0 to 200"),
-        segy.open_writer(tmp_path / "output.sgy", header, 1, np.uint8) as writer,
-    ):
-        writer.write(whole((5, 6, 7)), np.full((1, 5, 6, 7), 200, np.uint8) * (np.arange(7) > 3))
+    cube = np.zeros((5, 6, 7), dtype)
+    cube[2, 3, 4] = value
+    with pytest.raises(UserError, match=f"values from 0 to {value}\n  legal: {legal}"):
+        write_all(tmp_path / "output.sgy", header, cube)
     assert [file.name for file in tmp_path.iterdir()] == ["survey.sgy"]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float64, np.float16])
+def test_wider_types_become_float32(tmp_path, dtype):
+    header = segy.read_header(write(tmp_path / "survey.sgy", Spec()).path)
+    cube = np.random.default_rng(2).integers(0, 1000, (5, 6, 7)).astype(dtype)
+    write_all(tmp_path / "output.sgy", header, cube)
+    assert reading(tmp_path / "output.sgy").dtype == np.float32
+    assert np.array_equal(reading(tmp_path / "output.sgy")[0], cube)
 
 
 def test_several_channels(tmp_path):

@@ -20,7 +20,8 @@ from seg3d.io.segy.samples import FLOAT, INT8
 from seg3d.io.segy.survey import Survey
 from seg3d.io.volume import Header
 
-LABELS = np.iinfo(np.int8)
+# Whole numbers that the stored types hold.
+WHOLE = {INT8: (-(2**7), 2**7 - 1), FLOAT: (-(2**24), 2**24)}
 GIB = 2**30
 
 
@@ -36,8 +37,8 @@ def open_writer(path: str | Path, header: Header, channels: int, dtype: DTypeLik
         path: where to.
         header: of the volume whose geometry the output has.
         channels: 1, as SEG-Y holds one number per sample.
-        dtype: of the voxels: floating point is stored as format 5 (float32), integers as format 8
-            (int8).
+        dtype: of the voxels: integers of 8 bits are stored as format 8 (int8), all others as
+            format 5 (float32).
 
     Raises:
         UserError: if SEG-Y cannot hold the volume, or the disk cannot.
@@ -49,7 +50,7 @@ def open_writer(path: str | Path, header: Header, channels: int, dtype: DTypeLik
             given=f"{channels} channels",
             fix="write another format, or each channel to a file of its own",
         )
-    code = FLOAT if np.dtype(dtype).kind == "f" else INT8
+    code = INT8 if np.dtype(dtype).itemsize == 1 else FLOAT
     headers: Headers
     if isinstance(header.native, Survey):
         headers = CopiedHeaders(header.native, path, code)
@@ -94,7 +95,7 @@ class SegyWriter(VolumeWriter):
         """Store the voxels of a region, `(1, x, y, z)`; regions may come in any order.
 
         Raises:
-            UserError: if labels do not fit 8 bits, or the disk fails.
+            UserError: if whole numbers do not fit, or the disk fails.
         """
         self._require_range(array)
         layout = self._layout
@@ -143,14 +144,15 @@ class SegyWriter(VolumeWriter):
             ) from error
 
     def _require_range(self, array: np.ndarray) -> None:
-        if self._layout.code != INT8:
+        if array.dtype.kind == "f":
             return
-        lowest, highest = array.min(), array.max()
-        if lowest < LABELS.min or highest > LABELS.max:
+        least, most = WHOLE[self._layout.code]
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < least or highest > most:
             raise UserError(
-                f"{self._layout.path}: SEG-Y holds labels of 8 bits only",
+                f"{self._layout.path}: whole numbers are too large for SEG-Y",
                 given=f"values from {lowest} to {highest}",
-                legal=f"{LABELS.min} to {LABELS.max}",
+                legal=f"{least} to {most} in voxels of this type",
                 fix="renumber the labels, or write another format",
             )
 
