@@ -44,6 +44,12 @@ class Grid:
         return "".join(code or "?" for code in aff2axcodes(self.affine))
 
     @property
+    def shear_degrees(self) -> float:
+        """How far the axes are from right angles; for a tilted CT, the tilt of the gantry."""
+        axes = self.affine[:3, :3] / voxel_sizes(self.affine)
+        return float(np.degrees(np.arcsin(np.abs(np.triu(axes.T @ axes, 1)).clip(max=1).max())))
+
+    @property
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in ml where the units are mm (right for sheared grids too)."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
