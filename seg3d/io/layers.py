@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from seg3d.errors import UserError
+from seg3d.io.header import Header
 from seg3d.io.horizons import Horizon, horizon_surface
-from seg3d.io.regions import Region, VolumeReader, VolumeWriter
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, slabs, whole
 from seg3d.io.segy import Survey
-from seg3d.io.volume import Header
 
 # Label values. The last is the largest that 8 bits hold with and without a sign.
 NO_TRACE, NOT_KNOWN = 0, 127
@@ -85,11 +85,11 @@ class Layers(VolumeReader):
         shape = self.header.grid.shape
         axis = self.slow_axis
         thickness = max(1, SLAB_VOXELS * shape[axis] // int(np.prod(shape)))
-        for start in range(0, shape[axis], thickness):
-            slab = [slice(0, length) for length in shape]
-            slab[axis] = slice(start, min(start + thickness, shape[axis]))
-            x, y, z = slab
-            writer.write((x, y, z), self.read((x, y, z)))
+        for slab in slabs(whole(shape), axis, thickness):
+            writer.write(slab, self.read(slab))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _require_no_crossing(horizons: Sequence[Horizon], surfaces: np.ndarray, survey: Survey) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seg3d.io import Header, segy
+
 segyio = pytest.importorskip("segyio")
 
 # What segyio takes for each sample format.
@@ -159,6 +161,10 @@ def scribble(written: Written, rng: np.random.Generator) -> None:
         for part in UNUSED:
             content[at + part.start : at + part.stop] = rng.bytes(part.stop - part.start)
     written.path.write_bytes(content)
+
+
+def read_header(path: Path, *options: object, **more: object) -> Header:
+    return segy.open_volume(path, *options, **more).header
 
 
 def patch(path: Path, position: int, kind: str, *values: float) -> Path:

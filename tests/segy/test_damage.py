@@ -15,13 +15,13 @@ from seg3d.errors import UserError
 from seg3d.io import segy
 from seg3d.io.regions import whole
 from seg3d.io.segy import Positions
-from tests.segy.files import Spec, Written, patch, trace_word, write
+from tests.segy.files import Spec, Written, patch, read_header, trace_word, write
 from tests.segy.test_reading import quick, reading
 
 
 def refused(path: Path, problem: str, *details: str, **options: object) -> None:
     """Every door gives the same message, which names the file."""
-    for door in (segy.read_header, segy.open_reader, segy.report):
+    for door in (read_header, segy.open_volume, segy.report):
         with pytest.raises(UserError, match=problem) as caught:
             door(path, **options)
         assert path.name in caught.value.problem
@@ -63,7 +63,7 @@ def test_bytes_too_many(tmp_path):
 def test_fewer_traces_than_revision_2_declares(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(binary={3501: 2}))
     patch(written.path, 3513, ">Q", 30)
-    assert segy.read_header(written.path).grid.shape == (5, 6, 7)
+    assert read_header(written.path).grid.shape == (5, 6, 7)
     written.path.write_bytes(written.path.read_bytes()[: -2 * 268])
     refused(written.path, "size does not fit", "30 traces declared")
 
@@ -71,7 +71,7 @@ def test_fewer_traces_than_revision_2_declares(tmp_path):
 def test_traces_cut_at_the_end_are_missing_traces(tmp_path):
     written = write(tmp_path / "survey.sgy")
     written.path.write_bytes(written.path.read_bytes()[: -2 * 268])
-    assert segy.read_header(written.path).native.mask.sum() == 28
+    assert read_header(written.path).native.mask.sum() == 28
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_formats_that_are_not_read(tmp_path, code):
 
 def test_a_file_that_changes_while_it_is_open(tmp_path):
     written = write(tmp_path / "survey.sgy")
-    reader = segy.open_reader(written.path)
+    reader = segy.open_volume(written.path)
     written.path.write_bytes(written.path.read_bytes()[:-1000])
     with pytest.raises(UserError, match="was changed while it was in use"):
         reader.read(whole((5, 6, 7)))
@@ -216,7 +216,7 @@ def test_traces_of_several_lengths(tmp_path):
     patch(written.path, trace_word(written, 11, 115), ">H", 5)
     refused(written.path, "its traces have several lengths", "trace 1 says 7 samples, trace 12 5")
     patch(written.path, 3503, ">h", 1)
-    assert segy.read_header(written.path).grid.shape == (5, 6, 7)
+    assert read_header(written.path).grid.shape == (5, 6, 7)
 
 
 def test_empty_trace_headers_are_no_other_length(tmp_path):
@@ -231,7 +231,7 @@ SPARSE = """
 import resource, sys
 import numpy as np
 from seg3d.geometry import Grid
-from seg3d.io import Header, segy
+from seg3d.io import Header, create_volume, open_volume
 
 def most():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -239,11 +239,11 @@ def most():
 inlines, crosslines, samples = 60, 500, 2500
 before = most()
 header = Header(Grid((inlines, crosslines, samples), np.eye(4)), 1, None)
-with segy.open_writer(sys.argv[1], header, 1, np.float32) as writer:
+with create_volume(sys.argv[1], header, np.float32) as writer:
     for start in range(0, inlines, 4):
         slab = (slice(start, start + 4), slice(0, crosslines), slice(0, samples))
         writer.write(slab, np.zeros((1, 4, crosslines, samples), np.float32))
-with segy.open_reader(sys.argv[1]) as reader:
+with open_volume(sys.argv[1]) as reader:
     for start in range(0, inlines, 4):
         reader.read((slice(start, start + 4), slice(0, crosslines), slice(0, samples)))
     reader.read((slice(0, inlines), slice(0, crosslines), slice(100, 101)))

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg3d.errors import UserError
-from seg3d.io import segy
+from seg3d.io import create_volume, segy
 from seg3d.io.horizons import Horizon, horizon_surface, read_horizon
 from seg3d.io.layers import NO_TRACE, NOT_KNOWN, Layers, layer_labels
 from seg3d.io.regions import whole
 from seg3d.io.segy import Survey
-from tests.segy.files import Spec, write
+from tests.segy.files import Spec, read_header, write
 from tests.segy.test_reading import quick
 
 SHAPE = (12, 15, 50)
@@ -25,7 +25,7 @@ SHAPE = (12, 15, 50)
 def survey(tmp_path: Path) -> Survey:
     """Inlines 100, 102, ..., crosslines 300, 301, ..., samples every 4 ms from 20 ms on."""
     spec = Spec(SHAPE, step=(2, 1), delay=20, missing=0.1)
-    return segy.read_header(write(tmp_path / "survey.sgy", spec).path).native
+    return read_header(write(tmp_path / "survey.sgy", spec).path).native
 
 
 def plane(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_picks_in_every_place(survey):
 @given(seed=st.integers(0, 999), share=st.floats(0.1, 0.9))
 def test_gaps_in_a_plane_are_closed_by_the_plane(tmp_path, seed, share):
     path = tmp_path / "survey.sgy"
-    survey = segy.read_header(write(path, Spec(SHAPE, step=(2, 1), delay=20)).path).native
+    survey = read_header(write(path, Spec(SHAPE, step=(2, 1), delay=20)).path).native
     where = np.random.default_rng(seed).random(SHAPE[:2]) < share
     where[[0, 0, -1, -1], [0, -1, 0, -1]] = True
     surface = horizon_surface(picks(where), survey, reach=99)
@@ -169,7 +169,7 @@ def test_picks_that_miss_the_survey(survey, change, problem):
 
 
 def test_picks_in_seconds(tmp_path):
-    survey = segy.read_header(write(tmp_path / "survey.sgy", Spec(SHAPE)).path).native
+    survey = read_header(write(tmp_path / "survey.sgy", Spec(SHAPE)).path).native
     rows, columns = np.indices(SHAPE[:2]).reshape(2, -1)
     top = Horizon("top", 100.0 + rows, 300.0 + columns, plane(rows, columns) / 1000)
     with pytest.raises(UserError, match=r"(?s)lies outside the survey.*picks are in ms"):
@@ -204,7 +204,7 @@ def expected_layer(times: np.ndarray, sample: int) -> int:
 @given(seed=st.integers(0, 9999), horizons=st.integers(1, 4))
 def test_layers_by_their_definition(tmp_path, seed, horizons):
     rng = np.random.default_rng(seed)
-    survey = segy.read_header(write(tmp_path / "survey.sgy", Spec((3, 4, 9), missing=0.2)).path)
+    survey = read_header(write(tmp_path / "survey.sgy", Spec((3, 4, 9), missing=0.2)).path)
     surfaces = np.sort(rng.uniform(-1, 10, (horizons, 3, 4)), axis=0)
     surfaces[rng.random(surfaces.shape) < 0.3] = np.nan
     labels = Layers(surfaces, survey.native).read(whole((3, 4, 9)))
@@ -230,9 +230,9 @@ def test_layers_as_a_volume_beside_the_survey(tmp_path, survey, monkeypatch, sla
     monkeypatch.setattr("seg3d.io.layers.SLAB_VOXELS", slab)
     every = np.ones(SHAPE[:2], bool)
     layers = layer_labels([picks(every), picks(every, "base", 60)], survey)
-    with segy.open_writer(tmp_path / "layers.sgy", layers.header, 1, layers.dtype) as writer:
+    with create_volume(tmp_path / "layers.sgy", layers.header, layers.dtype) as writer:
         layers.write(writer)
-    output = segy.open_reader(tmp_path / "layers.sgy")
+    output = segy.open_volume(tmp_path / "layers.sgy")
     assert output.header.grid.differences(survey.grid) == []
     assert np.array_equal(output.mask(), survey.mask)
     assert np.array_equal(output.read(whole(SHAPE)), layers.read(whole(SHAPE)))

@@ -13,7 +13,7 @@ from seg3d.errors import UserError
 from seg3d.io import segy
 from seg3d.io.regions import whole
 from seg3d.io.segy import Positions
-from tests.segy.files import Spec, patch, segyio, trace_word, write
+from tests.segy.files import Spec, patch, read_header, segyio, trace_word, write
 
 CODES = [1, 2, 3, 5, 6, 8, 10, 11, 16]
 quick = settings(
@@ -40,7 +40,7 @@ def specs(draw: st.DrawFn) -> Spec:
 
 
 def reading(path: Path, **options: object) -> np.ndarray:
-    with segy.open_reader(path, **options) as reader:
+    with segy.open_volume(path, **options) as reader:
         return reader.read(whole(reader.header.grid.shape))
 
 
@@ -48,7 +48,7 @@ def reading(path: Path, **options: object) -> np.ndarray:
 @given(spec=specs())
 def test_voxels_and_grid(tmp_path, spec):
     written = write(tmp_path / "survey.sgy", spec)
-    with segy.open_reader(written.path) as reader:
+    with segy.open_volume(written.path) as reader:
         grid, survey = reader.header.grid, reader.survey
         assert grid.shape == spec.shape
         assert reader.header.channels == 1
@@ -76,7 +76,7 @@ def test_any_region(tmp_path, sorting, code):
         tmp_path / "survey.sgy", Spec((7, 8, 9), sorting=sorting, missing=0.3, code=code)
     )
     rng = np.random.default_rng(4)
-    with segy.open_reader(written.path) as reader:
+    with segy.open_volume(written.path) as reader:
         for _ in range(30):
             stops = [int(rng.integers(1, n + 1)) for n in written.cube.shape]
             x, y, z = (slice(int(rng.integers(0, stop)), stop) for stop in stops)
@@ -114,14 +114,14 @@ def test_floats_that_are_not_numbers_pass_through(tmp_path):
 @pytest.mark.parametrize("sorting, slow_axis", [("inline", 0), ("crossline", 1)])
 def test_the_slow_axis_is_that_of_the_sorting(tmp_path, sorting, slow_axis):
     written = write(tmp_path / "survey.sgy", Spec(sorting=sorting, missing=0.2))
-    reader = segy.open_reader(written.path)
+    reader = segy.open_volume(written.path)
     assert reader.slow_axis == slow_axis
     assert reader.survey.in_order
 
 
 def test_traces_in_no_order_are_noted(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(sorting="random"))
-    survey = segy.read_header(written.path).native
+    survey = read_header(written.path).native
     assert not survey.in_order
     assert "traces are out of order: 5 lines in" in segy.report(written.path)
 
@@ -136,7 +136,7 @@ def test_positions_are_found(tmp_path, lines, missing):
     written = write(
         tmp_path / "survey.sgy", Spec(lines=lines, coordinates=coordinates, missing=missing)
     )
-    survey = segy.read_header(written.path).native
+    survey = read_header(written.path).native
     assert survey.positions == Positions(*lines, *coordinates)
     assert np.array_equal(reading(written.path)[0], written.cube)
 
@@ -144,7 +144,7 @@ def test_positions_are_found(tmp_path, lines, missing):
 def test_coordinates_along_the_axes_are_no_line_numbers(tmp_path):
     world = ((6e5, 6.07e6), (25, 0), (0, 12.5))
     spec = Spec(lines=(181, 185), coordinates=(189, 193), world=world)
-    header = segy.read_header(write(tmp_path / "survey.sgy", spec).path)
+    header = read_header(write(tmp_path / "survey.sgy", spec).path)
     assert header.native.positions == Positions(181, 185, 189, 193)
     assert np.allclose(header.grid.spacing, (25, 12.5, 4))
 
@@ -152,7 +152,7 @@ def test_coordinates_along_the_axes_are_no_line_numbers(tmp_path):
 @pytest.mark.parametrize("coordinates", [(181, 185), (73, 77), (81, 85)])
 def test_coordinates_are_found(tmp_path, coordinates):
     written = write(tmp_path / "survey.sgy", Spec(coordinates=coordinates))
-    header = segy.read_header(written.path)
+    header = read_header(written.path)
     assert header.native.positions == Positions(189, 193, *coordinates)
     assert np.allclose(header.grid.spacing, (25, 25, 4), atol=0.01)
 
@@ -160,9 +160,9 @@ def test_coordinates_are_found(tmp_path, coordinates):
 def test_positions_may_be_given(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(lines=(41, 45), coordinates=(49, 53)))
     with pytest.raises(UserError, match="byte positions"):
-        segy.open_reader(written.path)
+        segy.open_volume(written.path)
     positions = Positions(41, 45, 49, 53)
-    header = segy.read_header(written.path, positions)
+    header = read_header(written.path, positions)
     assert header.native.positions == positions
     assert np.allclose(header.grid.spacing, (25, 25, 4), atol=0.01)
     assert np.array_equal(reading(written.path, positions=positions)[0], written.cube)
@@ -170,7 +170,7 @@ def test_positions_may_be_given(tmp_path):
 
 def test_swapped_positions_swap_the_axes(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec())
-    swapped = segy.open_reader(written.path, Positions(193, 189))
+    swapped = segy.open_volume(written.path, Positions(193, 189))
     assert swapped.header.grid.shape == (6, 5, 7)
     assert swapped.slow_axis == 1
     assert np.array_equal(swapped.read(whole((6, 5, 7)))[0], written.cube.transpose(1, 0, 2))
@@ -194,10 +194,10 @@ def test_numbers_that_tell_two_stories(tmp_path):
         counts[row] += 1
         patch(written.path, trace_word(written, number, 13), ">i", counts[row])
     with pytest.raises(UserError, match="several sets of numbers") as caught:
-        segy.read_header(written.path)
+        read_header(written.path)
     assert "bytes 9 and 21: inlines 100 to 104, crosslines 300 to 305" in str(caught.value)
     assert "bytes 9 and 13" in str(caught.value)
-    header = segy.read_header(written.path, Positions(9, 21))
+    header = read_header(written.path, Positions(9, 21))
     assert np.array_equal(header.native.mask, written.mask)
 
 
@@ -206,7 +206,7 @@ def test_two_copies_of_the_numbers_are_one_story(tmp_path):
     for number, (i, j) in enumerate(written.places.tolist()):
         patch(written.path, trace_word(written, number, 17), ">i", 40 - i)
         patch(written.path, trace_word(written, number, 13), ">i", 7 + 2 * j)
-    assert segy.read_header(written.path).native.positions.inline == 9
+    assert read_header(written.path).native.positions.inline == 9
 
 
 # Units and geometry
@@ -214,7 +214,7 @@ def test_two_copies_of_the_numbers_are_one_story(tmp_path):
 
 def test_spacing_and_position_are_in_metres(tmp_path):
     spec = Spec((30, 40, 3), world=((620197.2, 6074232.9), (-0.75, 24.98), (12.49, 0.37)))
-    header = segy.read_header(write(tmp_path / "survey.sgy", spec).path)
+    header = read_header(write(tmp_path / "survey.sgy", spec).path)
     assert header.grid.units == ("m", "m", "ms")
     assert np.allclose(header.grid.affine[:2, 0], (-0.75, 24.98), atol=2e-3)
     assert np.allclose(header.grid.affine[:2, 1], (12.49, 0.37), atol=2e-3)
@@ -224,16 +224,16 @@ def test_spacing_and_position_are_in_metres(tmp_path):
 
 def test_feet_become_metres(tmp_path):
     spec = Spec(world=((100.0, 200.0), (82.5, 0), (0, 110.0)), binary={3255: 2})
-    header = segy.read_header(write(tmp_path / "survey.sgy", spec).path)
+    header = read_header(write(tmp_path / "survey.sgy", spec).path)
     assert np.allclose(header.grid.spacing[:2], (82.5 * 0.3048, 110 * 0.3048))
     assert np.allclose(header.grid.affine[:2, 3], (30.48, 60.96))
-    depth = segy.read_header(tmp_path / "survey.sgy", domain="depth")
+    depth = read_header(tmp_path / "survey.sgy", domain="depth")
     assert np.isclose(depth.grid.spacing[2], 4 * 0.3048)
 
 
 def test_depth(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(interval=5000, delay=50))
-    grid = segy.read_header(written.path, domain="depth").grid
+    grid = read_header(written.path, domain="depth").grid
     assert grid.axes[2] == "depth"
     assert grid.units[2] == "m"
     assert grid.affine[2].tolist() == [0, 0, 5, 50]
@@ -241,7 +241,7 @@ def test_depth(tmp_path):
 
 def test_a_survey_without_coordinates(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(coordinates=None))
-    header = segy.read_header(written.path)
+    header = read_header(written.path)
     assert header.grid.units == ("bin", "bin", "ms")
     assert header.grid.spacing == (1, 1, 4)
     assert "no coordinates: bins count as 1 by 1" in segy.report(written.path)
@@ -251,12 +251,12 @@ def test_a_survey_without_coordinates(tmp_path):
 def test_copies_of_the_line_numbers_are_no_coordinates(tmp_path, swapped):
     world = ((300, 100), (0, 1), (1, 0)) if swapped else ((100, 300), (1, 0), (0, 1))
     written = write(tmp_path / "survey.sgy", Spec(world=world, scalar=1))
-    assert segy.read_header(written.path).grid.units[0] == "bin"
+    assert read_header(written.path).grid.units[0] == "bin"
 
 
 def test_coordinates_that_are_angles(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(header={89: 2}))
-    assert segy.read_header(written.path).grid.units[0] == "bin"
+    assert read_header(written.path).grid.units[0] == "bin"
     assert "coordinates are angles" in segy.report(written.path)
 
 
@@ -265,32 +265,32 @@ def test_coordinates_that_have_nothing_to_do_with_the_lines(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(len(written.places)):
         patch(written.path, trace_word(written, number, 181), ">2i", *rng.integers(1, 9999, 2))
-    assert segy.read_header(written.path).grid.units[0] == "bin"
+    assert read_header(written.path).grid.units[0] == "bin"
     assert "coordinates at bytes 181 and 185 do not fit" in segy.report(written.path)
 
 
 def test_a_few_wrong_coordinates_do_not_matter(tmp_path):
     spec = Spec((10, 12, 2))
     written = write(tmp_path / "survey.sgy", spec)
-    right = segy.read_header(written.path).grid.affine
+    right = read_header(written.path).grid.affine
     patch(written.path, trace_word(written, 17, 181), ">2i", 2**31 - 1, -(2**31))
     patch(written.path, trace_word(written, 63, 181), ">2i", 0, 0)
     patch(written.path, trace_word(written, 88, 181), ">2i", 123, 456)
-    assert np.allclose(segy.read_header(written.path).grid.affine, right, atol=0.02)
+    assert np.allclose(read_header(written.path).grid.affine, right, atol=0.02)
 
 
 def test_the_interval_of_the_traces_serves_if_the_binary_header_has_none(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec())
     patch(written.path, 3217, ">H", 0)
-    assert segy.read_header(written.path).grid.spacing[2] == 4
+    assert read_header(written.path).grid.spacing[2] == 4
     patch(written.path, 3217, ">H", 2000)
-    assert segy.read_header(written.path).grid.spacing[2] == 2
+    assert read_header(written.path).grid.spacing[2] == 2
     assert "2000 is taken" in segy.report(written.path)
 
 
 def test_no_interval_at_all(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(interval=0))
-    assert segy.read_header(written.path).grid.spacing[2] == 1
+    assert read_header(written.path).grid.spacing[2] == 1
     assert "no sample interval" in segy.report(written.path)
 
 
@@ -299,13 +299,13 @@ def test_delays_have_a_scalar_since_revision_1(tmp_path, scalar, delay):
     written = write(
         tmp_path / "survey.sgy", Spec(delay=1200, header={215: scalar}, binary={3501: 1})
     )
-    assert segy.read_header(written.path).grid.affine[2, 3] == delay
+    assert read_header(written.path).grid.affine[2, 3] == delay
 
 
 def test_delays_that_differ(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(delay=100))
     patch(written.path, trace_word(written, 3, 109), ">h", 200)
-    assert segy.read_header(written.path).grid.affine[2, 3] == 100
+    assert read_header(written.path).grid.affine[2, 3] == 100
     assert "traces begin at 100 to 200 ms" in segy.report(written.path)
 
 
@@ -321,7 +321,7 @@ def test_revision_2(tmp_path):
     patch(path, 3273, ">d", 2500.5)
     patch(path, 3513, ">QQi", 30, written.start, 2)
     path.write_bytes(path.read_bytes() + b"\x40" * 6400)
-    header = segy.read_header(path)
+    header = read_header(path)
     assert header.native.layout.revision == (2, 0)
     assert header.grid.spacing[2] == 2.5005
     assert np.array_equal(reading(path)[0], written.cube)
@@ -346,7 +346,7 @@ def test_any_number_of_text_headers(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(texts=3, binary={3501: 1}))
     patch(written.path, 3505, ">h", -1)
     with pytest.raises(UserError, match="no end of its text headers"):
-        segy.read_header(written.path)
+        read_header(written.path)
     patch(written.path, START_OF_LAST_TEXT, "16s", "((SEG: EndText))".encode("cp037"))
     assert np.array_equal(reading(written.path)[0], written.cube)
 
@@ -358,7 +358,7 @@ START_OF_LAST_TEXT = 3600 + 2 * 3200 + 1
 def test_revision_1_however_it_is_written(tmp_path, word):
     written = write(tmp_path / "survey.sgy", Spec())
     patch(written.path, 3501, *word)
-    assert segy.read_header(written.path).native.layout.revision[0] == 1
+    assert read_header(written.path).native.layout.revision[0] == 1
 
 
 def test_more_samples_than_16_bits_count_with_a_sign(tmp_path):

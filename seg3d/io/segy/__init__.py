@@ -4,18 +4,17 @@ The axes of a volume are inline, crossline, and time or depth downwards.
 """
 
 from seg3d.io.segy.lines import Positions
-from seg3d.io.segy.reader import SegyReader, open_reader, read_header
+from seg3d.io.segy.reader import SegyReader, open_volume
 from seg3d.io.segy.report import report
 from seg3d.io.segy.survey import Survey
-from seg3d.io.segy.writer import SegyWriter, open_writer
+from seg3d.io.segy.writer import SegyWriter, create_volume
 
 __all__ = [
     "Positions",
     "SegyReader",
     "SegyWriter",
     "Survey",
-    "open_reader",
-    "open_writer",
-    "read_header",
+    "create_volume",
+    "open_volume",
     "report",
 ]

@@ -9,7 +9,6 @@ from seg3d.io.segy.lines import Positions
 from seg3d.io.segy.reader import SegyReader
 from seg3d.io.segy.samples import FORMATS
 from seg3d.io.segy.survey import Domain, Survey, read_survey
-from seg3d.io.volume import Header
 
 
 def report(path: str | Path, positions: Positions | None = None, domain: Domain = "time") -> str:
@@ -64,6 +63,6 @@ def _amplitudes(survey: Survey) -> str:
     middle = survey.grid.shape[survey.slow_axis] // 2
     line[survey.slow_axis] = slice(middle, middle + 1)
     x, y, z = line
-    samples = SegyReader(Header(survey.grid, 1, survey)).read((x, y, z))
+    samples = SegyReader(survey).read((x, y, z))
     name = ("inline", "crossline")[survey.slow_axis]
     return f"{samples.min():.6g} to {samples.max():.6g} on the middle {name}"

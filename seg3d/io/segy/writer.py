@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from seg3d.errors import UserError
-from seg3d.files import atomic_write
+from seg3d.files import UnfinishedFile, require_space, reserve
+from seg3d.io.header import Header
 from seg3d.io.regions import Region, VolumeWriter
 from seg3d.io.segy.headers import CopiedHeaders, Headers
 from seg3d.io.segy.layout import in_file_order, runs
 from seg3d.io.segy.new_headers import NewHeaders
 from seg3d.io.segy.samples import FLOAT, INT8
 from seg3d.io.segy.survey import Survey
-from seg3d.io.volume import Header
 
 # Whole numbers that the stored types hold.
 WHOLE = {INT8: (-(2**7), 2**7 - 1), FLOAT: (-(2**24), 2**24)}
-GIB = 2**30
 
 
-def open_writer(path: str | Path, header: Header, channels: int, dtype: DTypeLike) -> SegyWriter:
+def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) -> SegyWriter:
     """Begin a SEG-Y file in the geometry of ``header``.
 
     If the header came from SEG-Y, the output is that file with other samples: text and binary
@@ -36,21 +33,20 @@ def open_writer(path: str | Path, header: Header, channels: int, dtype: DTypeLik
     Args:
         path: where to.
         header: of the volume whose geometry the output has.
-        channels: 1, as SEG-Y holds one number per sample.
         dtype: of the voxels: integers of 8 bits are stored as format 8 (int8), all others as
             format 5 (float32).
+        channels: 1, as SEG-Y holds one number per sample.
 
     Raises:
         UserError: if SEG-Y cannot hold the volume, or the disk cannot.
     """
-    path = Path(path)
     if channels != 1:
         raise UserError(
             f"{path}: SEG-Y holds one number for each sample",
             given=f"{channels} channels",
             fix="write another format, or each channel to a file of its own",
         )
-    code = INT8 if np.dtype(dtype).itemsize == 1 else FLOAT
+    code = INT8 if dtype.itemsize == 1 else FLOAT
     headers: Headers
     if isinstance(header.native, Survey):
         headers = CopiedHeaders(header.native, path, code)
@@ -75,21 +71,18 @@ class SegyWriter(VolumeWriter):
         self._headers = headers
         self._layout = headers.layout
         self._begun = np.zeros(self._layout.traces, dtype=bool)
-        with ExitStack() as stack:
-            self._temporary = stack.enter_context(atomic_write(self._layout.path, ".sgy"))
-            size = self._layout.stop + len(headers.after)
-            free = shutil.disk_usage(self._temporary.parent).free
-            if size > free:
-                raise UserError(
-                    f"{self._layout.path}: not enough room on the disk",
-                    given=f"{size / GIB:.2f} GiB to write, {free / GIB:.2f} GiB free",
-                )
-            with self._writing(), self._temporary.open("wb") as stream:
+        size = self._layout.stop + len(headers.after)
+        require_space(self._layout.path, size)
+        self._file = UnfinishedFile(self._layout.path)
+        try:
+            with self._writing(), self._file.temporary.open("r+b") as stream:
+                reserve(stream, size, self._layout.path)
                 stream.write(headers.before)
                 stream.seek(self._layout.stop)
                 stream.write(headers.after)
-                stream.truncate(size)
-            self._unfinished = stack.pop_all()
+        except BaseException:
+            self.discard()
+            raise
 
     def write(self, region: Region, array: np.ndarray) -> None:
         """Store the voxels of a region, `(1, x, y, z)`; regions may come in any order.
@@ -103,7 +96,7 @@ class SegyWriter(VolumeWriter):
         voxels = array.reshape(-1, array.shape[-1])
         with (
             self._writing(),
-            self._temporary.open("r+b") as stream,
+            self._file.temporary.open("r+b") as stream,
             self._headers.reading() as read_headers,
         ):
             for run in runs(numbers, layout.block):
@@ -124,15 +117,13 @@ class SegyWriter(VolumeWriter):
             UserError: if the disk fails.
         """
         if not self._begun.all():
-            self.discard()
             raise ValueError(f"{np.count_nonzero(~self._begun)} traces were never written")
         with self._writing():
-            self._unfinished.close()
+            self._file.finish()
 
     def discard(self) -> None:
         """Remove what has been written."""
-        with suppress(Discarded), self._unfinished:
-            raise Discarded
+        self._file.discard()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -155,7 +146,3 @@ class SegyWriter(VolumeWriter):
                 legal=f"{least} to {most} in voxels of this type",
                 fix="renumber the labels, or write another format",
             )
-
-
-class Discarded(Exception):
-    """Raised within `atomic_write` so that it removes the temporary file."""
