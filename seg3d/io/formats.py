@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from seg3d.errors import UserError
-from seg3d.io import dicom, itk, nifti, npy, ome_zarr
+from seg3d.io import dicom, itk, nifti, npy, ome_zarr, segy
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
@@ -37,6 +37,8 @@ FORMATS: dict[str, Format] = {
     ".nrrd": itk,
     ".mha": itk,
     ".npy": npy,
+    ".sgy": segy,
+    ".segy": segy,
     ".ome.zarr": ome_zarr,
     ".zarr": ome_zarr,
     DICOM: dicom,
