@@ -10,7 +10,14 @@ import torch
 from rich.console import Console
 
 from seg3d.benchmarks.tables import print_table
-from seg3d.benchmarks.training import Subject, Task, backward_passes, held_out_dice, train
+from seg3d.benchmarks.training import (
+    Subject,
+    Task,
+    backward_passes,
+    draw_batch,
+    held_out_dice,
+    train,
+)
 from seg3d.networks import UNet3d
 from seg3d.probing import choose_bits, set_bits
 from seg3d.probing.bits import summary
@@ -62,7 +69,7 @@ def compare(
         for seed in range(seeds):
             for name in methods:
                 network, bits = make_network(name, task, channels, seed, cohort, edge)
-                losses = train(network, cohort, steps, seed, edge)
+                losses = train(network, task, cohort, steps, seed, edge)
                 dice = held_out_dice(network, held_out, task, edge)
                 mean = float(np.mean(list(dice.values())))
                 runs[name].append({"mean": mean, "dice": dice, "bits": bits} | _curve(losses))
@@ -83,7 +90,7 @@ def make_network(
         set_bits(network, bits)
         return network, ""
     generator = torch.Generator().manual_seed(seed)
-    patches = [subject.patch(edge, generator) for subject in cohort[:6]]
+    patches = [patch for _ in range(3) for patch in draw_batch(task, cohort, edge, generator)]
     return network, summary(choose_bits(network, backward_passes(network, patches), seed=seed))
 
 

@@ -21,7 +21,7 @@ def compare(channels: list[int], steps: int, volumes: int, edge: int) -> dict[st
     torch.manual_seed(0)
     cohort = BRAIN.subjects(range(volumes))
     plain = UNet3d(1, BRAIN.classes, channels, "exact")
-    losses = train(plain, cohort, steps, seed=0, edge=edge)
+    losses = train(plain, BRAIN, cohort, steps, seed=0, edge=edge)
     generator = torch.Generator().manual_seed(1)
     patches = [subject.patch(edge, generator) for subject in cohort]
     rows, chosen = {}, {}

@@ -16,6 +16,8 @@ from seg3d.probing import set_probe_step
 from seg3d.sliding_window import score_volume
 from seg3d.validate import dice_per_class
 
+RATE = 5e-3  # of Adam in the beginning
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -32,13 +34,22 @@ class Subject:
         return cls(values, torch.from_numpy(labels.astype(np.int16))[None, None])
 
     def patch(self, edge: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random cube of image and labels."""
-        image, labels = self.image, self.labels
-        for axis in (2, 3, 4):
-            places = self.image.shape[axis] - edge + 1
-            start = int(torch.randint(places, (1,), generator=generator))
-            image, labels = image.narrow(axis, start, edge), labels.narrow(axis, start, edge)
-        return image, labels
+        """A cube of image and labels, anywhere."""
+        return self._cut([_below(n - edge + 1, generator) for n in self.image.shape[2:]], edge)
+
+    def patch_around(
+        self, label: int, edge: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A cube of image and labels about a random voxel of a class, as far as the edges let."""
+        voxels = (self.labels[0, 0] == label).nonzero()
+        centre = voxels[_below(len(voxels), generator)].tolist()
+        ends = [n - edge for n in self.image.shape[2:]]
+        starts = [min(max(c - edge // 2, 0), end) for c, end in zip(centre, ends, strict=True)]
+        return self._cut(starts, edge)
+
+    def _cut(self, starts: list[int], edge: int) -> tuple[Tensor, Tensor]:
+        z, y, x = (slice(start, start + edge) for start in starts)
+        return self.image[..., z, y, x], self.labels[..., z, y, x]
 
 
 @dataclass(frozen=True)
@@ -64,23 +75,17 @@ class Task:
 
 
 def train(
-    network: nn.Module,
-    cohort: list[Subject],
-    steps: int,
-    seed: int,
-    edge: int,
-    batch: int = 2,
+    network: nn.Module, task: Task, cohort: list[Subject], steps: int, seed: int, edge: int
 ) -> list[float]:
     """Train in place by Adam with a linearly falling rate; returns the losses."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
     loss = DiceCrossEntropy()
     losses = []
     network.train()
     for step in range(steps):
-        chosen = torch.randint(len(cohort), (batch,), generator=generator).tolist()
-        patches = [cohort[index].patch(edge, generator) for index in chosen]
+        patches = draw_batch(task, cohort, edge, generator)
         image, target = (torch.cat(parts) for parts in zip(*patches, strict=True))
         set_probe_step(network, seed, step)
         value = loss(heads(network(image)), target)["loss"]
@@ -90,6 +95,22 @@ def train(
         schedule.step()
         losses.append(float(value.detach()))
     return losses
+
+
+def draw_batch(
+    task: Task, cohort: list[Subject], edge: int, generator: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Two patches, one from anywhere and one about a voxel of a random foreground class.
+
+    After nnU-Net (Isensee et al., Nature Methods 18, 2021).
+    """
+    first, second = (cohort[_below(len(cohort), generator)] for _ in range(2))
+    label = 1 + _below(len(task.foreground), generator)
+    return [first.patch(edge, generator), second.patch_around(label, edge, generator)]
+
+
+def _below(bound: int, generator: torch.Generator) -> int:
+    return int(torch.randint(bound, (1,), generator=generator))
 
 
 def backward_passes(
