@@ -99,23 +99,24 @@ def test_training_learns_and_is_a_function_of_the_seed() -> None:
 def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Results are complete, are kept beside those of other tasks, and can be drawn."""
     path, picture = tmp_path / "accuracy.json", tmp_path / "accuracy.png"
-    add_results(path, "older", {"runs": {}, "seeds": 0})
+    add_results(path, "older", {"steps": 7})
     counts = []
 
     def store(results: dict[str, Any]) -> None:
         counts.append(sum(map(len, results["runs"].values())))
-        draw(add_results(path, "balls", results), picture)
+        add_results(path, "balls", results)
 
     methods = ["exact", "1 bit everywhere", "independent, r = 8"]
-    accuracy.compare(BALLS, [2, 4], 20, 2, methods, 8, store)
+    accuracy.compare(BALLS, [2, 4], 20, 2, methods, 16, store)
     assert counts == [1, 2, 3, 4, 5, 6]
     stored = json.loads(path.read_text())
-    assert list(stored) == ["older", "balls"]
+    assert list(stored) == ["older", "balls"] and stored["older"]["steps"] == 7
     assert {"date", "hardware", "torch", "command"} <= stored["balls"].keys()
     for method in methods:
         for run in stored["balls"]["runs"][method]:
             assert len(run["losses"]) == 2
             assert run["mean"] == run["dice"]["ball"]
+    draw({"balls": stored["balls"]}, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     for run in stored["balls"]["runs"]["exact"]:
