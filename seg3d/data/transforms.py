@@ -126,23 +126,38 @@ def preprocessing(plan: Plan, *, labelled: bool) -> Pipeline:
 
 
 def _change_of_grid(plan: Plan, keys: tuple[str, ...]) -> list[Any]:
-    steps: list[Any] = []
-    if plan.orientation != "none":
-        steps.append(mt.Orientationd(keys, axcodes=plan.orientation, labels=None))
-    if plan.spacing is not None:
-        modes = ("bilinear", "nearest")[: len(keys)]
-        steps.append(mt.Spacingd(keys, pixdim=plan.spacing, mode=modes, padding_mode="border"))
-    return steps
+    return [*_reorientation(plan, keys), *_change_of_spacing(plan, keys)]
+
+
+def _reorientation(plan: Plan, keys: tuple[str, ...]) -> list[Any]:
+    if plan.orientation == "none":
+        return []
+    return [mt.Orientationd(keys, axcodes=plan.orientation, labels=None)]
+
+
+def _change_of_spacing(plan: Plan, keys: tuple[str, ...]) -> list[Any]:
+    if plan.spacing is None:
+        return []
+    modes = ("bilinear", "nearest")[: len(keys)]
+    return [mt.Spacingd(keys, pixdim=plan.spacing, mode=modes, padding_mode="border")]
+
+
+def preprocessed_grids(grid: Grid, plan: Plan) -> tuple[Grid, Grid]:
+    """Where the voxels of a volume on ``grid`` go: first by reorientation, then by resampling."""
+    # One voxel seen everywhere, and transforms that only take note of what they would do.
+    volume = MetaTensor(torch.zeros(1).expand(1, *grid.shape), affine=torch.tensor(grid.affine))
+    grids = []
+    for steps in (_reorientation(plan, (IMAGE,)), _change_of_spacing(plan, (IMAGE,))):
+        for step in steps:
+            volume = step({IMAGE: volume}, lazy=True)[IMAGE]
+        x, y, z = (int(length) for length in volume.peek_pending_shape())
+        grids.append(Grid((x, y, z), volume.peek_pending_affine().numpy()))
+    return grids[0], grids[1]
 
 
 def preprocessed_shape(grid: Grid, plan: Plan) -> Shape3:
     """The shape that `preprocessing` gives a volume on ``grid``."""
-    # One voxel seen everywhere, and transforms that only take note of what they would do.
-    volume = MetaTensor(torch.zeros(1).expand(1, *grid.shape), affine=torch.tensor(grid.affine))
-    for step in _change_of_grid(plan, (IMAGE,)):
-        volume = step({IMAGE: volume}, lazy=True)[IMAGE]
-    x, y, z = (int(length) for length in volume.peek_pending_shape())
-    return x, y, z
+    return preprocessed_grids(grid, plan)[1].shape
 
 
 def training_preprocessing(plan: Plan) -> Pipeline:
