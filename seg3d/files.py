@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from seg3d.errors import UserError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class UnfinishedFile:
+    """An empty file under a hidden name, in the folder of the name that it shall have.
+
+    Args:
+        path: the final name; its folder is made if need be.
+        suffix: ending of the temporary name, for writers that look at it (``.nii.gz``).
+
+    Attributes:
+        temporary: where to write.
+    """
+
+    def __init__(self, path: str | Path, suffix: str = "") -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix, f".{self.path.name}.", self.path.parent)
+        os.close(handle)
+        self.temporary = Path(name)
+
+    def finish(self) -> None:
+        """Give it its name, in place of the file that had it."""
+        with self.temporary.open("r+b") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        self.temporary.chmod(0o666 & ~umask)
+        self.temporary.replace(self.path)
+
+    def discard(self) -> None:
+        """Remove it, unless it has its name already."""
+        self.temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -22,21 +59,59 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
     Yields:
         The temporary path, to be written by the caller. It is removed if the block raises.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
+    file = UnfinishedFile(path, suffix)
     try:
-        yield temporary
-        with temporary.open("r+b") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        yield file.temporary
+        file.finish()
     finally:
-        temporary.unlink(missing_ok=True)
+        file.discard()
+
+
+def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space") -> None:
+    """Make a file ``size`` bytes long and have the disk keep room for them.
+
+    Writing into a memory map of the file then cannot run out of space, which would end the
+    process.
+
+    Args:
+        file: open for writing.
+        size: bytes.
+        path: what the space is for, or where it is, for the message.
+        fix: what to do if there is too little.
+
+    Raises:
+        UserError: if there is not enough space.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise _no_room(path, size, str(error), fix) from error
+
+
+def require_space(path: Path, size: int, fix: str = "free some space") -> None:
+    """Require that ``size`` bytes are free where ``path`` is to be written.
+
+    Raises:
+        UserError: if they are not.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise _no_room(path, size, f"{free / 2**30:.2f} GiB are free", fix)
+
+
+def _no_room(path: Path, size: int, given: str, fix: str) -> UserError:
+    return UserError(
+        f"{path}: there is not enough space on the disk",
+        given=given,
+        legal=f"{size / 2**30:.2f} GiB",
+        fix=fix,
+    )
 
 
 def require_folder(path: Path, option: str) -> None:

@@ -1,6 +1,6 @@
 """Volumes that need not fit into RAM: read by regions, written by regions.
 
-Every format that can do so implements these two classes; `open_volume` and `create_volume` in
+Every format implements these two classes; `open_volume` and `create_volume` in
 `seg3d.io.volume` choose it by the file name's ending.
 """
 
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from seg3d.geometry import Shape3
-
-if TYPE_CHECKING:
-    from seg3d.io.volume import Header
+from seg3d.io.header import Header
 
 Region = tuple[slice, slice, slice]
 
@@ -44,6 +42,8 @@ class VolumeReader(ABC):
     def read(self, region: Region) -> np.ndarray:
         """The voxels of a region, `(C, x, y, z)`, in the order of the file's axes.
 
+        The array may share its memory with the reader: copy it before changing it.
+
         Args:
             region: slices with start and stop within the volume and no step.
 
@@ -51,6 +51,7 @@ class VolumeReader(ABC):
             UserError: if the file is damaged there.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what is open."""
 
@@ -77,7 +78,7 @@ class VolumeWriter(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Remove what has been written."""
+        """Remove what has been written; after `finish` there is nothing left to remove."""
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +89,8 @@ class VolumeWriter(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.finish()
-        else:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
             self.discard()
