@@ -17,11 +17,8 @@ from torch import Tensor
 from seg3d.data.resampling import Resampling
 from seg3d.data.transforms import preprocessed_grids
 from seg3d.geometry import Grid, Shape3
-from seg3d.io.regions import Region
+from seg3d.io.regions import STREAMING_ORDERS, Region
 from seg3d.plan import Plan
-
-# Where a volume's slowest axis decides on the order in which its axes are streamed.
-ORDERS = ((0, 1, 2), (1, 0, 2), (2, 1, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +48,7 @@ class GridMap:
             slow_axis: of the file.
             plan: whose orientation and spacing the network works in.
         """
-        order = ORDERS[slow_axis]
+        order = STREAMING_ORDERS[slow_axis]
         oriented, working = preprocessed_grids(grid, plan)
         turned = np.rint(np.linalg.solve(grid.affine, oriented.affine))
         scaled = np.linalg.solve(oriented.affine, working.affine)

@@ -1,15 +1,14 @@
 """Reading and writing volumes; the format follows from the file name's ending."""
 
 from seg3d.io.header import Header
-from seg3d.io.regions import Region, VolumeReader, VolumeWriter, whole
+from seg3d.io.labels import LARGEST_LABEL, LabelReader, read_labels
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, slabs, whole
 from seg3d.io.volume import (
-    LARGEST_LABEL,
     SUFFIXES,
     Volume,
     create_volume,
     open_volume,
     read_header,
-    read_labels,
     read_volume,
     stem,
     suffix,
@@ -20,6 +19,7 @@ __all__ = [
     "LARGEST_LABEL",
     "SUFFIXES",
     "Header",
+    "LabelReader",
     "Region",
     "Volume",
     "VolumeReader",
@@ -29,6 +29,7 @@ __all__ = [
     "read_header",
     "read_labels",
     "read_volume",
+    "slabs",
     "stem",
     "suffix",
     "whole",

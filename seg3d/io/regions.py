@@ -6,7 +6,9 @@ Every format implements these two classes; `open_volume` and `create_volume` in
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -17,11 +19,31 @@ from seg3d.io.header import Header
 
 Region = tuple[slice, slice, slice]
 
+# For each slowest axis of a file, the order of all axes, slowest first, in which it is streamed.
+STREAMING_ORDERS = ((0, 1, 2), (1, 0, 2), (2, 1, 0))
+# Voxels of a slab: enough for the disk and for NumPy to be fast.
+SLAB = 2**22
+
 
 def whole(shape: Shape3) -> Region:
     """The region that is all of a volume."""
     x, y, z = (slice(0, length) for length in shape)
     return x, y, z
+
+
+def slabs(shape: Shape3, axis: int, voxels: int = SLAB) -> Iterator[Region]:
+    """Cut a volume into slabs, one behind the other.
+
+    Args:
+        shape: of the volume.
+        axis: that is cut.
+        voxels: most that a slab holds, unless it is a single slice.
+    """
+    thickness = max(1, voxels * shape[axis] // math.prod(shape))
+    for start in range(0, shape[axis], thickness):
+        part = slice(start, min(start + thickness, shape[axis]))
+        x, y, z = (part if one == axis else all_ for one, all_ in enumerate(whole(shape)))
+        yield x, y, z
 
 
 class VolumeReader(ABC):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +22,7 @@ from seg3d.data.survey import (
     survey_dataset,
 )
 from seg3d.errors import UserError
+from seg3d.io import slabs
 from tests.volumes import affine_of, save_nifti
 
 SHAPE = (6, 7, 8)
@@ -101,6 +104,53 @@ def test_no_more_is_drawn_than_is_needed_and_none_twice(tmp_path):
     assert len(np.unique(drawn)) == SAMPLES_PER_CASE
     # An even draw from 0 to 26999 has its mean within 4 standard errors of the middle.
     assert drawn.mean() == pytest.approx(13_499.5, abs=4 * 27_000 / np.sqrt(12 * SAMPLES_PER_CASE))
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0)])
+def test_slabs_change_nothing(tmp_path, monkeypatch, axes):
+    generator = np.random.default_rng(2)
+    shape = (31, 23, 29)
+    image = generator.normal(size=(*shape, 2)).astype("float32") * generator.integers(0, 2, shape)[
+        ..., None
+    ].astype("float32")
+    label = generator.integers(0, 3, shape).astype("uint8")
+    stored = case(tmp_path, "stored", image, label)
+    arrays = []
+    for name, array in (("image", image), ("label", label)):
+        # Read fastest along the first axis, or along the last.
+        array = array.transpose(*axes, *range(3, array.ndim))
+        arrays.append(tmp_path / f"{name}.npy")
+        np.save(arrays[-1], np.asfortranarray(array) if axes[0] else array)
+    for one in (stored, Case("array", (arrays[0],), arrays[1])):
+        whole = look(one)[one.name]
+        for voxels in (1, 2000, 7000):
+            monkeypatch.setattr("seg3d.data.survey.slabs", partial(slabs, voxels=voxels))
+            found = look(one)[one.name]
+            assert found.labels == whole.labels
+            assert found.zero_fraction == whole.zero_fraction
+            assert np.array_equal(found.foreground, whole.foreground)
+        monkeypatch.undo()
+        assert whole.labels == {value: int((label == value).sum()) for value in range(3)}
+        assert whole.zero_fraction == pytest.approx(float((image == 0).all(-1).mean()))
+
+
+def test_a_volume_is_never_held_whole(tmp_path, monkeypatch):
+    shape = (128, 128, 160)
+    image = np.zeros(shape, "int16")
+    image[0, 0, -1] = 7
+    only = Case(
+        "one",
+        (save_nifti(tmp_path / "image.nii", image),),
+        save_nifti(tmp_path / "label.nii", (image > 0).astype("uint8")),
+    )
+    monkeypatch.setattr("seg3d.data.survey.slabs", partial(slabs, voxels=2**16))
+    look(only)
+    tracemalloc.start()
+    found = look(only)["one"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.foreground.tolist() == [[7]]
+    assert peak < image.nbytes / 2
 
 
 def test_the_draw_depends_on_the_case_alone(tmp_path):
