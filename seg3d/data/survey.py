@@ -119,7 +119,7 @@ def read_case_images(images: tuple[Path, ...]) -> Volume:
     volumes = [read_volume(path) for path in images]
     first = volumes[0]
     for path, volume in zip(images[1:], volumes[1:], strict=True):
-        _require_same_grid(images[0], first.grid, path, volume.grid)
+        require_same_grid(images[0], first.grid, path, volume.grid)
     array = np.concatenate([volume.array for volume in volumes], dtype=np.float32, casting="unsafe")
     if count := array.size - np.count_nonzero(np.isfinite(array)):
         raise UserError(
@@ -136,7 +136,7 @@ def _survey_case(
     assert case.label is not None
     image = read_case_images(case.images)
     label = read_labels(case.label)
-    _require_same_grid(case.images[0], image.grid, case.label, label.grid)
+    require_same_grid(case.images[0], image.grid, case.label, label.grid)
     values, counts = np.unique(label.array, return_counts=True)
     labels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     if not 0 <= min(labels) <= max(labels) <= LARGEST_LABEL:
@@ -198,7 +198,12 @@ def _axis_order(grid: Grid, orientation: str) -> list[int]:
     return [int(np.flatnonzero(change[:, 0] == axis)[0]) for axis in range(3)]
 
 
-def _require_same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
+def require_same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
+    """Require that the voxels of two files coincide.
+
+    Raises:
+        UserError: if they do not.
+    """
     if differences := grid.differences(other):
         raise UserError(
             f"{path} and {other_path} do not lie on the same grid",
