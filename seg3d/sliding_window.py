@@ -42,9 +42,7 @@ class Windows:
     @classmethod
     def covering(cls, shape: Shape3, size: Shape3, overlap: float) -> Windows:
         """Windows that neighbours have a share of ``overlap`` of their side in common."""
-        x, y, z = (
-            _starts(length, side, overlap) for length, side in zip(shape, size, strict=True)
-        )
+        x, y, z = (_starts(length, side, overlap) for length, side in zip(shape, size, strict=True))
         return cls(shape, size, (x, y, z))
 
     @property
@@ -96,7 +94,10 @@ class WindowScores(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, mirror_axes: Sequence[int] = (), dtype: torch.dtype = torch.float32
+        self,
+        network: nn.Module,
+        mirror_axes: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.network = network
@@ -174,11 +175,11 @@ def stream_scores(
             advance(len(places))
         assert weight is not None
         for start, slab in sums.take(following):
-            part = slice(start, start + slab.shape[1]), *region[1:]
-            yield start, slab.div_(_total_weight(windows, weight, part))
+            here = slice(start, start + slab.shape[1]), *region[1:]
+            yield start, slab.div_(_total_weight(windows, weight, here))
 
 
-def score_volume(
+def score_slabs(
     network: nn.Module,
     image: Tensor,
     window: Shape3,
@@ -207,7 +208,7 @@ def score_volume(
         `(K, d, H, W)` float32, one slab behind the other along the first axis.
     """
     # A plain tensor: MONAI's MetaTensor would carry its history through every operation.
-    voxels = image.as_subclass(Tensor)  # type: ignore[no-untyped-call]
+    voxels = image.as_subclass(Tensor)
     depth, height, width = image.shape[1:]
     windows = Windows.covering((depth, height, width), window, overlap)
     slabs = stream_scores(

@@ -92,6 +92,10 @@ class GridMap:
         x, y, z = (region[place] for place in np.argsort(self.order))
         return x, y, z
 
+    def in_file_order(self, array: np.ndarray) -> np.ndarray:
+        """A view of `(C, d, h, w)` in the order of the file's axes."""
+        return array.transpose(0, *(1 + place for place in np.argsort(self.order)))
+
     def streamed(self, shape: Shape3) -> Shape3:
         """A shape of the network's, such as that of a patch, in streaming order."""
         return _ordered(shape, np.argsort(self.permutation))
@@ -123,7 +127,7 @@ def _unchanged(oriented: Grid, working: Grid, scaled: np.ndarray) -> bool:
 def _streamed(
     places: tuple[int, ...] | np.ndarray, flips: tuple[int, ...], shape: Shape3
 ) -> np.ndarray:
-    """`(4, 4)` from voxels in streaming order to voxels of a grid whose axes stand at ``places``."""
+    """`(4, 4)`, voxels in streaming order to voxels of a grid whose axes stand at ``places``."""
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
     for axis, place in enumerate(places):

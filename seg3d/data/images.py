@@ -21,6 +21,9 @@ class ImageReader(VolumeReader):
     Args:
         images: one file per channel, or one file that holds all channels.
 
+    Attributes:
+        stored_bytes: of a voxel with all its channels in the files.
+
     Raises:
         UserError: if a file cannot be opened, or channels lie on different grids.
     """
@@ -37,6 +40,7 @@ class ImageReader(VolumeReader):
         channels = sum(reader.header.channels for reader in self._readers)
         self.header = Header(first.grid, channels, first.native)
         self.slow_axis = self._readers[0].slow_axis
+        self.stored_bytes = sum(one.dtype.itemsize * one.header.channels for one in self._readers)
 
     def read(self, region: Region) -> np.ndarray:
         parts = [reader.read(region) for reader in self._readers]
@@ -61,15 +65,21 @@ def require_same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> 
         )
 
 
-def require_finite(images: Sequence[Path], count: int) -> None:
+def require_finite(images: Sequence[Path], count: int, where: str | None = None) -> None:
     """Require that no voxel of the images of a case is NaN or infinite.
 
+    Args:
+        images: of the case.
+        count: of such voxels.
+        where: they were looked for, unless everywhere.
+
     Raises:
-        UserError: if ``count``, that of such voxels, is not 0.
+        UserError: if there is one.
     """
     if count:
         raise UserError(
             f"{', '.join(map(str, images))} holds {count} voxels that are NaN or infinite",
+            given=where,
             legal="finite numbers",
             fix="replace them (for example by the smallest value of the volume)",
         )

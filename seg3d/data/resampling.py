@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,8 +60,9 @@ class Resampling:
 
     def needed(self, region: Region) -> Region:
         """The region of the source that a region of the result is made from."""
-        first, last = (np.array([getattr(part, end) for part in region]) for end in ("start", "stop"))
-        ends = self.matrix * first, self.matrix * (last - 1)
+        first = np.array([part.start for part in region])
+        last = np.array([part.stop - 1 for part in region])
+        ends = self.matrix * first, self.matrix * last
         low = np.minimum(*ends).sum(1) + self.offset
         high = np.maximum(*ends).sum(1) + self.offset
         largest = np.array(self.source_shape) - 1
@@ -90,20 +92,84 @@ class Resampling:
 
     def _apply_slanted(self, block: Tensor, region: Region, start: list[int]) -> Tensor:
         """The same where an axis of the result runs askew through the source."""
-        index = torch.meshgrid(
-            *[torch.arange(one.start, one.stop, dtype=torch.float64) for one in region], indexing="ij"
-        )
+        axes = [torch.arange(part.start, part.stop, dtype=torch.float64) for part in region]
+        index = torch.meshgrid(*axes, indexing="ij")
         size = block.shape[1:]
         places = []
         for axis in reversed(range(3)):
-            place = self.offset[axis] - start[axis] + sum(
-                float(factor) * one for factor, one in zip(self.matrix[axis], index, strict=True)
+            place = (
+                self.offset[axis]
+                - start[axis]
+                + sum(
+                    float(factor) * one
+                    for factor, one in zip(self.matrix[axis], index, strict=True)
+                )
             )
             # From -1 at the first voxel to 1 at the last, in which PyTorch counts.
             places.append(place.clamp_(0, size[axis] - 1) * (2 / max(size[axis] - 1, 1)) - 1)
         grid = torch.stack(places, -1)[None].to(block.device)
         sampled = functional.grid_sample(block[None].double(), grid, align_corners=True)
         return sampled[0].to(block.dtype)
+
+
+def resample_slabs(
+    resampling: Resampling,
+    region: Region,
+    slabs: Iterable[tuple[int, Tensor]],
+    slices_at_once: int,
+) -> Iterator[tuple[Region, Tensor]]:
+    """Resample a volume that comes slab by slab, as soon as what is needed has come.
+
+    Args:
+        resampling: what to do.
+        region: of the result.
+        slabs: of the region of the source that is needed, `(K, d, h, w)`, one behind the other
+            along the first axis, each with the index of its first slice.
+        slices_at_once: of the result, at most, that are made in one go.
+
+    Yields:
+        Slabs of the region, one behind the other, and what they hold, `(K, d', h', w')`.
+    """
+    needs = [
+        resampling.needed((slice(place, place + 1), *region[1:]))[0]
+        for place in range(region[0].start, region[0].stop)
+    ]
+    source = resampling.needed(region)
+    waiting: list[tuple[int, Tensor]] = []
+    done = 0
+    for start, slab in slabs:
+        waiting.append((start, slab))
+        stop = start + slab.shape[1]
+        del slab
+        while done < len(needs) and needs[done].stop <= stop:
+            last = done + 1
+            while last < min(len(needs), done + slices_at_once) and needs[last].stop <= stop:
+                last += 1
+            part = slice(region[0].start + done, region[0].start + last), *region[1:]
+            yield part, resampling.apply(_cut_out(waiting, resampling.needed(part), source), part)
+            done = last
+        wanted = needs[done].start if done < len(needs) else stop
+        # Copied, so that the rest of the slab need not be kept.
+        waiting = [
+            (max(first, wanted), one[:, max(wanted - first, 0) :].clone())
+            for first, one in waiting
+            if first + one.shape[1] > wanted
+        ]
+
+
+def _cut_out(slabs: list[tuple[int, Tensor]], wanted: Region, within: Region) -> Tensor:
+    """A region from slabs of a larger one."""
+    x, *_ = wanted
+    y, z = (
+        slice(part.start - larger.start, part.stop - larger.start)
+        for part, larger in zip(wanted[1:], within[1:], strict=True)
+    )
+    pieces = [
+        slab[:, max(x.start - start, 0) : x.stop - start, y, z]
+        for start, slab in slabs
+        if start < x.stop and start + slab.shape[1] > x.start
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
 def _interpolate(block: Tensor, axis: int, place: np.ndarray) -> Tensor:

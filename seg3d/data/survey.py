@@ -199,7 +199,7 @@ def _look_at_intensities(
         voxels = _flat(image.read(region), image.slow_axis)
         inside = ~np.isin(_flat(label.read(region), image.slow_axis)[0], list(background))
         wrong += not_finite(voxels)
-        zeros += np.count_nonzero((voxels == 0).all(0))
+        zeros += int(np.count_nonzero((voxels == 0).all(0)))
         places = np.flatnonzero(inside)
         foreground.append(voxels[:, places[draw.among(len(places))]].T)
     require_finite(case.images, wrong)

@@ -15,6 +15,7 @@ import torch
 from monai import transforms as mt
 from monai.data import MetaTensor
 
+from seg3d.data.intensity import Moments, normalise
 from seg3d.data.survey import read_case_images
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
@@ -99,16 +100,10 @@ class NormaliseIntensity(mt.MapTransform):
         normalised = dict(data)
         image = normalised[IMAGE].clone()
         for voxels, channel in zip(image, self.channels, strict=True):
-            if channel.kind == "ct":
-                voxels.clamp_(channel.low, channel.high).sub_(channel.mean).div_(channel.std)
-            elif channel.kind == "zscore":
-                inside = (
-                    voxels != 0 if channel.nonzero else torch.ones_like(voxels, dtype=torch.bool)
-                )
-                values = voxels[inside].double()
-                if values.numel():
-                    std = max(float(values.std(correction=0)), 1e-6)
-                    voxels[inside] = ((values - values.mean()) / std).float()
+            moments = Moments()
+            if channel.kind == "zscore":
+                moments.add(voxels, channel)
+            normalise(voxels, channel, moments)
         normalised[IMAGE] = image
         return normalised
 
