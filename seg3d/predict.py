@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -24,6 +23,7 @@ from seg3d.data.blocks import CaseReader
 from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
+from seg3d.files import stamp
 from seg3d.io import create_volume
 from seg3d.io.regions import Region
 from seg3d.jobs import Job
@@ -212,7 +212,7 @@ class Predictor:
     ) -> Task:
         """Begin the task, or find how it was begun; all processes come to the same."""
         identity = {
-            "images": [_stamp(path) for path in case.images],
+            "images": [stamp(path) for path in case.images],
             "network": self._fingerprint,
             "predict": self.config.predict.model_dump(mode="json"),
             "probabilities": probabilities,
@@ -346,10 +346,3 @@ def _write(path: Path, array: np.ndarray, case: CaseReader, slices_at_once: int)
             part = slice(start, min(start + slices_at_once, depth))
             region = grid_map.in_file((part, slice(0, height), slice(0, width)))
             volume.write(region, grid_map.in_file_order(array[:, part]))
-
-
-def _stamp(path: Path) -> list[Any]:
-    """Changes when a volume is replaced by another."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    states = [file.stat() for file in files]
-    return [str(path.absolute()), [(one.st_size, one.st_mtime_ns) for one in states]]

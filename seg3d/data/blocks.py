@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +15,16 @@ from seg3d.data.grid_map import GridMap
 from seg3d.data.images import ImageReader, not_finite, require_finite
 from seg3d.data.intensity import Moments, normalise
 from seg3d.errors import UserError
-from seg3d.io.regions import Region, whole
+from seg3d.io.regions import SLAB, Region, slabs, whole
 from seg3d.plan import Plan
 
 
 class CaseReader:
     """The images of a case, open, of which nothing has been read but the headers.
 
-    What `read` gives is what `seg3d.data.transforms.preprocessing` makes of the whole volume, in
-    streaming order (see `seg3d.data.grid_map`). The intensities of channels that are normalised
-    by the volume's own mean and deviation need `measure` first.
+    What `read` gives lies on the network's grid, in streaming order (see `seg3d.data.grid_map`),
+    and is normalised. The intensities of channels that are normalised by the volume's own mean and
+    deviation need `measure` first.
 
     Args:
         images: one file per channel, or one with all channels.
@@ -63,6 +64,14 @@ class CaseReader:
                 given=f"{self.header.channels} in {', '.join(path.name for path in self.images)}",
                 legal="one file with all channels, or files NAME_0000, NAME_0001, ...",
             )
+
+    def cut(self) -> list[Region]:
+        """Cut the network's grid into slabs, and read in such slabs from now on."""
+        shape, stored = self.grid_map.shape, self.grid_map.stored
+        thinner = max(1.0, math.prod(stored) / math.prod(shape))
+        regions = list(slabs(shape, 0, int(SLAB / thinner)))
+        self.slices_at_once = regions[0][0].stop
+        return regions
 
     def measure(self) -> None:
         """Find the moments of the intensities, where they are needed, by reading everything."""

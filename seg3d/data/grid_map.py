@@ -8,6 +8,7 @@ block by block (`Resampling`), the orientation window by window (`GridMap.to_net
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ class GridMap:
 
     @classmethod
     def of(cls, grid: Grid, slow_axis: int, plan: Plan) -> GridMap:
-        """The way that `seg3d.data.transforms.preprocessing` takes.
+        """The way that MONAI's ``Orientation`` and then its ``Spacing`` take.
 
         Args:
             grid: of the file.
@@ -114,6 +115,18 @@ class GridMap:
         """Turn what the network makes of windows `(B, K, D, H, W)` back into streaming order."""
         back = np.argsort(self.permutation)
         return scores.flip([2 + axis for axis in self.flips]).permute(0, 1, *(2 + back))
+
+
+def network_view(array: np.ndarray, permutation: Sequence[int], flips: Sequence[int]) -> np.ndarray:
+    """A view of `(C, d, h, w)` in streaming order, in the network's orientation.
+
+    Args:
+        array: in streaming order.
+        permutation: of `GridMap`.
+        flips: of `GridMap`.
+    """
+    axes = tuple(1 + axis for axis in flips)
+    return np.flip(array.transpose(0, *(1 + place for place in permutation)), axes)
 
 
 def _unchanged(oriented: Grid, working: Grid, scaled: np.ndarray) -> bool:

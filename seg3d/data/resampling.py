@@ -1,4 +1,4 @@
-"""Linear interpolation between two grids, block by block."""
+"""From one grid to another, block by block: by linear interpolation or by the nearest voxel."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from seg3d.io.regions import Region
 # Voxels. Axes that are said to be turned against each other by less than this over the whole
 # volume are so by rounding in a header.
 SLANT_TOLERANCE = 1e-3
+# Added before rounding down. Half way between two voxels, rounding errors shall not choose.
+BELOW_HALF = 0.5 - 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +25,8 @@ class Resampling:
     """How a volume on one grid is made from a volume on another, voxel by voxel.
 
     The voxel `i` of the result lies at ``matrix @ i + offset`` in the source, and is interpolated
-    linearly between the voxels around; beyond the source's border its nearest voxel counts, as in
-    MONAI's ``Spacing`` with ``padding_mode="border"``.
+    linearly between the voxels around, or takes the nearest; beyond the source's border its
+    nearest voxel counts, as in MONAI's ``Spacing`` with ``padding_mode="border"``.
 
     Attributes:
         matrix: `(3, 3)`.
@@ -71,32 +73,35 @@ class Resampling:
         x, y, z = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
         return x, y, z
 
-    def apply(self, block: Tensor, region: Region) -> Tensor:
+    def apply(self, block: Tensor, region: Region, *, nearest: bool = False) -> Tensor:
         """A region of the result.
 
         Args:
-            block: `(C, d, h, w)` floating point, the region of the source that is `needed`.
+            block: `(C, d, h, w)`, the region of the source that is `needed`; floating point, if it
+                is to be interpolated.
             region: which.
+            nearest: take the nearest voxel, as class numbers want it, and do not interpolate; half
+                way between two voxels, the one that comes first in the source.
 
         Returns:
             `(C, d', h', w')`; `block` itself, not a copy, if nothing changes.
         """
         start = [part.start for part in self.needed(region)]
         if not self.straight:
-            return self._apply_slanted(block, region, start)
+            places = self._slanted_places(block, region, start)
+            return (_take_slanted if nearest else _interpolate_slanted)(block, places)
         for axis, part in enumerate(region):
             scale, offset = self.matrix[axis, axis], self.offset[axis] - start[axis]
             place = np.clip(scale * np.arange(part.start, part.stop) + offset, 0, None)
-            block = _interpolate(block, axis + 1, place)
+            block = (_take if nearest else _interpolate)(block, axis + 1, place)
         return block
 
-    def _apply_slanted(self, block: Tensor, region: Region, start: list[int]) -> Tensor:
-        """The same where an axis of the result runs askew through the source."""
+    def _slanted_places(self, block: Tensor, region: Region, start: list[int]) -> list[Tensor]:
+        """Where the voxels of a region lie in a block, if axes of both run askew."""
         axes = [torch.arange(part.start, part.stop, dtype=torch.float64) for part in region]
         index = torch.meshgrid(*axes, indexing="ij")
-        size = block.shape[1:]
         places = []
-        for axis in reversed(range(3)):
+        for axis in range(3):
             place = (
                 self.offset[axis]
                 - start[axis]
@@ -105,11 +110,8 @@ class Resampling:
                     for factor, one in zip(self.matrix[axis], index, strict=True)
                 )
             )
-            # From -1 at the first voxel to 1 at the last, in which PyTorch counts.
-            places.append(place.clamp_(0, size[axis] - 1) * (2 / max(size[axis] - 1, 1)) - 1)
-        grid = torch.stack(places, -1)[None].to(block.device)
-        sampled = functional.grid_sample(block[None].double(), grid, align_corners=True)
-        return sampled[0].to(block.dtype)
+            places.append(place.clamp_(0, block.shape[1 + axis] - 1))
+        return places
 
 
 def resample_slabs(
@@ -170,6 +172,31 @@ def _cut_out(slabs: list[tuple[int, Tensor]], wanted: Region, within: Region) ->
         if start < x.stop and start + slab.shape[1] > x.start
     ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+def _take(block: Tensor, axis: int, place: np.ndarray) -> Tensor:
+    """Read a block along an axis at the voxels that are nearest to places."""
+    length = block.shape[axis]
+    index = np.minimum((place + BELOW_HALF).astype(np.int64), length - 1)
+    if np.array_equal(index, np.arange(length)):
+        return block
+    return block.index_select(axis, torch.from_numpy(index).to(block.device))
+
+
+def _take_slanted(block: Tensor, places: list[Tensor]) -> Tensor:
+    x, y, z = ((place + BELOW_HALF).long().to(block.device) for place in places)
+    return block[:, x, y, z]
+
+
+def _interpolate_slanted(block: Tensor, places: list[Tensor]) -> Tensor:
+    # From -1 at the first voxel to 1 at the last, in which PyTorch counts, last axis first.
+    counted = [
+        place * (2 / max(length - 1, 1)) - 1
+        for place, length in zip(places, block.shape[1:], strict=True)
+    ]
+    grid = torch.stack(counted[::-1], -1)[None].to(block.device)
+    sampled = functional.grid_sample(block[None].double(), grid, align_corners=True)
+    return sampled[0].to(block.dtype)
 
 
 def _interpolate(block: Tensor, axis: int, place: np.ndarray) -> Tensor:

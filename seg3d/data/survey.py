@@ -21,7 +21,7 @@ from seg3d.data.draw import Draw, seed_of
 from seg3d.data.images import ImageReader, not_finite, require_finite, require_same_grid
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3, Vector3
-from seg3d.io import LARGEST_LABEL, LabelReader, Volume, slabs, whole
+from seg3d.io import LARGEST_LABEL, LabelReader, slabs
 from seg3d.io.regions import STREAMING_ORDERS
 
 # Voxels drawn per case for the intensity statistics, as in nnU-Net.
@@ -113,18 +113,6 @@ def _require_same_channels(surveys: dict[str, CaseSurvey]) -> None:
             legal=f"{usual}, as in the other cases",
             fix="add what is missing, or take these cases out",
         )
-
-
-def read_case_images(images: tuple[Path, ...]) -> Volume:
-    """Read the channels of a case as one `(C, X, Y, Z)` float32 volume.
-
-    Raises:
-        UserError: if channels lie on different grids or hold values that are not finite.
-    """
-    with ImageReader(images) as reader:
-        array = reader.read(whole(reader.header.grid.shape))
-    require_finite(images, not_finite(array))
-    return Volume(array, reader.header)
 
 
 def _survey_case(

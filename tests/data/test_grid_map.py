@@ -12,10 +12,11 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from seg3d.data.grid_map import GridMap
-from seg3d.data.transforms import IMAGE, preprocessing
+from seg3d.data.transforms import IMAGE
 from seg3d.geometry import Shape3
 from seg3d.io import read_header
 from seg3d.io.regions import Region
+from tests.monai_preprocessing import change_of_grid, load
 from tests.plans import small_plan
 from tests.volumes import affine_of, save_nifti
 
@@ -62,8 +63,8 @@ def test_blocks_are_those_of_the_whole_volume(
     plan = small_plan(orientation="RAS", spacing=spacing)
     voxels = np.random.default_rng(0).normal(size=(13, 17, 11)).astype(np.float32)
     path = save_nifti(tmp_path / "image.nii", voxels, AFFINES[name])
-    transform = preprocessing(plan, labelled=False)
-    image = transform({IMAGE: [str(path)]})[IMAGE]
+    transform = change_of_grid(plan, [IMAGE])
+    image = transform(load([path]))[IMAGE]
     # As the file has it, in single precision.
     grid_map = GridMap.of(read_header(path).grid, slow_axis, plan)
 
@@ -73,6 +74,8 @@ def test_blocks_are_those_of_the_whole_volume(
 
     scores = torch.rand(3, *image.shape[1:], generator=torch.Generator().manual_seed(1))
     kept = MetaTensor(scores, meta=image.meta, applied_operations=image.applied_operations)
-    expected = transform.inverse({IMAGE: kept})[IMAGE].numpy()
+    expected = (transform.inverse({IMAGE: kept}) if kept.applied_operations else {IMAGE: kept})[
+        IMAGE
+    ].numpy()
     back = resampled(grid_map.backward, grid_map.from_network(scores[None])[0], (3, 4, 5))
     torch.testing.assert_close(back, streamed(expected, grid_map), atol=2e-5, rtol=0)

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from seg3d.data.cases import Case, Dataset
+from seg3d.data.images import ImageReader
 from seg3d.data.survey import (
     MOST_CLASSES,
     SAMPLES_PER_CASE,
     CaseSurvey,
     label_counts,
-    read_case_images,
     survey_dataset,
 )
 from seg3d.errors import UserError
-from seg3d.io import slabs
+from seg3d.io import slabs, whole
 from tests.volumes import affine_of, save_nifti
 
 SHAPE = (6, 7, 8)
@@ -215,10 +215,12 @@ def test_channels_in_files_of_their_own(tmp_path):
     t1 = case(tmp_path, "t1")
     t2 = case(tmp_path, "t2", image=np.full(SHAPE, 3, "int16"))
     both = Case("both", (*t1.images, *t2.images), t1.label)
-    volume = read_case_images(both.images)
-    assert volume.array.dtype == np.float32
-    assert volume.array.shape == (2, *SHAPE)
-    assert np.array_equal(volume.array[0].ravel(), np.arange(336))
+    with ImageReader(both.images) as volume:
+        array = volume.read(whole(SHAPE))
+        assert volume.header.channels == 2 and volume.stored_bytes == 4 + 2
+    assert array.dtype == np.float32
+    assert np.array_equal(array[0].ravel(), np.arange(336))
+    assert (array[1] == 3).all()
     assert look(both)["both"].foreground.shape[1] == 2
 
 
