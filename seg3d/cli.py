@@ -156,6 +156,12 @@ def train(
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
 @click.option("--probabilities", is_flag=True, help="Write class probabilities too (4D, float).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Most RAM, and GPU memory, to take (4GiB).  [default: 50% and 80% of what is free]",
+)
+@click.option("--resume", is_flag=True, help="Go on where an earlier call stopped.")
 @device_option
 @debug_option
 def predict(
@@ -164,35 +170,46 @@ def predict(
     output: Path,
     probabilities: bool,
     overrides: tuple[str, ...],
+    memory: str | None,
+    resume: bool,
     device: str,
 ) -> None:
     """Segment INPUTS (files or folders) with a run's best network, or with a checkpoint file.
 
     Predictions have the shape, position and name of their input and the label values of the
-    training data. Files NAME_0000, NAME_0001, ... are the channels of NAME.
+    training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
+    than the memory. Several GPUs share each volume if torchrun starts the command on them.
 
     \b
     Example:
       seg3d predict runs/medical_ct scans/ --output predictions/
       seg3d predict runs/medical_ct/checkpoints/best.pt scan.nii.gz --output labels.nii.gz
+      torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
     """
     from rich.console import Console
 
     from seg3d.checkpoint import find_checkpoint
+    from seg3d.config import parse_bytes
     from seg3d.device import choose_device
-    from seg3d.predict import Predictor, plan_jobs
+    from seg3d.jobs import plan_jobs
+    from seg3d.predict import Predictor
     from seg3d.progress import progress_bar
+    from seg3d.ranks import joined_ranks
 
     chosen = choose_device(device)
+    limit = None if memory is None else parse_bytes(memory, "--memory")
     checkpoint = find_checkpoint(run_or_checkpoint)
     jobs = plan_jobs(inputs, output)
-    predictor = Predictor.from_checkpoint(checkpoint, chosen, overrides)
-    console = Console()
-    windows = sum(predictor.windows(job) for job in jobs)
-    with progress_bar(console, "windows", windows) as bar:
-        for job in jobs:
-            predictor.run(job, probabilities=probabilities, advance=bar.advance)
-            console.print(str(job.output), highlight=False, markup=False, soft_wrap=True)
+    with joined_ranks() as ranks:
+        predictor = Predictor.from_checkpoint(
+            checkpoint, ranks.device(chosen), overrides, limit, ranks
+        )
+        console = Console(quiet=not ranks.first)
+        windows = sum(predictor.windows(job) for job in jobs)
+        with progress_bar(console, "windows", windows) as bar:
+            for job in jobs:
+                predictor.run(job, probabilities=probabilities, resume=resume, advance=bar.advance)
+                console.print(str(job.output), highlight=False, markup=False, soft_wrap=True)
 
 
 @main.command()

@@ -59,6 +59,19 @@ def _seconds(text: Any) -> Any:
     return _quantity(text, ("s", "m", "min", "h", "d"))
 
 
+def parse_bytes(text: str, option: str) -> float:
+    """Bytes from a text such as ``4GiB``.
+
+    Raises:
+        UserError: if it is not one; ``option`` says where it stands.
+    """
+    try:
+        size = float(_bytes(text))
+    except ValueError as error:
+        raise UserError(f"{option} {error}", given=text, legal="a size (512MiB, 8GiB)") from error
+    return size
+
+
 def _bytes(text: Any) -> Any:
     return _quantity(text, ("kib", "mib", "gib", "tib", "kb", "mb", "gb", "tb"))
 

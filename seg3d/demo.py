@@ -17,8 +17,9 @@ from seg3d.device import choose_device
 from seg3d.evaluate import evaluate, find_pairs, label_names_near
 from seg3d.files import atomic_write
 from seg3d.io import read_labels, read_volume
+from seg3d.jobs import plan_jobs
 from seg3d.pictures import three_planes
-from seg3d.predict import Predictor, plan_jobs
+from seg3d.predict import Predictor
 from seg3d.prepare import prepare
 from seg3d.resources import resource
 from seg3d.run import Run, require_new_run

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from seg3d.errors import UserError
 
@@ -168,3 +168,10 @@ def require_folder(path: Path, option: str) -> None:
                 f"{option} {path}: {folder} is a file",
                 legal="a folder, which need not exist yet",
             )
+
+
+def stamp(path: Path) -> list[Any]:
+    """Changes when a file, or a file of a folder, is replaced by another."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    states = [file.stat() for file in files if file.exists()]
+    return [str(path.absolute()), [(one.st_size, one.st_mtime_ns) for one in states]]

@@ -136,10 +136,15 @@ def inference_memory(
     *,
     amp: bool = False,
     device: torch.device | str = "cpu",
+    workspaces: bool = False,
 ) -> int:
     """Predict the peak in bytes of a forward pass in eval mode under ``no_grad``.
 
-    Parameters and image are in it. Arguments and errors are as for :func:`training_memory`.
+    Parameters and image are in it. Other arguments and errors are as for :func:`training_memory`.
+
+    Args:
+        workspaces: count as well the copies that a convolution makes of its input and its output
+            on a CPU, where oneDNN wants the channels in blocks.
     """
     stored = torch.float32 if amp else dtype
     device = torch.device(device)
@@ -147,7 +152,7 @@ def inference_memory(
     fake = _fake_copy(network, fakes, stored, device).eval()
     with fakes:
         image, _ = _batch(input_shape, stored, torch.int16, device)
-    counter = _Counter(_Layers(fake))
+    counter = _Counter(_Layers(fake), workspaces)
     counter.give(*fake.parameters(), *fake.buffers(), image)
     with fakes, counter, torch.no_grad(), torch.autocast(device.type, dtype, enabled=amp):
         fake(image)
@@ -310,12 +315,13 @@ class _Storage:
 class _Counter(TorchDispatchMode):
     """Adds up the storages that are alive, fake or real, and remembers the worst moment."""
 
-    def __init__(self, layers: _Layers) -> None:
+    def __init__(self, layers: _Layers, workspaces: bool = False) -> None:
         super().__init__()
         self.bytes = 0
         self.peak = 0
         self.peak_at = "what there is before the step"
         self._layers = layers
+        self._workspaces = workspaces
         self._storages: dict[int, _Storage] = {}
         self._savers: dict[int, str] = {}
 
@@ -350,6 +356,8 @@ class _Counter(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
+        if self._workspaces and func is torch.ops.aten.convolution.default:
+            self.peak = max(self.peak, self.bytes + args[0].nbytes + result.nbytes)
         backward = torch._C._current_autograd_node() is not None
         if self.bytes > self.peak and not (backward and _adds_gradients(func)):
             self.peak = self.bytes

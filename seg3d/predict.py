@@ -1,60 +1,49 @@
-"""From a checkpoint and new volumes to label volumes in the volumes' own geometry."""
+"""From a checkpoint and new volumes to label volumes in the volumes' own geometry.
+
+A volume is never held whole. It is read in slabs and predicted by windows, and every slab that no
+window can touch any more is resampled back, turned into labels and written.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
-from monai.data import MetaTensor
-from torch import nn
+from numpy.typing import DTypeLike
+from torch import Tensor, nn
 
 from seg3d.checkpoint import load_checkpoint
 from seg3d.config import Config, config_from_tree, config_tree
-from seg3d.data.transforms import IMAGE, preprocessed_shape, preprocessing
+from seg3d.data.blocks import CaseReader
+from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
-from seg3d.files import require_folder
-from seg3d.io import (
-    SUFFIXES,
-    Header,
-    is_plain_folder,
-    is_volume,
-    read_header,
-    stem,
-    suffix,
-    write_volume,
-)
+from seg3d.files import stamp
+from seg3d.io import create_volume
+from seg3d.io.regions import Region
+from seg3d.jobs import Job
+from seg3d.memory import inference_memory
 from seg3d.networks import build_network
 from seg3d.plan import Plan
+from seg3d.ranks import Ranks
 from seg3d.run import changed_keys
-from seg3d.sliding_window import score_volume, window_count
+from seg3d.sliding_window import Windows, WindowScores, stream_scores
+from seg3d.tiling import Memory, Tiling, Work, borders, choose_tiling
+from seg3d.unfinished import Task, Unfinished
 
-FIRST_CHANNEL = "_0000"
-# What the prediction of a DICOM series is.
-WITHOUT_SUFFIX = ".nii.gz"
+# Without --memory: of the RAM, and of the GPU's memory, that is free.
+SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
+
+Advance = Callable[[int], object]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One prediction to be made.
-
-    Attributes:
-        images: one file per channel, or one with all channels.
-        output: the label file to write.
-    """
-
-    images: tuple[Path, ...]
-    output: Path
-
-    @property
-    def probabilities(self) -> Path:
-        """Where the class probabilities go if they are asked for."""
-        ending = suffix(self.output)
-        return self.output.with_name(f"{stem(self.output)}_probabilities{ending}")
+def unheard(windows: int) -> None:
+    """For those who do not want to be told of progress."""
 
 
 class Predictor:
@@ -65,20 +54,39 @@ class Predictor:
         config: of the run that trained it.
         plan: of that run.
         device: where to compute.
+        memory: bytes of RAM, and of the GPU's memory, that may be taken besides what is taken
+            already; by default `SHARE_OF_RAM` and `SHARE_OF_GPU` of what is free.
+        ranks: the processes that share the work.
     """
 
     def __init__(
-        self, network: nn.Module, config: Config, plan: Plan, device: torch.device
+        self,
+        network: nn.Module,
+        config: Config,
+        plan: Plan,
+        device: torch.device,
+        memory: float | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.network = network.to(device).eval()
         self.config = config
         self.plan = plan
         self.device = device
+        self.memory = memory
+        self.ranks = ranks or Ranks()
         self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
+        mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
+        self.scores = WindowScores(self.network, mirror_axes, self.dtype)
+        self.limit = _limit(memory, device, self.ranks.local_count)
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path, device: torch.device, overrides: tuple[str, ...] = ()
+        cls,
+        path: Path,
+        device: torch.device,
+        overrides: tuple[str, ...] = (),
+        memory: float | None = None,
+        ranks: Ranks | None = None,
     ) -> Predictor:
         """Load the network of a checkpoint.
 
@@ -86,6 +94,8 @@ class Predictor:
             path: the checkpoint file.
             device: where to compute.
             overrides: ``key=value`` changes of keys under ``predict``.
+            memory: as for the class.
+            ranks: as for the class.
 
         Raises:
             UserError: if the file is not a checkpoint of seg3d, or another key is changed.
@@ -100,12 +110,63 @@ class Predictor:
                 )
         network = build_network(config, plan)
         network.load_state_dict(content["network"])
-        return cls(network, config, plan, device)
+        return cls(network, config, plan, device, memory, ranks)
 
-    def probabilities(
-        self, images: Sequence[Path], advance: Callable[[int], object] = lambda windows: None
-    ) -> np.ndarray:
-        """Class probabilities of a volume, on its own grid.
+    def run(
+        self,
+        job: Job,
+        *,
+        probabilities: bool = False,
+        resume: bool = False,
+        advance: Advance = unheard,
+    ) -> None:
+        """Make one prediction and write it.
+
+        Until it is finished, what has been done lies in a hidden folder beside the output (see
+        `seg3d.unfinished`). It stays there if the process ends, but not if the images turn out to
+        be unusable.
+
+        Args:
+            job: what to predict, and where to.
+            probabilities: write the class probabilities too.
+            resume: go on with what is unfinished, and leave alone what is finished.
+            advance: told the number of windows that have just been done.
+
+        Raises:
+            UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
+                or what is unfinished was begun in another way.
+        """
+        outputs = {"labels": job.output}
+        if probabilities:
+            outputs["probabilities"] = job.probabilities
+        unfinished = Unfinished(job.output)
+        if resume and not unfinished.exists and all(map(Path.exists, outputs.values())):
+            advance(self.windows(job))
+            return
+        with CaseReader(job.images, self.plan) as case:
+            task = self._agree(case, unfinished, resume, probabilities)
+            try:
+                self._fill(case, task, unfinished, advance)
+            except UserError:
+                unfinished.discard()
+                raise
+            self.ranks.wait()
+            if self.ranks.first:
+                for name, path in outputs.items():
+                    _write(path, unfinished.read(name), case, task.tiling.slices_written)
+                unfinished.discard()
+
+    def windows(self, job: Job) -> int:
+        """How many windows this process does for a job, for a progress bar.
+
+        Raises:
+            UserError: if the volume cannot be used, or the memory does not suffice.
+        """
+        with CaseReader(job.images, self.plan) as case:
+            return _count(case, self._windows(case), self._tiles(case, self._tiling(case)))
+
+    def probabilities(self, images: Sequence[Path], advance: Advance = unheard) -> np.ndarray:
+        """Class probabilities of a volume, on its own grid, in RAM.
 
         Args:
             images: one file per channel, or one with all channels.
@@ -115,157 +176,173 @@ class Predictor:
             `(K, X, Y, Z)` float32, in the order of the file's axes.
 
         Raises:
-            UserError: if the volume cannot be used.
+            UserError: if the volume cannot be used, or the memory does not suffice.
         """
-        transform = preprocessing(self.plan, labelled=False)
-        image = transform({IMAGE: [str(path) for path in images]})[IMAGE]
-        scores = score_volume(
-            self.network,
-            image,
-            self.plan.patch_size,
-            overlap=self.config.predict.overlap,
-            window_batch=self.config.predict.window_batch,
-            mirror_axes=self.config.augment.flip.axes if self.config.predict.mirror else (),
-            device=self.device,
-            dtype=self.dtype,
-            advance=advance,
-        )
-        # The inverse needs to know what was done to the image.
-        result = MetaTensor(
-            scores.softmax(0), meta=image.meta, applied_operations=image.applied_operations
-        )
-        return transform.inverse({IMAGE: result})[IMAGE].numpy()
+        with CaseReader(images, self.plan) as case:
+            tiling = self._tiling(case)
+            case.measure()
+            result = np.empty((len(self.plan.classes), *case.header.grid.shape), np.float32)
+            for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
+                for region, found in self._stream(case, tiling, tile, advance):
+                    there = (slice(None), *case.grid_map.in_file(region))
+                    result[there] = case.grid_map.in_file_order(found.cpu().numpy())
+            return result
 
-    def labels(self, probabilities: np.ndarray) -> np.ndarray:
-        """The most probable class of each voxel, as the values of the training labels.
+    def labels(self, classes: np.ndarray) -> np.ndarray:
+        """The values of the training labels that stand for class numbers.
 
         Args:
-            probabilities: `(K, X, Y, Z)`.
+            classes: numbers, of any shape.
 
         Returns:
-            `(1, X, Y, Z)`, in the smallest common integer type that holds all values.
+            Values of that shape, in the smallest common integer type that holds them all.
         """
+        return self._values[classes]
+
+    @cached_property
+    def _values(self) -> np.ndarray:
         values = [one.values[0] for one in self.plan.classes]
         for kind in (np.uint8, np.int16, np.int32):
             if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
                 break
-        return np.array(values, dtype=kind)[probabilities.argmax(0)][None]
+        return np.array(values, dtype=kind)
 
-    def run(
-        self,
-        job: Job,
-        *,
-        probabilities: bool = False,
-        advance: Callable[[int], object] = lambda windows: None,
-    ) -> None:
-        """Make one prediction and write it.
+    def _agree(
+        self, case: CaseReader, unfinished: Unfinished, resume: bool, probabilities: bool
+    ) -> Task:
+        """Begin the task, or find how it was begun; all processes come to the same."""
+        identity = {
+            "images": [stamp(path) for path in case.images],
+            "network": self._fingerprint,
+            "predict": self.config.predict.model_dump(mode="json"),
+            "probabilities": probabilities,
+            "precision": str(self.dtype),
+            "device": self.device.type,
+            "memory": self.memory,
+        }
+        if self.ranks.first and not (resume and unfinished.exists):
+            tiling = self._tiling(case)
+            case.measure()
+            arrays: dict[str, tuple[DTypeLike, int]] = {"labels": (self._values.dtype, 1)}
+            if probabilities:
+                arrays["probabilities"] = (np.dtype(np.float32), len(self.plan.classes))
+            unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
+        self.ranks.wait()
+        return unfinished.task(identity)
 
-        Raises:
-            UserError: if the volume cannot be used.
-        """
-        header = self.checked_header(job)
-        scores = self.probabilities(job.images, advance)
-        write_volume(job.output, self.labels(scores), header)
-        if probabilities:
-            write_volume(job.probabilities, scores.astype(np.float32, copy=False), header)
+    def _fill(self, case: CaseReader, task: Task, unfinished: Unfinished, advance: Advance) -> None:
+        """Write all that is left of this process's share."""
+        case.moments = task.moments
+        tiles = list(self._tiles(case, task.tiling))
+        left = [region for tile in tiles for region in unfinished.left(tile)]
+        windows = self._windows(case)
+        advance(_count(case, windows, tiles) - _count(case, windows, left))
+        for region in left:
+            for part, probabilities in self._stream(case, task.tiling, region, advance):
+                classes = probabilities.argmax(0, keepdim=True).cpu().numpy()
+                unfinished.write("labels", part, self.labels(classes))
+                if task.identity["probabilities"]:
+                    unfinished.write("probabilities", part, probabilities.cpu().numpy())
+                unfinished.note(part, self.ranks.rank)
 
-    def windows(self, job: Job) -> int:
-        """How many windows a job needs, for a progress bar."""
-        shape = preprocessed_shape(self.checked_header(job).grid, self.plan)
-        return window_count(shape, self.plan.patch_size, self.config.predict.overlap)
-
-    def checked_header(self, job: Job) -> Header:
-        """Read the headers of a job's images.
-
-        Raises:
-            UserError: if there are not as many channels as the network was trained on.
-        """
-        headers = [read_header(path) for path in job.images]
-        channels = sum(header.channels for header in headers)
-        names = [channel.name for channel in self.plan.channels]
-        if channels != len(names):
-            raise UserError(
-                f"{job.images[0]}: the network needs {len(names)} channels ({', '.join(names)})",
-                given=f"{channels} in {', '.join(path.name for path in job.images)}",
-                legal="one file with all channels, or files NAME_0000, NAME_0001, ...",
-            )
-        return headers[0]
-
-
-def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """Which files belong to which case, and where its prediction goes.
-
-    Files ``NAME_0000``, ``NAME_0001``, ... of one folder are the channels of NAME; a number
-    without such a beginning is part of the name.
-
-    Args:
-        inputs: files, and folders whose volumes are taken.
-        output: a folder; or, for a single case, the file to write.
-
-    Raises:
-        UserError: if there is nothing to predict, or outputs would collide with each other or with
-            inputs.
-    """
-    cases = list(_cases({path for one in inputs for path in _volumes(one)}))
-    if not cases:
-        raise UserError(f"no volume in {', '.join(map(str, inputs))}", legal=", ".join(SUFFIXES))
-    as_file = output.name.lower().endswith(SUFFIXES) and not is_plain_folder(output)
-    if as_file and len(cases) > 1:
-        raise UserError(
-            f"--output {output} is one file, but there are {len(cases)} cases to predict",
-            fix="give a folder",
+    def _stream(
+        self, case: CaseReader, tiling: Tiling, region: Region, advance: Advance
+    ) -> Iterator[tuple[Region, Tensor]]:
+        """Probabilities `(K, d, h, w)` of a region of the file's grid, slab by slab."""
+        grid_map = case.grid_map
+        case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
+        case.slices_at_once = tiling.slices_read
+        slabs = stream_scores(
+            lambda windows: grid_map.from_network(self.scores(grid_map.to_network(windows))),
+            case.read,
+            self._windows(case),
+            grid_map.backward.needed(region),
+            window_batch=tiling.window_batch,
+            device=self.device,
+            advance=advance,
         )
-    if not as_file and output.is_file():
-        raise UserError(
-            f"--output {output} is a file",
-            legal=f"a folder, or a name ending in {', '.join(SUFFIXES)}",
+        probable = ((start, _softmax(slab, tiling.slices_written)) for start, slab in slabs)
+        return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
+
+    def _windows(self, case: CaseReader) -> Windows:
+        grid_map = case.grid_map
+        size = grid_map.streamed(self.plan.patch_size)
+        windows = Windows.covering(grid_map.shape, size, self.config.predict.overlap)
+        return windows.mirrored(grid_map.streamed_flips)
+
+    def _tiles(self, case: CaseReader, tiling: Tiling) -> Iterator[Region]:
+        """The tiles of this process: of its share of the file's grid along the first axis."""
+        edges = borders(case.grid_map, self._windows(case), 0, self.ranks.count)
+        if self.ranks.rank + 1 < len(edges):
+            yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
+
+    def _tiling(self, case: CaseReader) -> Tiling:
+        work = Work(
+            grid_map=case.grid_map,
+            windows=self._windows(case),
+            channels=len(self.plan.channels),
+            classes=len(self.plan.classes),
+            stored=case.stored_bytes,
+            written=self._values.itemsize + 4 * len(self.plan.classes),
+            network=self._network_bytes[0],
+            per_window=self._network_bytes[1],
+            on_gpu=self.device.type == "cuda",
         )
-    require_folder(output.parent, "--output")
-    jobs = [
-        Job(images, output if as_file else output / (name + (suffix(images[0]) or WITHOUT_SUFFIX)))
-        for name, images in cases
-    ]
-    written = [job.output.resolve() for job in jobs]
-    if len(set(written)) < len(written):
-        twice = next(path for path in written if written.count(path) > 1)
-        raise UserError(f"two inputs would both be written to {twice}", fix="predict them apart")
-    # A level that is read lies in the store that would be overwritten.
-    read = {
-        place
-        for job in jobs
-        for path in job.images
-        for place in (path.resolve(), *path.resolve().parents)
-    }
-    if overwritten := read.intersection(written):
-        raise UserError(
-            f"the prediction would overwrite its input {overwritten.pop()}",
-            fix="give another --output",
-        )
-    return jobs
+        most = self.config.predict.window_batch
+        return choose_tiling(work, self.limit, most, str(case.images[0]))
+
+    @cached_property
+    def _network_bytes(self) -> tuple[int, int]:
+        """Of the parameters, and of what one window needs besides."""
+        own = sum(one.nbytes for one in (*self.network.parameters(), *self.network.buffers()))
+        shape = (1, len(self.plan.channels), *self.plan.patch_size)
+        kind = self.device.type
+        peak = inference_memory(self.scores, shape, device=kind, workspaces=kind == "cpu")
+        return own, peak - own
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of all that the network is made of."""
+        digest = hashlib.sha256(self.plan.model_dump_json().encode())
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
-def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Name and channels of every case, sorted."""
-    used: set[Path] = set()
-    for path in sorted(files):
-        if path in used:
-            continue
-        name, channels = stem(path), [path]
-        ending = path.name.removeprefix(name)
-        if name.endswith(FIRST_CHANNEL):
-            name = name.removesuffix(FIRST_CHANNEL)
-            others = (path.with_name(f"{name}_{number:04d}{ending}") for number in range(1, 10_000))
-            channels += itertools.takewhile(files.__contains__, others)
-        used.update(channels)
-        yield name, tuple(channels)
+def _limit(memory: float | None, device: torch.device, processes: int) -> Memory:
+    """What a prediction may take."""
+    if device.type != "cuda":
+        return Memory(memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes)
+    free, total = torch.cuda.mem_get_info(device)
+    limit = Memory(
+        memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes,
+        memory or SHARE_OF_GPU * free,
+    )
+    # Convolutions choose a way that needs less workspace when they meet with the limit.
+    taken = torch.cuda.memory_reserved(device) + limit.gpu
+    torch.cuda.set_per_process_memory_fraction(min(taken / total, 1.0), device)
+    return limit
 
 
-def _volumes(path: Path) -> list[Path]:
-    if is_plain_folder(path):
-        return sorted(
-            file for file in path.iterdir() if is_volume(file) and not file.name.startswith(".")
-        )
-    if not path.exists():
-        raise UserError(f"{path} does not exist", legal="volumes, or folders of volumes")
-    suffix(path)
-    return [path]
+def _count(case: CaseReader, windows: Windows, regions: Iterable[Region]) -> int:
+    """Windows that are needed for regions of the file's grid."""
+    return sum(windows.touching(case.grid_map.backward.needed(one)).count for one in regions)
+
+
+def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
+    """The softmax of `(K, d, h, w)` over the classes, in place."""
+    for part in scores.split(slices_at_once, dim=1):
+        part.copy_(part.softmax(0))
+    return scores
+
+
+def _write(path: Path, array: np.ndarray, case: CaseReader, slices_at_once: int) -> None:
+    """Write an array `(C, D, H, W)` in streaming order to the file that it shall be."""
+    grid_map = case.grid_map
+    depth, height, width = grid_map.stored
+    with create_volume(path, case.header, array.dtype, channels=len(array)) as volume:
+        for start in range(0, depth, slices_at_once):
+            part = slice(start, min(start + slices_at_once, depth))
+            region = grid_map.in_file((part, slice(0, height), slice(0, width)))
+            volume.write(region, grid_map.in_file_order(array[:, part]))

@@ -18,7 +18,9 @@ from torch.utils.data import default_collate
 
 from seg3d.checkpoint import load_checkpoint, restore_random_states, save_checkpoint
 from seg3d.config import Config, save_config
-from seg3d.data.loaders import patch_loader, patch_stream, training_volumes, validation_volumes
+from seg3d.data.cache import training_cache
+from seg3d.data.cases import Case
+from seg3d.data.loaders import patch_loader, patch_stream
 from seg3d.data.splits import save_splits
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.device import choose_device, compute_dtype
@@ -207,7 +209,8 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     """
     config, plan = prepared.config, prepared.plan
     trainer = Trainer(config, plan, run, choose_device(device_name))
-    # Not before the network is built: a start that fails leaves nothing behind.
+    cache = training_cache(prepared.train, config, plan, run.cache)
+    # Not before this has gone well: a start that fails leaves nothing behind.
     save_config(config, run.config)
     save_plan(plan, run.plan)
     if not run.splits.exists():
@@ -215,8 +218,10 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     checkpoint = load_checkpoint(run.last)[2] if resume else None
     if checkpoint:
         trainer.load(checkpoint)
-    volumes = training_volumes(prepared.train, config, plan, run.cache, console.is_terminal)
-    stream = patch_stream(volumes, prepared.train, config, plan)
+    console.print(f"preprocessed volumes: {cache}", highlight=False, markup=False, soft_wrap=True)
+    with progress_bar(console, "preprocessing", len(cache)) as bar:
+        cache.fill(bar.advance)
+    stream = patch_stream(cache, config, plan)
     per_step = config.train.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
@@ -237,9 +242,8 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         restore_random_states(checkpoint)
     else:
         trainer.save(run.last)
-    val_volumes = validation_volumes(prepared.val, plan)
     with stop.listening(), progress_bar(console, "training", steps, done) as bar:
-        ending = fit(trainer, batches, val_volumes, journal, stop, bar, console)
+        ending = fit(trainer, batches, prepared.val, journal, stop, bar, console)
         if ending != "finished":
             trainer.save(run.last)
     journal.close()
@@ -249,7 +253,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
 def fit(
     trainer: Trainer,
     batches: Iterator[dict[str, Any]],
-    val_volumes: Sequence[dict[str, Any]],
+    val_cases: Sequence[Case],
     journal: Journal,
     stop: StopRequest,
     bar: Bar,
@@ -268,7 +272,7 @@ def fit(
         validation = None
         if trainer.validation_is_due:
             bar.describe("validating")
-            validation = validate(trainer, val_volumes, stop)
+            validation = validate(trainer, val_cases, stop)
             bar.describe("training")
             if validation is None:
                 # Cut short: it is done again, from the same weights, when the run is resumed.

@@ -1,20 +1,33 @@
-"""Validation during training: whole volumes, per-class Dice, a picture."""
+"""Validation during training: whole volumes, per-class Dice, a picture.
+
+A volume is never held whole: it is read, scored and compared slab by slab.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.data.blocks import CaseReader
+from seg3d.data.cases import Case
+from seg3d.data.grid_map import GridMap, network_view
+from seg3d.data.reference import ReferenceReader
+from seg3d.io.regions import Region, portions
 from seg3d.pictures import three_planes
-from seg3d.sliding_window import score_volume
+from seg3d.plan import Plan
+from seg3d.sliding_window import Windows, WindowScores, stream_scores
 from seg3d.stopping import StopRequest
 
 if TYPE_CHECKING:
     from seg3d.train import Trainer
+
+# Voxels along each axis that are kept for a picture; its panels have fewer pixels.
+MOST_IN_PICTURE = 300
 
 
 @dataclass(frozen=True)
@@ -36,52 +49,47 @@ class Validation:
         return float(np.mean(known)) if known else 0.0
 
 
-def validate(
-    trainer: Trainer, volumes: Sequence[dict[str, Any]], stop: StopRequest
-) -> Validation | None:
-    """Segment every validation volume and compare.
+def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Validation | None:
+    """Segment every validation case and compare.
 
     A class that neither reference nor prediction of a case contains leaves that case out of its
     mean.
 
     Args:
         trainer: whose network is looked at; it is left in training mode.
-        volumes: preprocessed cases with labels.
-        stop: asked between volumes; a request ends the validation.
+        cases: with labels.
+        stop: asked between cases; a request ends the validation.
 
     Returns:
         The result, or None if it was stopped.
+
+    Raises:
+        UserError: if a file has become unusable.
     """
-    network, config, plan = trainer.network, trainer.config, trainer.plan
-    network.eval()
+    plan = trainer.plan
+    trainer.network.eval()
     rows = []
     picture: np.ndarray | None = None
-    for index in range(len(volumes)):
+    for case in cases:
         if stop.reason:
-            network.train()
+            trainer.network.train()
             return None
-        case = volumes[index]
-        scores = score_volume(
-            network,
-            case[IMAGE],
-            plan.patch_size,
-            overlap=config.validation.overlap,
-            device=trainer.device,
-            dtype=trainer.dtype,
-        )
-        predicted = scores.argmax(0).numpy()
-        reference = case[LABEL][0].numpy().astype(np.int64) - 1
-        rows.append(dice_per_class(reference, predicted, len(plan.classes)))
-        if picture is None:
-            picture = three_planes(
-                case[IMAGE][0].numpy(),
-                {"reference": reference, "prediction": predicted},
-                plan.class_names,
-                plan.spacing or plan.typical_spacing,
-                title=case["name"],
-                orientation=plan.orientation,
-            )
-    network.train()
+        assert case.label is not None
+        confusion = np.zeros((len(plan.classes), len(plan.classes)), dtype=np.int64)
+        with (
+            CaseReader(case.images, plan) as image,
+            closing(ReferenceReader(case.label, image)) as reference,
+        ):
+            sketch = _Sketch(image.grid_map) if picture is None else None
+            for region, predicted in _segment(trainer, image):
+                truth = reference.read(region)[0].astype(np.int16) - 1
+                confusion += confusion_matrix(truth, predicted, len(plan.classes))
+                if sketch is not None:
+                    sketch.add(region, image.read(region)[0].numpy(), truth, predicted)
+        rows.append(dice_of(confusion))
+        if sketch is not None:
+            picture = sketch.picture(plan, case.name)
+    trainer.network.train()
     assert picture is not None
     table = np.array(rows)
     counted = np.isfinite(table)
@@ -89,6 +97,58 @@ def validate(
     with np.errstate(invalid="ignore"):
         means = totals / counted.sum(0)
     return Validation(dict(zip(plan.class_names[1:], means.tolist(), strict=True)), picture)
+
+
+def _segment(trainer: Trainer, image: CaseReader) -> Iterator[tuple[Region, np.ndarray]]:
+    """Class numbers `(d, h, w)` of a case, slab by slab, in streaming order."""
+    grid_map = image.grid_map
+    size = grid_map.streamed(trainer.plan.patch_size)
+    windows = Windows.covering(grid_map.shape, size, trainer.config.validation.overlap)
+    scores = WindowScores(trainer.network, dtype=trainer.dtype)
+    image.cut()
+    image.measure()
+    found = stream_scores(
+        lambda some: grid_map.from_network(scores(grid_map.to_network(some))),
+        image.read,
+        windows.mirrored(grid_map.streamed_flips),
+        device=trainer.device,
+    )
+    for start, slab in found:
+        depth, height, width = slab.shape[1:]
+        for x, y, z in portions((depth, height, width), 0):
+            yield (slice(start + x.start, start + x.stop), y, z), slab[:, x].argmax(0).numpy()
+
+
+class _Sketch:
+    """Every n-th voxel of a case that comes slab by slab: enough for a picture.
+
+    Args:
+        grid_map: of the case.
+    """
+
+    def __init__(self, grid_map: GridMap) -> None:
+        self._turn = grid_map.permutation, grid_map.flips
+        self._steps = [math.ceil(length / MOST_IN_PICTURE) for length in grid_map.shape]
+        self._slabs: list[np.ndarray] = []
+
+    def add(self, region: Region, *slabs: np.ndarray) -> None:
+        """Remember of the next slab, in streaming order, image, reference and prediction."""
+        x, y, z = self._steps
+        first = -region[0].start % x
+        self._slabs.append(np.stack([slab[first::x, ::y, ::z] for slab in slabs]))
+
+    def picture(self, plan: Plan, name: str) -> np.ndarray:
+        """The picture, `(H, W, 3)` uint8."""
+        image, reference, predicted = network_view(np.concatenate(self._slabs, axis=1), *self._turn)
+        spacing = plan.spacing or plan.typical_spacing
+        x, y, z = (
+            length * self._steps[place]
+            for length, place in zip(spacing, self._turn[0], strict=True)
+        )
+        overlays = {"reference": reference.astype(int), "prediction": predicted.astype(int)}
+        return three_planes(
+            image, overlays, plan.class_names, (x, y, z), title=name, orientation=plan.orientation
+        )
 
 
 def dice_per_class(reference: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -99,9 +159,19 @@ def dice_per_class(reference: np.ndarray, predicted: np.ndarray, classes: int) -
         predicted: class numbers, of the same shape.
         classes: number of classes, background included.
     """
+    return dice_of(confusion_matrix(reference, predicted, classes))
+
+
+def confusion_matrix(reference: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Labelled voxels for each pair of classes, `(classes, classes)`; see `dice_per_class`."""
     labelled = reference >= 0
-    pairs = reference[labelled] * classes + predicted[labelled]
-    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    pairs = reference[labelled].astype(np.int64) * classes + predicted[labelled]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def dice_of(confusion: np.ndarray) -> np.ndarray:
+    """Dice of classes 1, 2, ... from a confusion matrix; NaN where both sides are empty."""
     size = confusion.sum(0) + confusion.sum(1)
     with np.errstate(invalid="ignore"):
-        return (2 * confusion.diagonal() / size)[1:]
+        dice: np.ndarray = (2 * confusion.diagonal() / size)[1:]
+    return dice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from seg3d.sliding_window import score_volume, window_count
+from seg3d.sliding_window import Windows, score_slabs
 
 CPU = torch.device("cpu")
 Length = st.integers(1, 40)
@@ -33,6 +34,10 @@ class Applied(nn.Module):
         return self.function(x)
 
 
+def score_volume(*arguments: Any, **settings: Any) -> Tensor:
+    return torch.cat(list(score_slabs(*arguments, **settings, device=CPU)), dim=1)
+
+
 def noise(channels: int, *shape: int) -> Tensor:
     return torch.randn(channels, *shape, generator=torch.Generator().manual_seed(0))
 
@@ -50,14 +55,14 @@ def test_an_identity_gives_back_its_input(
     """Whatever divides what, every voxel is covered, by as many windows as announced."""
     image, network, told = noise(2, *shape), Applied(lambda x: x), []
     scores = score_volume(
-        network, image, window, overlap=overlap, window_batch=window_batch, device=CPU,
+        network, image, window, overlap=overlap, window_batch=window_batch,
         advance=told.append,
     )  # fmt: skip
     assert scores.shape == image.shape and scores.dtype == torch.float32
     torch.testing.assert_close(scores, image, rtol=1e-5, atol=1e-5)
     assert {tuple(one[1:]) for one in network.shapes} == {(2, *window)}
     assert max(one[0] for one in network.shapes) <= window_batch
-    count = window_count(shape, window, overlap)
+    count = Windows.covering(shape, window, overlap).count
     assert sum(told) == sum(one[0] for one in network.shapes) == count
 
 
@@ -65,7 +70,7 @@ def test_a_small_volume_is_padded_with_zeros_and_cut_out_again() -> None:
     seen: list[Tensor] = []
     network = Applied(lambda x: seen.append(x.clone()) or x)  # type: ignore[func-returns-value]
     image = noise(1, 3, 20, 5)
-    scores = score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU)
+    scores = score_volume(network, image, (8, 8, 8), overlap=0.5)
     torch.testing.assert_close(scores, image)
     for window in seen:
         assert window.count_nonzero() == 3 * 8 * 5
@@ -74,16 +79,14 @@ def test_a_small_volume_is_padded_with_zeros_and_cut_out_again() -> None:
 def test_channels_may_change_in_number() -> None:
     network = Applied(lambda x: torch.cat([x, 2 * x, -x], dim=1))
     image = noise(2, 10, 11, 12)
-    scores = score_volume(network, image, (8, 8, 8), overlap=0.25, device=CPU)
+    scores = score_volume(network, image, (8, 8, 8), overlap=0.25)
     torch.testing.assert_close(scores, torch.cat([image, 2 * image, -image]))
 
 
 def test_the_finest_of_several_heads_counts() -> None:
     network = Applied(lambda x: [x, x[..., ::2, ::2, ::2]])
     image = noise(1, 9, 9, 9)
-    torch.testing.assert_close(
-        score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU), image
-    )
+    torch.testing.assert_close(score_volume(network, image, (8, 8, 8), overlap=0.5), image)
 
 
 @pytest.mark.parametrize("axes", [(0,), (2,), (0, 2), (0, 1, 2)])
@@ -91,7 +94,7 @@ def test_mirroring_is_the_mean_over_all_flips(axes: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     network = nn.Conv3d(1, 2, 3, padding=1)
     image = noise(1, 12, 9, 10)
-    scores = score_volume(network, image, (12, 9, 10), overlap=0.0, mirror_axes=axes, device=CPU)
+    scores = score_volume(network, image, (12, 9, 10), overlap=0.0, mirror_axes=axes)
     results = []
     for count in range(len(axes) + 1):
         for chosen in itertools.combinations(axes, count):
@@ -106,9 +109,7 @@ def test_windows_blend_with_more_weight_in_their_middle() -> None:
     """Windows that disagree: the score goes over from one to the other without a step."""
     values = itertools.count()
     network = Applied(lambda x: torch.full_like(x, float(next(values))))
-    scores = score_volume(
-        network, torch.zeros(1, 24, 16, 16), (16, 16, 16), overlap=0.5, device=CPU
-    )
+    scores = score_volume(network, torch.zeros(1, 24, 16, 16), (16, 16, 16), overlap=0.5)
     line = scores[0, :, 8, 8]
     assert (line[:8] == 0).all() and (line[16:] == 1).all()
     # Gaussians with an eighth of the window as deviation, around 7.5 and 15.5.
@@ -123,7 +124,7 @@ def test_bfloat16_is_used_inside_and_single_precision_outside() -> None:
     convolution.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     image = noise(1, 8, 8, 8)
     for dtype in (torch.float32, torch.bfloat16):
-        scores = score_volume(convolution, image, (8, 8, 8), overlap=0.5, device=CPU, dtype=dtype)
+        scores = score_volume(convolution, image, (8, 8, 8), overlap=0.5, dtype=dtype)
         assert scores.dtype == torch.float32 and dtypes[-1] == dtype
 
 
@@ -133,7 +134,7 @@ def test_it_is_silent_and_leaves_image_and_network_alone() -> None:
     before = image.clone()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU)
+        first = score_volume(network, image, (8, 8, 8), overlap=0.5)
     assert type(first) is Tensor and torch.equal(before, image)
-    assert torch.equal(first, score_volume(network, image, (8, 8, 8), overlap=0.5, device=CPU))
+    assert torch.equal(first, score_volume(network, image, (8, 8, 8), overlap=0.5))
     assert all(parameter.requires_grad for parameter in network.parameters())

@@ -1,6 +1,6 @@
 """Random patches and their augmentation, as MONAI dictionary transforms.
 
-Labels come in as class number plus one (see `seg3d.data.transforms`) and leave as class number,
+Labels come in as class number plus one (see `seg3d.data.training_case`) and leave as class number,
 `seg3d.losses.IGNORE` where there is none.
 """
 
@@ -50,7 +50,10 @@ class RandPatchd(mt.Randomizable, mt.MapTransform):
         for middle, size, length in zip(centre, self.size, shape, strict=True):
             start = min(max(int(middle) - size // 2, 0), length - size)
             where.append(slice(start, start + size))
-        return {key: data[key][tuple(where)].clone() for key in self.keys}
+        # A copy, in the order of its axes: the volume may lie otherwise, and in a file.
+        return {
+            key: torch.from_numpy(np.array(data[key][tuple(where)], order="C")) for key in self.keys
+        }
 
 
 def augmentation(config: Config, plan: Plan) -> mt.Compose:

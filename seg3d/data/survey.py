@@ -1,10 +1,12 @@
-"""One pass over the training data: is every case usable, and what are they like?
+"""A look at all training data: is every case usable, and what are they like?
 
-What nnU-Net calls verification and fingerprint, in a single reading of the files.
+What nnU-Net calls verification and fingerprint. Volumes are read in slabs, labels twice and images
+once, so that their size does not matter.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +17,12 @@ import numpy as np
 from nibabel import orientations
 
 from seg3d.data.cases import Case, Dataset
+from seg3d.data.draw import Draw, seed_of
+from seg3d.data.images import ImageReader, not_finite, require_finite, require_same_grid
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3, Vector3
-from seg3d.io import LARGEST_LABEL, Volume, read_labels, read_volume
+from seg3d.io import LARGEST_LABEL, LabelReader, portions
+from seg3d.io.regions import STREAMING_ORDERS
 
 # Voxels drawn per case for the intensity statistics, as in nnU-Net.
 SAMPLES_PER_CASE = 10_000
@@ -110,74 +115,89 @@ def _require_same_channels(surveys: dict[str, CaseSurvey]) -> None:
         )
 
 
-def read_case_images(images: tuple[Path, ...]) -> Volume:
-    """Read the channels of a case as one `(C, X, Y, Z)` float32 volume.
-
-    Raises:
-        UserError: if channels lie on different grids or hold values that are not finite.
-    """
-    volumes = [read_volume(path) for path in images]
-    first = volumes[0]
-    for path, volume in zip(images[1:], volumes[1:], strict=True):
-        _require_same_grid(images[0], first.grid, path, volume.grid)
-    array = np.concatenate([volume.array for volume in volumes], dtype=np.float32, casting="unsafe")
-    if count := array.size - np.count_nonzero(np.isfinite(array)):
-        raise UserError(
-            f"{', '.join(map(str, images))} holds {count} voxels that are NaN or infinite",
-            legal="finite numbers",
-            fix="replace them (for example by the smallest value of the volume)",
-        )
-    return Volume(array, first.header)
-
-
 def _survey_case(
     case: Case, orientation: str, legal: set[int] | None, background: set[int]
 ) -> CaseSurvey:
     assert case.label is not None
-    image = read_case_images(case.images)
-    label = read_labels(case.label)
-    _require_same_grid(case.images[0], image.grid, case.label, label.grid)
-    values, counts = np.unique(label.array, return_counts=True)
-    labels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    if not 0 <= min(labels) <= max(labels) <= LARGEST_LABEL:
+    with ImageReader(case.images) as image, LabelReader(case.label) as label:
+        grid = image.header.grid
+        require_same_grid(case.images[0], grid, case.label, label.header.grid)
+        labels = _count_labels(case.label, label)
+        _require_usable(case.label, labels, legal)
+        zeros, foreground = _look_at_intensities(case, image, label, labels, background)
+    order = _axis_order(grid, orientation)
+    return CaseSurvey(
+        shape=(grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]),
+        spacing=(grid.spacing[order[0]], grid.spacing[order[1]], grid.spacing[order[2]]),
+        labels=labels,
+        zero_fraction=zeros / math.prod(grid.shape),
+        foreground=foreground,
+    )
+
+
+def _count_labels(path: Path, label: LabelReader) -> dict[int, int]:
+    """Voxels of every value."""
+    extremes: list[int] = []
+    counts = np.zeros(LARGEST_LABEL + 1, dtype=np.int64)
+    for region in portions(label.header.grid.shape, label.slow_axis):
+        values = _flat(label.read(region), label.slow_axis)[0]
+        extremes += int(values.min()), int(values.max())
+        if 0 <= extremes[-2] <= extremes[-1] <= LARGEST_LABEL:
+            found = np.bincount(values)
+            counts[: len(found)] += found
+    if not 0 <= min(extremes) <= max(extremes) <= LARGEST_LABEL:
         raise UserError(
-            f"{case.label} holds label values that cannot be used",
-            given=f"values from {min(labels)} to {max(labels)}",
+            f"{path} holds label values that cannot be used",
+            given=f"values from {min(extremes)} to {max(extremes)}",
             legal=f"0 to {LARGEST_LABEL}",
             fix="check that this is the label file and not an image; renumber the labels",
         )
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _require_usable(path: Path, labels: dict[int, int], legal: set[int] | None) -> None:
     if legal is not None and (wrong := sorted(set(labels) - legal)):
         raise UserError(
-            f"{case.label} holds label values that the dataset does not name",
+            f"{path} holds label values that the dataset does not name",
             given=", ".join(f"{value} ({labels[value]} voxels)" for value in wrong[:10]),
             legal=", ".join(map(str, sorted(legal))),
             fix="add them to data.labels (or to the labels of dataset.json), or correct the file",
         )
     if len(labels) > MOST_CLASSES:
         raise UserError(
-            f"{case.label} holds {len(labels)} different values",
+            f"{path} holds {len(labels)} different values",
             legal=f"at most {MOST_CLASSES} classes",
             fix="check that this is the label file and not an image",
         )
-    order = _axis_order(image.grid, orientation)
-    shape, spacing = image.grid.shape, image.grid.spacing
-    generator = np.random.default_rng(hash_of(case.name))
-    # In the order of memory (x runs fastest in the files), so that flattening copies nothing.
-    voxels = image.array.transpose(0, 3, 2, 1).reshape(len(image.array), -1)
-    foreground = np.flatnonzero(~np.isin(label.array[0].T.reshape(-1), list(background)))
-    drawn = generator.choice(foreground, min(SAMPLES_PER_CASE, foreground.size), replace=False)
-    return CaseSurvey(
-        shape=(shape[order[0]], shape[order[1]], shape[order[2]]),
-        spacing=(spacing[order[0]], spacing[order[1]], spacing[order[2]]),
-        labels=labels,
-        zero_fraction=float((image.array == 0).all(0).mean()),
-        foreground=voxels[:, drawn].T,
-    )
 
 
-def hash_of(text: str) -> int:
-    """A number that depends on the text alone (Python's own hash changes from run to run)."""
-    return int.from_bytes(text.encode(), "little") % (2**61 - 1)
+def _look_at_intensities(
+    case: Case,
+    image: ImageReader,
+    label: LabelReader,
+    labels: dict[int, int],
+    background: set[int],
+) -> tuple[int, np.ndarray]:
+    """The number of voxels that are zero in all channels, and a draw from the foreground."""
+    found = sum(count for value, count in labels.items() if value not in background)
+    draw = Draw(found, SAMPLES_PER_CASE, seed_of(case.name))
+    wrong = zeros = 0
+    foreground = []
+    for region in portions(image.header.grid.shape, image.slow_axis):
+        voxels = _flat(image.read(region), image.slow_axis)
+        inside = ~np.isin(_flat(label.read(region), image.slow_axis)[0], list(background))
+        wrong += not_finite(voxels)
+        zeros += int(np.count_nonzero((voxels == 0).all(0)))
+        places = np.flatnonzero(inside)
+        foreground.append(voxels[:, places[draw.among(len(places))]].T)
+    require_finite(case.images, wrong)
+    return zeros, np.concatenate(foreground)
+
+
+def _flat(block: np.ndarray, slow_axis: int) -> np.ndarray:
+    """A block `(C, x, y, z)` as `(C, N)` in an order in which slabs lie one behind the other."""
+    order = STREAMING_ORDERS[slow_axis]
+    return block.transpose(0, *(1 + axis for axis in order)).reshape(len(block), -1)
 
 
 def label_counts(surveys: dict[str, CaseSurvey]) -> dict[int, int]:
@@ -196,13 +216,3 @@ def _axis_order(grid: Grid, orientation: str) -> list[int]:
     want = orientations.axcodes2ornt(tuple(orientation))
     change = orientations.ornt_transform(have, want)
     return [int(np.flatnonzero(change[:, 0] == axis)[0]) for axis in range(3)]
-
-
-def _require_same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
-    if differences := grid.differences(other):
-        raise UserError(
-            f"{path} and {other_path} do not lie on the same grid",
-            given="; ".join(differences),
-            legal="the same shape and affine",
-            fix="resample one of them onto the other",
-        )

@@ -2,14 +2,13 @@
 
 from seg3d.io.formats import DICOM, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 from seg3d.io.header import Header
-from seg3d.io.regions import Region, VolumeReader, VolumeWriter, slabs, whole
+from seg3d.io.labels import LARGEST_LABEL, LabelReader, read_labels
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
 from seg3d.io.volume import (
-    LARGEST_LABEL,
     Volume,
     create_volume,
     open_volume,
     read_header,
-    read_labels,
     read_volume,
     write_volume,
 )
@@ -19,6 +18,7 @@ __all__ = [
     "LARGEST_LABEL",
     "SUFFIXES",
     "Header",
+    "LabelReader",
     "Region",
     "Volume",
     "VolumeReader",
@@ -27,6 +27,7 @@ __all__ = [
     "is_plain_folder",
     "is_volume",
     "open_volume",
+    "portions",
     "read_header",
     "read_labels",
     "read_volume",

@@ -6,6 +6,7 @@ Every format implements these two classes; `open_volume` and `create_volume` in
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
@@ -17,6 +18,11 @@ from seg3d.geometry import Shape3
 from seg3d.io.header import Header
 
 Region = tuple[slice, slice, slice]
+
+# For each slowest axis of a file, the order of all axes, slowest first, in which it is streamed.
+STREAMING_ORDERS = ((0, 1, 2), (1, 0, 2), (2, 1, 0))
+# Voxels of a slab: enough for the disk and for NumPy to be fast.
+SLAB = 2**22
 
 
 def whole(shape: Shape3) -> Region:
@@ -38,6 +44,11 @@ def slabs(region: Region, axis: int, thickness: int) -> Iterator[Region]:
         piece[axis] = slice(start, min(start + thickness, region[axis].stop))
         x, y, z = piece
         yield x, y, z
+
+
+def portions(shape: Shape3, axis: int, voxels: int = SLAB) -> Iterator[Region]:
+    """A volume in slabs of at most ``voxels`` voxels, unless a single slice has more."""
+    return slabs(whole(shape), axis, max(1, voxels * shape[axis] // math.prod(shape)))
 
 
 class VolumeReader(ABC):

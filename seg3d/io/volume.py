@@ -14,13 +14,6 @@ from seg3d.io.formats import FOLDERS, FORMATS, suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter, whole
 
-# Counting every value takes a table of this length; label files need no more.
-LARGEST_LABEL = 65535
-# Labels are computed with as 32-bit integers.
-LABEL_RANGE = np.iinfo(np.int32)
-# Labels stored as floating point pick up dust on the way; more than this is not a label.
-LABEL_ROUNDING = 1e-3
-
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -90,46 +83,6 @@ def read_volume(path: str | Path) -> Volume:
     """
     with open_volume(path) as volume:
         return Volume(volume.read(whole(volume.header.grid.shape)), volume.header)
-
-
-def read_labels(path: str | Path) -> Volume:
-    """Read a label volume as integers `(1, X, Y, Z)`, whatever number type the file uses.
-
-    Raises:
-        UserError: if values are not whole numbers of 32 bits, or there is more than one channel.
-    """
-    volume = read_volume(path)
-    if volume.header.channels != 1:
-        raise UserError(
-            f"{path} is used as a label but has {volume.header.channels} channels",
-            legal="one integer per voxel",
-            fix="merge the channels into one label volume",
-        )
-    array = volume.array
-    if np.issubdtype(array.dtype, np.floating):
-        rounded = np.rint(array)
-        with np.errstate(invalid="ignore"):
-            wrong = ~(np.abs(array - rounded) <= LABEL_ROUNDING)
-        if wrong.any():
-            examples = np.unique(array[wrong])[:5].tolist()
-            raise UserError(
-                f"{path} is used as a label but {int(wrong.sum())} voxels are not whole numbers",
-                given=f"values such as {', '.join(f'{value:g}' for value in examples)}",
-                legal="whole numbers",
-                fix="check that this is the label file and not an image or a probability map",
-            )
-        array = rounded
-    if not np.can_cast(array.dtype, np.int32):
-        smallest, largest = int(array.min()), int(array.max())
-        if smallest < LABEL_RANGE.min or largest > LABEL_RANGE.max:
-            raise UserError(
-                f"{path} is used as a label but holds values that are too large",
-                given=f"values from {smallest} to {largest}",
-                legal=f"{LABEL_RANGE.min} to {LABEL_RANGE.max}",
-                fix="renumber the labels",
-            )
-        array = array.astype(np.int32)
-    return Volume(array, volume.header)
 
 
 def write_volume(path: str | Path, array: np.ndarray, header: Header) -> None:

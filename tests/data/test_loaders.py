@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
+from seg3d.data.cache import training_cache
 from seg3d.data.cases import Case
-from seg3d.data.loaders import (
-    PatchStream,
-    patch_loader,
-    patch_stream,
-    preprocessed_bytes,
-    training_volumes,
-    validation_volumes,
-    worker_count,
-)
+from seg3d.data.loaders import PatchStream, patch_loader, patch_stream, worker_count
 from seg3d.data.transforms import IMAGE, LABEL
-from seg3d.errors import UserError
 from tests.plans import small_config, small_plan
 from tests.volumes import write_nifti
 
@@ -46,9 +36,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 def stream_of(cases: list[Case], folder: Path, plan: Any = None, **sections: Any) -> PatchStream:
     config, plan = small_config(**{"augment": {}} | sections), plan or small_plan()
-    return patch_stream(
-        training_volumes(cases, config, plan, folder, progress=False), cases, config, plan
-    )
+    cache = training_cache(cases, config, plan, folder)
+    cache.fill()
+    return patch_stream(cache, config, plan)
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -118,100 +108,7 @@ def test_global_seeds_do_not_change_the_patches(cases: list[Case], tmp_path: Pat
     assert same(first, stream[0])
 
 
-TINY: dict[str, Any] = {"data": {"cache": "1kib", "workers": 0}}
-
-
-def test_ram_and_disk_give_the_same_patches(cases: list[Case], tmp_path: Path) -> None:
-    ram, disk = stream_of(cases, tmp_path / "ram"), stream_of(cases, tmp_path / "disk", **TINY)
-    for _ in range(2):
-        assert all(same(ram[index], disk[index]) for index in range(10))
-    assert not (tmp_path / "ram").exists()
-    assert len(list((tmp_path / "disk").iterdir())) == 5
-
-
-def test_the_disk_cache_is_used_again_and_is_not_changed_by_augmentation(
-    cases: list[Case], tmp_path: Path
-) -> None:
-    first = stream_of(cases, tmp_path, **TINY)
-    patches = [first[index] for index in range(5)]
-    stored = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
-    second = stream_of(cases, tmp_path, **TINY)
-    assert all(same(one, second[index]) for index, one in enumerate(patches))
-    assert stored == {
-        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()
-    }
-
-
-@pytest.mark.parametrize("changed", ["image", "label"])
-def test_the_disk_cache_sees_that_a_file_has_changed(tmp_path: Path, changed: str) -> None:
-    image = write_nifti(tmp_path / "image.nii", (16, 16, 16), seed=1)
-    label = write_nifti(tmp_path / "label.nii", (16, 16, 16), seed=2)
-    cases = [Case("one", (image,), label)]
-    before = stream_of(cases, tmp_path / "cache", augment=small_config().model_dump()["augment"],
-                       **TINY)[0]  # fmt: skip
-    path = tmp_path / f"{changed}.nii"
-    seen = path.stat()
-    write_nifti(path, (16, 16, 16), seed=3)
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 1_000_000))
-    after = stream_of(cases, tmp_path / "cache", augment=small_config().model_dump()["augment"],
-                      **TINY)[0]  # fmt: skip
-    assert torch.equal(before[IMAGE], after[IMAGE]) == (changed == "label")
-    assert torch.equal(before[LABEL], after[LABEL]) == (changed == "image")
-
-
-def test_the_disk_cache_sees_that_the_plan_has_changed(cases: list[Case], tmp_path: Path) -> None:
-    plan = small_plan(spacing=(1.5, 1.5, 1.5), patch_size=(8, 8, 8))
-    stream_of(cases, tmp_path, **TINY)[0]
-    disk = stream_of(cases, tmp_path, plan, **TINY)
-    ram = stream_of(cases, tmp_path, plan)
-    assert all(same(ram[index], disk[index]) for index in range(5))
-
-
-def test_two_workers_fill_the_disk_cache_together(cases: list[Case], tmp_path: Path) -> None:
-    config = small_config(**{"data": {"cache": "1kib", "workers": 2}, "train": {"batch_size": 5}})
-    stream = stream_of(cases, tmp_path, augment=small_config().model_dump()["augment"], **TINY)
-    batches = list(patch_loader(stream, config, 0, 20))
-    assert [batch[IMAGE].shape[0] for batch in batches] == [5] * 4
-    assert len(list(tmp_path.iterdir())) == 5
-
-
-@pytest.mark.parametrize("cache", ["1kib", "1gib"])
-def test_a_file_that_has_gone_is_named(tmp_path: Path, cache: str) -> None:
-    image = write_nifti(tmp_path / "image.nii", (16, 16, 16))
-    cases = [Case("one", (image,), tmp_path / "gone.nii")]
-    with pytest.raises(UserError, match=r"gone\.nii does not exist"):
-        stream_of(cases, tmp_path / "cache", data={"cache": cache, "workers": 0})[0]
-
-
-@pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 0.5)])
-def test_the_size_of_a_case_is_known_beforehand(
-    cases: list[Case], tmp_path: Path, spacing: Any
-) -> None:
-    plan = small_plan(spacing=spacing)
-    (volume,) = training_volumes(cases[:1], small_config(), plan, tmp_path, progress=False)
-    held = sum(volume[key].numel() * volume[key].element_size() for key in (IMAGE, LABEL))
-    assert preprocessed_bytes(cases[0], plan) == pytest.approx(held, rel=1e-6)
-
-
-def test_auto_cache_is_half_of_the_free_memory(
-    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needed = sum(preprocessed_bytes(case, small_plan()) for case in cases)
-    for available, files in ((2.1 * needed, 0), (1.9 * needed, 1)):
-        memory = psutil.virtual_memory()._replace(available=available)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
-        stream_of(cases, tmp_path)[0]
-        assert len(list(tmp_path.iterdir())) == files
-
-
 def test_worker_count() -> None:
     assert worker_count(small_config(data={"workers": 0})) == 0
     assert worker_count(small_config(data={"workers": 3})) == 3
     assert 1 <= worker_count(small_config(data={})) <= 12
-
-
-def test_validation_volumes_are_whole(cases: list[Case]) -> None:
-    volumes = validation_volumes(cases, small_plan())
-    assert [volumes[number][IMAGE].shape[1] for number in range(5)] == [18, 19, 20, 21, 22]
-    assert volumes[2]["name"] == "c"
-    assert torch.equal(volumes[2][IMAGE].as_tensor() + 1, volumes[2][LABEL].as_tensor().float())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -11,15 +13,16 @@ import numpy as np
 import pytest
 
 from seg3d.data.cases import Case, Dataset
+from seg3d.data.images import ImageReader
 from seg3d.data.survey import (
     MOST_CLASSES,
     SAMPLES_PER_CASE,
     CaseSurvey,
     label_counts,
-    read_case_images,
     survey_dataset,
 )
 from seg3d.errors import UserError
+from seg3d.io import slabs, whole
 from tests.volumes import affine_of, save_nifti
 
 SHAPE = (6, 7, 8)
@@ -103,6 +106,53 @@ def test_no_more_is_drawn_than_is_needed_and_none_twice(tmp_path):
     assert drawn.mean() == pytest.approx(13_499.5, abs=4 * 27_000 / np.sqrt(12 * SAMPLES_PER_CASE))
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0)])
+def test_slabs_change_nothing(tmp_path, monkeypatch, axes):
+    generator = np.random.default_rng(2)
+    shape = (31, 23, 29)
+    image = generator.normal(size=(*shape, 2)).astype("float32") * generator.integers(0, 2, shape)[
+        ..., None
+    ].astype("float32")
+    label = generator.integers(0, 3, shape).astype("uint8")
+    stored = case(tmp_path, "stored", image, label)
+    arrays = []
+    for name, array in (("image", image), ("label", label)):
+        # Read fastest along the first axis, or along the last.
+        array = array.transpose(*axes, *range(3, array.ndim))
+        arrays.append(tmp_path / f"{name}.npy")
+        np.save(arrays[-1], np.asfortranarray(array) if axes[0] else array)
+    for one in (stored, Case("array", (arrays[0],), arrays[1])):
+        whole = look(one)[one.name]
+        for voxels in (1, 2000, 7000):
+            monkeypatch.setattr("seg3d.data.survey.slabs", partial(slabs, voxels=voxels))
+            found = look(one)[one.name]
+            assert found.labels == whole.labels
+            assert found.zero_fraction == whole.zero_fraction
+            assert np.array_equal(found.foreground, whole.foreground)
+        monkeypatch.undo()
+        assert whole.labels == {value: int((label == value).sum()) for value in range(3)}
+        assert whole.zero_fraction == pytest.approx(float((image == 0).all(-1).mean()))
+
+
+def test_a_volume_is_never_held_whole(tmp_path, monkeypatch):
+    shape = (128, 128, 160)
+    image = np.zeros(shape, "int16")
+    image[0, 0, -1] = 7
+    only = Case(
+        "one",
+        (save_nifti(tmp_path / "image.nii", image),),
+        save_nifti(tmp_path / "label.nii", (image > 0).astype("uint8")),
+    )
+    monkeypatch.setattr("seg3d.data.survey.slabs", partial(slabs, voxels=2**16))
+    look(only)
+    tracemalloc.start()
+    found = look(only)["one"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.foreground.tolist() == [[7]]
+    assert peak < image.nbytes / 2
+
+
 def test_the_draw_depends_on_the_case_alone(tmp_path):
     image = np.arange(30**3, dtype="float32").reshape(30, 30, 30)
     label = np.ones((30, 30, 30), "uint8")
@@ -165,10 +215,12 @@ def test_channels_in_files_of_their_own(tmp_path):
     t1 = case(tmp_path, "t1")
     t2 = case(tmp_path, "t2", image=np.full(SHAPE, 3, "int16"))
     both = Case("both", (*t1.images, *t2.images), t1.label)
-    volume = read_case_images(both.images)
-    assert volume.array.dtype == np.float32
-    assert volume.array.shape == (2, *SHAPE)
-    assert np.array_equal(volume.array[0].ravel(), np.arange(336))
+    with ImageReader(both.images) as volume:
+        array = volume.read(whole(SHAPE))
+        assert volume.header.channels == 2 and volume.stored_bytes == 4 + 2
+    assert array.dtype == np.float32
+    assert np.array_equal(array[0].ravel(), np.arange(336))
+    assert (array[1] == 3).all()
     assert look(both)["both"].foreground.shape[1] == 2
 
 

@@ -15,15 +15,12 @@ from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
 
 from seg3d.data.augmentation import augmentation
+from seg3d.data.cache import RamCache
+from seg3d.data.cases import Case
 from seg3d.data.loaders import PatchStream
-from seg3d.data.transforms import (
-    CENTRES,
-    IMAGE,
-    LABEL,
-    preprocessing,
-    training_preprocessing,
-)
+from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_grids
 from seg3d.errors import UserError
+from seg3d.io import read_header
 from seg3d.losses import IGNORE, DiceCrossEntropy
 from seg3d.plan import ChannelIntensity, Plan
 from tests.plans import AUGMENTATIONS, classes, only, small_config, small_plan
@@ -33,27 +30,41 @@ OBLIQUE = np.array(
 )
 
 
-def write(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> str:
+def write(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Path:
     nib.save(nib.nifti1.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
-    return str(path)
+    return path
 
 
-def prepared(folder: Path, plan: Plan, image: np.ndarray, label: np.ndarray, **kwargs: Any) -> Any:
-    record = {
-        IMAGE: [write(folder / "image.nii", image, **kwargs)],
-        LABEL: write(folder / "label.nii", label, **kwargs),
-    }
-    return preprocessing(plan, labelled=True)(record)
+def prepared(
+    folder: Path,
+    plan: Plan,
+    image: np.ndarray | list[np.ndarray],
+    label: np.ndarray,
+    affine: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """A case on the network's grid, not padded, and the affine of that grid."""
+    images = [image] if isinstance(image, np.ndarray) else image
+    case = Case(
+        "one",
+        tuple(write(folder / f"{index}.nii", one, affine) for index, one in enumerate(images)),
+        write(folder / "label.nii", label, affine),
+    )
+    grid = preprocessed_grids(read_header(case.images[0]).grid, plan)[1]
+    return cached(case, plan.model_copy(update={"patch_size": (1, 1, 1)})) | {"affine": grid.affine}
 
 
-def volume(
-    image: np.ndarray, label: np.ndarray, plan: Plan, folder: Path
-) -> dict[str, torch.Tensor]:
-    record = {
-        IMAGE: [write(folder / "image.nii", image.astype(np.float32))],
-        LABEL: write(folder / "label.nii", label.astype(np.int16)),
-    }
-    return training_preprocessing(plan)(record)
+def cached(case: Case, plan: Plan) -> dict[str, Any]:
+    cache = RamCache([case], plan)
+    cache.fill()
+    return cache[0]
+
+
+def volume(image: np.ndarray, label: np.ndarray, plan: Plan, folder: Path) -> dict[str, Any]:
+    paths = (
+        write(folder / "image.nii", image.astype(np.float32)),
+        write(folder / "label.nii", label.astype(np.int16)),
+    )
+    return cached(Case("one", paths[:1], paths[1]), plan)
 
 
 def blobs(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -62,9 +73,7 @@ def blobs(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return np.digitize(noise, np.quantile(noise, (0.5, 0.75)))
 
 
-def patches(
-    ready: dict[str, torch.Tensor], plan: Plan, count: int, **sections: Any
-) -> list[dict[str, Any]]:
+def patches(ready: dict[str, Any], plan: Plan, count: int, **sections: Any) -> list[dict[str, Any]]:
     stream = PatchStream([ready], ["one"], augmentation(small_config(**sections), plan), seed=7)
     return [stream[index] for index in range(count)]
 
@@ -77,7 +86,7 @@ def test_label_values_become_class_numbers_plus_one(tmp_path: Path) -> None:
     plan = small_plan(classes=classes([0, 7], [300], [40000, 3]), ignore=[-2])
     ready = prepared(tmp_path, plan, np.zeros((1, 2, 3), np.float32), label)
     np.testing.assert_array_equal(ready[LABEL][0], np.array([1, 3, 2, 1, 0, 3]).reshape(1, 2, 3))
-    assert ready[LABEL].dtype == torch.uint8
+    assert ready[LABEL].dtype == np.uint8
 
 
 def test_ct_clips_and_scales(tmp_path: Path) -> None:
@@ -95,8 +104,8 @@ def test_zscore_over_the_volume_and_over_nonzero_voxels(tmp_path: Path) -> None:
         ChannelIntensity(name="T1", kind="zscore"),
         ChannelIntensity(name="T2", kind="zscore", nonzero=True),
     ]
-    record = {IMAGE: [write(tmp_path / f"{i}.nii", one) for i, one in enumerate(image)]}
-    ready = preprocessing(small_plan(channels=channels), labelled=False)(record)[IMAGE].numpy()
+    plan = small_plan(channels=channels)
+    ready = prepared(tmp_path, plan, list(image), np.zeros((6, 7, 8), np.uint8))[IMAGE]
     whole, inside = image[0].astype(float), image[1, 3:].astype(float)
     np.testing.assert_allclose(ready[0], (whole - whole.mean()) / whole.std(), atol=1e-5)
     np.testing.assert_allclose(ready[1, 3:], (inside - inside.mean()) / inside.std(), atol=1e-5)
@@ -117,7 +126,7 @@ def test_number_types_and_byte_orders(tmp_path: Path, dtype: str) -> None:
     voxels = np.arange(24).reshape(2, 3, 4).astype(dtype)
     label = (np.arange(24).reshape(2, 3, 4) % 3).astype(dtype)
     ready = prepared(tmp_path, small_plan(), voxels, label)
-    assert ready[IMAGE].dtype == torch.float32
+    assert ready[IMAGE].dtype == np.float32
     np.testing.assert_array_equal(ready[IMAGE][0], np.arange(24).reshape(2, 3, 4))
     np.testing.assert_array_equal(ready[LABEL][0] - 1, label.astype(int))
 
@@ -136,7 +145,7 @@ def test_orientation_is_nibabels(
     for key, voxels in ((IMAGE, image), (LABEL, label + 1)):
         canonical = nib.as_closest_canonical(nib.nifti1.Nifti1Image(voxels, affine))
         np.testing.assert_array_equal(ready[key][0], canonical.get_fdata())
-        np.testing.assert_allclose(ready[key].affine, canonical.affine)
+        np.testing.assert_allclose(ready["affine"], canonical.affine)
 
 
 @pytest.mark.parametrize("affine", [np.diag([2.0, 1.0, 3.0, 1.0]), OBLIQUE])
@@ -147,7 +156,7 @@ def test_resampling_puts_values_where_the_affine_says(tmp_path: Path, affine: np
     plan = small_plan(orientation="RAS", spacing=(1.37, 1.21, 1.83))
     ready = prepared(tmp_path, plan, image, label, affine=affine)
     assert ready[IMAGE].shape == ready[LABEL].shape
-    new = ready[IMAGE].affine.numpy()
+    new = ready["affine"]
     np.testing.assert_allclose(nib.affines.voxel_sizes(new), plan.spacing, rtol=1e-6)
     target = (ready[IMAGE].shape[1:], new)
     expected = resample_from_to(nib.nifti1.Nifti1Image(image, affine), target, 1, mode="nearest")
@@ -157,7 +166,7 @@ def test_resampling_puts_values_where_the_affine_says(tmp_path: Path, affine: np
     # Half-way between two voxels, either may be taken.
     clear = (np.abs(there % 1 - 0.5) > 1e-3).all(1)
     np.testing.assert_array_equal(
-        ready[LABEL].numpy().ravel()[clear] - 1, expected.get_fdata().ravel()[clear]
+        ready[LABEL].ravel()[clear] - 1, expected.get_fdata().ravel()[clear]
     )
     assert clear.mean() > 0.9
 
@@ -172,17 +181,16 @@ def test_a_rounding_error_between_the_headers_does_not_tear_image_and_label_apar
         affine, angle = np.eye(4), np.deg2rad(degrees)
         affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
         paths.append(write(tmp_path / f"{name}.nii", voxels, affine))
-    record = {IMAGE: paths[:1], LABEL: paths[1]}
-    ready = preprocessing(small_plan(orientation="RAS"), labelled=True)(record)
+    plan = small_plan(orientation="RAS", patch_size=(1, 1, 1))
+    ready = cached(Case("one", (paths[0],), paths[1]), plan)
     np.testing.assert_array_equal(ready[IMAGE] + 1, ready[LABEL])
 
 
 def test_what_is_wrong_with_a_file_reaches_the_user(tmp_path: Path) -> None:
     image = np.zeros((4, 4, 4), np.float32)
     image[1, 2, 3] = np.nan
-    record = {IMAGE: [write(tmp_path / "image.nii", image)]}
     with pytest.raises(UserError, match="1 voxels that are NaN"):
-        preprocessing(small_plan(), labelled=False)(record)
+        prepared(tmp_path, small_plan(), image, np.zeros((4, 4, 4), np.uint8))
 
 
 # --- patches -----------------------------------------------------------------------------------
@@ -263,7 +271,7 @@ def test_volumes_smaller_than_the_patch_are_padded_with_no_label(tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def smooth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def smooth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A volume whose image is its label, smoothly."""
     label = blobs((40, 40, 40))
     return volume(label.astype(np.float32), label, small_plan(), tmp_path_factory.mktemp("smooth"))
@@ -274,11 +282,11 @@ LARGE = small_plan(patch_size=(32, 32, 32))
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("anisotropic", [False, True])
-def test_every_augmentation(smooth: dict[str, torch.Tensor], name: str, anisotropic: bool) -> None:
+def test_every_augmentation(smooth: dict[str, Any], name: str, anisotropic: bool) -> None:
     """It changes something, keeps shapes and types, depends on the seed alone, spares the cache."""
     changes = {"typical_spacing": (1.0, 1.0, 4.0)} if anisotropic else {}
     plan = small_plan(patch_size=(24, 28, 20), **changes)
-    before = {key: smooth[key].clone() for key in (IMAGE, LABEL)}
+    before = {key: smooth[key].copy() for key in (IMAGE, LABEL)}
     plain = patches(smooth, plan, 4)
     drawn = patches(smooth, plan, 4, augment=only(name))
     again = patches(smooth, plan, 4, augment=only(name))
@@ -295,11 +303,11 @@ def test_every_augmentation(smooth: dict[str, torch.Tensor], name: str, anisotro
         assert torch.equal(one[IMAGE], other[IMAGE]) and torch.equal(one[LABEL], other[LABEL])
     assert not torch.equal(drawn[0][IMAGE], drawn[1][IMAGE])
     for key, voxels in before.items():
-        assert torch.equal(smooth[key], voxels)
+        assert np.array_equal(smooth[key], voxels)
 
 
 @pytest.mark.parametrize("name", ["flip", "affine", "elastic"])
-def test_image_and_label_move_together(smooth: dict[str, torch.Tensor], name: str) -> None:
+def test_image_and_label_move_together(smooth: dict[str, Any], name: str) -> None:
     for patch in patches(smooth, LARGE, 6, augment=only(name)):
         known = patch[LABEL] != IGNORE
         assert known.float().mean() > 0.4
@@ -309,7 +317,7 @@ def test_image_and_label_move_together(smooth: dict[str, torch.Tensor], name: st
 
 
 @pytest.mark.parametrize("name", ["bias_field", "contrast", "noise", "blur", "low_resolution"])
-def test_intensities_change_and_the_label_stays(smooth: dict[str, torch.Tensor], name: str) -> None:
+def test_intensities_change_and_the_label_stays(smooth: dict[str, Any], name: str) -> None:
     plain = patches(smooth, LARGE, 3)
     for one, other in zip(plain, patches(smooth, LARGE, 3, augment=only(name)), strict=True):
         assert torch.equal(one[LABEL], other[LABEL])
@@ -319,7 +327,7 @@ def test_intensities_change_and_the_label_stays(smooth: dict[str, torch.Tensor],
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_flip_is_of_the_axes_asked_for(smooth: dict[str, torch.Tensor], axis: int) -> None:
+def test_flip_is_of_the_axes_asked_for(smooth: dict[str, Any], axis: int) -> None:
     (plain,) = patches(smooth, LARGE, 1)
     (flipped,) = patches(smooth, LARGE, 1, augment=only("flip", axes=[axis]))
     for key in (IMAGE, LABEL):
@@ -440,7 +448,7 @@ def test_bias_field_is_smooth_and_leaves_the_darkest_voxel(tmp_path: Path) -> No
     assert max(field.diff(dim=axis).abs().max() for axis in range(3)) < 0.5
 
 
-def test_noise_is_no_louder_than_its_largest_deviation(smooth: dict[str, torch.Tensor]) -> None:
+def test_noise_is_no_louder_than_its_largest_deviation(smooth: dict[str, Any]) -> None:
     plain = patches(smooth, LARGE, 12)
     noisy = patches(smooth, LARGE, 12, augment=only("noise", std=0.2))
     levels = [
@@ -451,7 +459,7 @@ def test_noise_is_no_louder_than_its_largest_deviation(smooth: dict[str, torch.T
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_the_random_part_can_be_sent_to_another_process(
-    smooth: dict[str, torch.Tensor], method: str
+    smooth: dict[str, Any], method: str
 ) -> None:
     config = small_config(augment={"noise": {"prob": 1.0}})
     stream = PatchStream([smooth], ["one"], augmentation(config, LARGE), seed=1)

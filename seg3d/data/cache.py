@@ -1,0 +1,234 @@
+"""Preprocessed training cases, in RAM or on disk; patches cut from either are the same.
+
+On disk a case is a folder: ``image.npy`` and ``label.npy``, which are mapped into memory whenever
+a patch is cut, so that a patch costs the reading of its own pages; ``centres.npy``, where patches
+may be centred; and ``about.json``. It appears under its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from filelock import FileLock
+
+from seg3d.config import Config
+from seg3d.data.cases import Case
+from seg3d.data.grid_map import network_view
+from seg3d.data.training_case import TrainingCase, padding
+from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_shape
+from seg3d.files import atomic_write, require_space, stamp
+from seg3d.geometry import Grid
+from seg3d.io import Header, create_volume, open_volume, read_header
+from seg3d.plan import Plan
+
+# Cases that are preprocessed at a time.
+THREADS = 4
+# Of what lies in the folder of a case; other versions are not read.
+VERSION = 1
+
+
+class Cache(ABC):
+    """Preprocessed cases; what the random transforms start from.
+
+    A case is a dictionary of ``image`` `(C, X, Y, Z)` float32, ``label`` `(1, X, Y, Z)` uint8, both
+    in the network's orientation, and the voxels of `TrainingCase.centres`.
+
+    Args:
+        cases: with labels.
+        plan: what to make of them.
+
+    Attributes:
+        sizes: bytes of each case.
+    """
+
+    def __init__(self, cases: Sequence[Case], plan: Plan) -> None:
+        self.cases = cases
+        self.plan = plan
+        self.sizes = [preprocessed_bytes(case, plan) for case in cases]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A case, when the cache has been filled."""
+
+    @abstractmethod
+    def fill(self, advance: Callable[[], object] = lambda: None) -> None:
+        """Preprocess all cases; ``advance`` is called after each.
+
+        Raises:
+            UserError: if a case cannot be used.
+        """
+
+
+def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Path) -> Cache:
+    """An empty cache: in RAM if the cases fit under ``data.cache``, else on disk.
+
+    Args:
+        cases: with labels.
+        config: of the run.
+        plan: of the run.
+        folder: for a cache on disk.
+
+    Raises:
+        UserError: if the disk has too little space.
+    """
+    limit = config.data.cache
+    if limit == "auto":
+        limit = psutil.virtual_memory().available / 2
+    in_ram = RamCache(cases, plan)
+    return in_ram if sum(in_ram.sizes) <= limit else DiskCache(cases, plan, folder)
+
+
+def preprocessed_bytes(case: Case, plan: Plan) -> int:
+    """The size of a case ready for training: float32 images, one byte of label a voxel."""
+    shape = preprocessed_shape(read_header(case.images[0]).grid, plan)
+    return math.prod(padding(shape, plan.patch_size)[0]) * (4 * len(plan.channels) + 1)
+
+
+class RamCache(Cache):
+    """Cases in RAM; processes that are forked after it was filled share it."""
+
+    def __str__(self) -> str:
+        return f"{sum(self.sizes) / 2**30:.2f} GiB in RAM"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._filled[index]
+
+    def fill(self, advance: Callable[[], object] = lambda: None) -> None:
+        self._filled = list(_in_threads(partial(_in_ram, plan=self.plan), self.cases, advance))
+
+
+class DiskCache(Cache):
+    """Cases on disk; what is there already is used again.
+
+    Args:
+        cases: with labels.
+        plan: what to make of them.
+        folder: of the cache; may hold cases of other plans.
+
+    Raises:
+        UserError: if the disk has too little space.
+    """
+
+    def __init__(self, cases: Sequence[Case], plan: Plan, folder: Path) -> None:
+        super().__init__(cases, plan)
+        self.folder = folder
+        self.entries = [folder / _entry_name(case, plan) for case in cases]
+        needed = sum(
+            size for size, entry in zip(self.sizes, self.entries, strict=True) if not entry.exists()
+        )
+        require_space(folder, needed, "free some space, or put the run on another disk (--run)")
+
+    def __str__(self) -> str:
+        return f"{sum(self.sizes) / 2**30:.2f} GiB on disk, in {self.folder}"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        entry = self.entries[index]
+        about = json.loads((entry / "about.json").read_text())
+        image, label, centres = (
+            np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("image", "label", "centres")
+        )
+        turn = about["permutation"], about["flips"]
+        # Channels come last in a file, unless there is only one.
+        voxels = image[None] if image.ndim == 3 else np.moveaxis(image, -1, 0)
+        return {
+            IMAGE: network_view(voxels, *turn),
+            LABEL: network_view(label[None], *turn),
+            LABEL + CENTRES: [centres[a:b] for a, b in itertools.pairwise(about["centres"])],
+        }
+
+    def fill(self, advance: Callable[[], object] = lambda: None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Another process may be filling it; what that has made need not be made again.
+        with FileLock(self.folder / ".lock"):
+            missing = [
+                pair for pair in zip(self.cases, self.entries, strict=True) if not pair[1].exists()
+            ]
+            for _ in range(len(self) - len(missing)):
+                advance()
+            for _ in _in_threads(self._make, missing, advance):
+                pass
+
+    def _make(self, missing: tuple[Case, Path]) -> None:
+        case, entry = missing
+        unfinished = entry.with_name(f".{entry.name}")
+        # Of a process that was killed.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _on_disk(case, self.plan, unfinished)
+            unfinished.rename(entry)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _entry_name(case: Case, plan: Plan) -> str:
+    """Changes with the plan, and when a file of the case is written anew."""
+    assert case.label is not None
+    stamps = [stamp(path) for path in (*case.images, case.label)]
+    decided = repr((VERSION, stamps, plan.model_dump_json()))
+    return f"{case.name}.{hashlib.sha256(decided.encode()).hexdigest()[:16]}"
+
+
+def _in_ram(case: Case, plan: Plan) -> dict[str, Any]:
+    with TrainingCase(case, plan) as source:
+        image = np.zeros((source.channels, *source.shape), np.float32)
+        label = np.zeros((1, *source.shape), np.uint8)
+        for region, voxels, numbers in source.blocks():
+            image[:, *region] = voxels
+            label[:, *region] = numbers
+        centres = source.centres(lambda region: label[:, *region])
+        return {
+            IMAGE: network_view(image, source.permutation, source.flips),
+            LABEL: network_view(label, source.permutation, source.flips),
+            LABEL + CENTRES: centres,
+        }
+
+
+def _on_disk(case: Case, plan: Plan, folder: Path) -> None:
+    with TrainingCase(case, plan) as source:
+        header = Header(Grid(source.shape, np.eye(4)), source.channels, None)
+        with (
+            create_volume(folder / "image.npy", header, np.float32, source.channels) as image,
+            create_volume(folder / "label.npy", header, np.uint8) as label,
+        ):
+            for region, voxels, numbers in source.blocks():
+                image.write(region, voxels)
+                label.write(region, numbers)
+        with open_volume(folder / "label.npy") as stored:
+            centres = source.centres(stored.read)
+        with (
+            atomic_write(folder / "centres.npy") as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.save(file, np.concatenate(centres))
+        about = {
+            "permutation": source.permutation,
+            "flips": source.flips,
+            "centres": [0, *itertools.accumulate(map(len, centres))],
+        }
+        with atomic_write(folder / "about.json") as temporary:
+            temporary.write_text(json.dumps(about))
+
+
+def _in_threads(
+    work: Callable[[Any], Any], things: Sequence[Any], advance: Callable[[], object]
+) -> Iterator[Any]:
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        for result in pool.map(work, things):
+            advance()
+            yield result

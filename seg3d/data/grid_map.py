@@ -1,0 +1,154 @@
+"""From a file's voxels to those that the network works on, and back.
+
+A volume is streamed along the axis that the file is read along, so all that happens to it by
+blocks happens in the *streaming order*: the axes of the file, slowest first, in the directions of
+the file. The network wants the orientation and the spacing of its training. The spacing is changed
+block by block (`Resampling`), the orientation window by window (`GridMap.to_network`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from monai.data.utils import AFFINE_TOL
+from torch import Tensor
+
+from seg3d.data.resampling import Resampling
+from seg3d.data.transforms import preprocessed_grids
+from seg3d.geometry import Grid, Shape3
+from seg3d.io.regions import STREAMING_ORDERS, Region
+from seg3d.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class GridMap:
+    """The way between a file's grid and the network's, both in streaming order.
+
+    Attributes:
+        order: the axes of the file in streaming order.
+        permutation: for each axis of the network, that of the streaming order.
+        flips: axes of the network that run against the file.
+        forward: makes the network's grid from the file's.
+        backward: makes the file's grid from the network's.
+    """
+
+    order: tuple[int, int, int]
+    permutation: tuple[int, int, int]
+    flips: tuple[int, ...]
+    forward: Resampling
+    backward: Resampling
+
+    @classmethod
+    def of(cls, grid: Grid, slow_axis: int, plan: Plan) -> GridMap:
+        """The way that MONAI's ``Orientation`` and then its ``Spacing`` take.
+
+        Args:
+            grid: of the file.
+            slow_axis: of the file.
+            plan: whose orientation and spacing the network works in.
+        """
+        order = STREAMING_ORDERS[slow_axis]
+        oriented, working = preprocessed_grids(grid, plan)
+        turned = np.rint(np.linalg.solve(grid.affine, oriented.affine))
+        scaled = np.linalg.solve(oriented.affine, working.affine)
+        if _unchanged(oriented, working, scaled):
+            scaled = np.eye(4)
+        axes = np.abs(turned[:3, :3]).argmax(0)
+        flips = tuple(int(axis) for axis in range(3) if turned[axes[axis], axis] < 0)
+        i, j, k = (order.index(axis) for axis in axes)
+        permutation = (i, j, k)
+        # Voxels of the network to voxels of the file, both in streaming order.
+        affine = (
+            np.linalg.inv(_streamed(np.argsort(order), (), grid.shape))
+            @ turned
+            @ scaled
+            @ _streamed(permutation, flips, working.shape)
+        )
+        stored, shape = (
+            _ordered(shape, places)
+            for shape, places in ((grid.shape, order), (working.shape, np.argsort(permutation)))
+        )
+        return cls(
+            order,
+            permutation,
+            flips,
+            Resampling.between(affine, stored, shape),
+            Resampling.between(np.linalg.inv(affine), shape, stored),
+        )
+
+    @property
+    def stored(self) -> Shape3:
+        """Shape of the file's grid, in streaming order."""
+        return self.backward.shape
+
+    @property
+    def shape(self) -> Shape3:
+        """Shape of the network's grid, in streaming order."""
+        return self.forward.shape
+
+    def in_file(self, region: Region) -> Region:
+        """A region of the file's grid, in the order of the file's axes."""
+        x, y, z = (region[place] for place in np.argsort(self.order))
+        return x, y, z
+
+    def in_file_order(self, array: np.ndarray) -> np.ndarray:
+        """A view of `(C, d, h, w)` in the order of the file's axes."""
+        return array.transpose(0, *(1 + place for place in np.argsort(self.order)))
+
+    def streamed(self, shape: Shape3) -> Shape3:
+        """A shape of the network's, such as that of a patch, in streaming order."""
+        return _ordered(shape, np.argsort(self.permutation))
+
+    @property
+    def streamed_flips(self) -> tuple[int, ...]:
+        """`flips` in streaming order."""
+        return tuple(self.permutation[axis] for axis in self.flips)
+
+    def to_network(self, windows: Tensor) -> Tensor:
+        """Turn windows `(B, C, d, h, w)` into the network's orientation."""
+        turned = windows.permute(0, 1, *(2 + place for place in self.permutation))
+        return turned.flip([2 + axis for axis in self.flips]).contiguous()
+
+    def from_network(self, scores: Tensor) -> Tensor:
+        """Turn what the network makes of windows `(B, K, D, H, W)` back into streaming order."""
+        back = np.argsort(self.permutation)
+        return scores.flip([2 + axis for axis in self.flips]).permute(0, 1, *(2 + back))
+
+
+def network_view(array: np.ndarray, permutation: Sequence[int], flips: Sequence[int]) -> np.ndarray:
+    """A view of `(C, d, h, w)` in streaming order, in the network's orientation.
+
+    Args:
+        array: in streaming order.
+        permutation: of `GridMap`.
+        flips: of `GridMap`.
+    """
+    axes = tuple(1 + axis for axis in flips)
+    return np.flip(array.transpose(0, *(1 + place for place in permutation)), axes)
+
+
+def _unchanged(oriented: Grid, working: Grid, scaled: np.ndarray) -> bool:
+    """Whether MONAI finds that resampling is not worth it."""
+    return oriented.shape == working.shape and (
+        np.allclose(oriented.affine, working.affine, atol=AFFINE_TOL)
+        or np.allclose(scaled, np.eye(4), atol=AFFINE_TOL)
+    )
+
+
+def _streamed(
+    places: tuple[int, ...] | np.ndarray, flips: tuple[int, ...], shape: Shape3
+) -> np.ndarray:
+    """`(4, 4)`, voxels in streaming order to voxels of a grid whose axes stand at ``places``."""
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for axis, place in enumerate(places):
+        affine[axis, place] = -1 if axis in flips else 1
+        affine[axis, 3] = shape[axis] - 1 if axis in flips else 0
+    return affine
+
+
+def _ordered(shape: Shape3, places: tuple[int, ...] | np.ndarray) -> Shape3:
+    x, y, z = (int(shape[place]) for place in places)
+    return x, y, z

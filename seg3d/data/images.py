@@ -1,0 +1,90 @@
+"""The images of a case, which may lie in a file for each channel, as one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from seg3d.errors import UserError
+from seg3d.geometry import Grid
+from seg3d.io import Header, Region, VolumeReader, open_volume
+
+
+class ImageReader(VolumeReader):
+    """The images of a case, open; what it reads is float32 with the channels of all.
+
+    What `read` gives is a copy, which may be changed.
+
+    Args:
+        images: one file per channel, or one file that holds all channels.
+
+    Attributes:
+        stored_bytes: of a voxel with all its channels in the files.
+
+    Raises:
+        UserError: if a file cannot be opened, or channels lie on different grids.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, images: Sequence[Path]) -> None:
+        with ExitStack() as opened:
+            self._readers = [opened.enter_context(open_volume(path)) for path in images]
+            first = self._readers[0].header
+            for path, reader in zip(images[1:], self._readers[1:], strict=True):
+                require_same_grid(images[0], first.grid, path, reader.header.grid)
+            self._opened = opened.pop_all()
+        channels = sum(reader.header.channels for reader in self._readers)
+        self.header = Header(first.grid, channels, first.native)
+        self.slow_axis = self._readers[0].slow_axis
+        self.stored_bytes = sum(one.dtype.itemsize * one.header.channels for one in self._readers)
+
+    def read(self, region: Region) -> np.ndarray:
+        parts = [reader.read(region) for reader in self._readers]
+        return np.concatenate(parts, dtype=np.float32, casting="unsafe")
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+def require_same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
+    """Require that the voxels of two files coincide.
+
+    Raises:
+        UserError: if they do not.
+    """
+    if differences := grid.differences(other):
+        raise UserError(
+            f"{path} and {other_path} do not lie on the same grid",
+            given="; ".join(differences),
+            legal="the same shape and affine",
+            fix="resample one of them onto the other",
+        )
+
+
+def require_finite(images: Sequence[Path], count: int, where: str | None = None) -> None:
+    """Require that no voxel of the images of a case is NaN or infinite.
+
+    Args:
+        images: of the case.
+        count: of such voxels.
+        where: they were looked for, unless everywhere.
+
+    Raises:
+        UserError: if there is one.
+    """
+    if count:
+        raise UserError(
+            f"{', '.join(map(str, images))} holds {count} voxels that are NaN or infinite",
+            given=where,
+            legal="finite numbers",
+            fix="replace them (for example by the smallest value of the volume)",
+        )
+
+
+def not_finite(array: np.ndarray) -> int:
+    """How many values are NaN or infinite."""
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
