@@ -120,6 +120,27 @@ def full_disk_explained(path: Path, fix: str = "free some space") -> Iterator[No
         raise UserError(f"{path}: no more space on the disk", given=error, fix=fix) from error
 
 
+def require_space(path: Path, size: int, fix: str = "free some space") -> None:
+    """Make sure that ``size`` bytes could be written.
+
+    Args:
+        path: the folder that shall hold them, or another file in it, for messages too.
+        size: bytes.
+        fix: what to do if there is too little.
+
+    Raises:
+        UserError: if there is not enough space.
+    """
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < size:
+        raise UserError(
+            f"{path}: there is not enough space on the disk",
+            given=f"{free / 2**30:.3g} GiB are free",
+            legal=f"{size / 2**30:.3g} GiB",
+            fix=fix,
+        )
+
+
 def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space") -> None:
     """Make a file ``size`` bytes long and have the disk keep room for them.
 
@@ -135,14 +156,7 @@ def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space"
     Raises:
         UserError: if there is not enough space.
     """
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    if free < size:
-        raise UserError(
-            f"{path}: there is not enough space on the disk",
-            given=f"{free / 2**30:.3g} GiB are free",
-            legal=f"{size / 2**30:.3g} GiB",
-            fix=fix,
-        )
+    require_space(path, size, fix)
     with full_disk_explained(path, fix):
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
