@@ -124,14 +124,15 @@ def require_space(path: Path, size: int, fix: str = "free some space") -> None:
     """Make sure that ``size`` bytes could be written.
 
     Args:
-        path: the folder that shall hold them, or another file in it, for messages too.
+        path: what they shall be written to; it and its folders need not be there yet.
         size: bytes.
         fix: what to do if there is too little.
 
     Raises:
         UserError: if there is not enough space.
     """
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
     if free < size:
         raise UserError(
             f"{path}: there is not enough space on the disk",

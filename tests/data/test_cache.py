@@ -21,7 +21,7 @@ from seg3d.data.grid_map import GridMap
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL
 from seg3d.errors import UserError
 from seg3d.io import read_header
-from seg3d.io.regions import slabs
+from seg3d.io.regions import portions
 from seg3d.plan import ChannelIntensity, Plan
 from tests import monai_preprocessing
 from tests.plans import classes, small_config, small_plan
@@ -134,7 +134,7 @@ def test_centres_are_drawn_evenly_and_depend_on_the_case_alone(
                                     (24, 20, 40), strict=True):  # fmt: skip
         assert places.mean() == pytest.approx(middle, abs=4 * side / np.sqrt(12 * len(many)))
     assert not np.array_equal(many, two[LABEL + CENTRES][2])
-    monkeypatch.setattr(training_case, "slabs", partial(slabs, voxels=5000))
+    monkeypatch.setattr(training_case, "portions", partial(portions, voxels=5000))
     assert same(one, filled(RamCache(cases[:1], plan))[0])
 
 
@@ -176,7 +176,7 @@ def test_a_volume_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.Monkey
         save_nifti(tmp_path / "label.nii", image.astype(np.uint8)),
     )
     monkeypatch.setattr(blocks, "SLAB", 2**16)
-    monkeypatch.setattr(training_case, "slabs", partial(slabs, voxels=2**16))
+    monkeypatch.setattr(training_case, "portions", partial(portions, voxels=2**16))
     channel = ChannelIntensity(name="T1", kind="zscore")
     plan = small_plan(orientation="RAS", spacing=(1.0, 1.0, 0.8), channels=[channel])
     filled(DiskCache([case], plan, tmp_path / "first"))

@@ -22,7 +22,7 @@ from seg3d.data.survey import (
     survey_dataset,
 )
 from seg3d.errors import UserError
-from seg3d.io import slabs, whole
+from seg3d.io import portions, whole
 from tests.volumes import affine_of, save_nifti
 
 SHAPE = (6, 7, 8)
@@ -124,7 +124,7 @@ def test_slabs_change_nothing(tmp_path, monkeypatch, axes):
     for one in (stored, Case("array", (arrays[0],), arrays[1])):
         whole = look(one)[one.name]
         for voxels in (1, 2000, 7000):
-            monkeypatch.setattr("seg3d.data.survey.slabs", partial(slabs, voxels=voxels))
+            monkeypatch.setattr("seg3d.data.survey.portions", partial(portions, voxels=voxels))
             found = look(one)[one.name]
             assert found.labels == whole.labels
             assert found.zero_fraction == whole.zero_fraction
@@ -143,7 +143,7 @@ def test_a_volume_is_never_held_whole(tmp_path, monkeypatch):
         (save_nifti(tmp_path / "image.nii", image),),
         save_nifti(tmp_path / "label.nii", (image > 0).astype("uint8")),
     )
-    monkeypatch.setattr("seg3d.data.survey.slabs", partial(slabs, voxels=2**16))
+    monkeypatch.setattr("seg3d.data.survey.portions", partial(portions, voxels=2**16))
     look(only)
     tracemalloc.start()
     found = look(only)["one"]
