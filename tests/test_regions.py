@@ -203,6 +203,15 @@ def test_an_array_that_was_cut_short(tmp_path, kept):
         open_volume(path)
 
 
+@pytest.mark.parametrize("closed", [b"{", b",", b"\x00", b")"])
+def test_an_array_whose_header_is_no_python(tmp_path, closed):
+    path = tmp_path / "volume.npy"
+    np.save(path, numbers((5, 6, 7)))
+    path.write_bytes(path.read_bytes().replace(b"}", closed, 1))
+    with pytest.raises(UserError, match="volume.npy is damaged"):
+        open_volume(path)
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 6), (5, 6, 7, 2, 2), (0, 6, 7)])
 def test_arrays_that_are_no_volumes(tmp_path, shape):
     np.save(tmp_path / "volume.npy", np.zeros(shape))

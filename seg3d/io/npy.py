@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
@@ -16,6 +17,9 @@ from seg3d.errors import UserError
 from seg3d.io.arrays import ArrayReader, MappedWriter
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
+
+# The header is an expression of Python.
+DAMAGED = (EOFError, OSError, SyntaxError, TokenError, TypeError, ValueError)
 
 
 def open_volume(path: Path) -> VolumeReader:
@@ -42,7 +46,7 @@ class _Reader(ArrayReader):
         try:
             # A map is never unpickled; files of Python objects are refused.
             return open_memmap(self.path, mode="r")
-        except (EOFError, OSError, ValueError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{self.path} is damaged or not an array of numbers in NumPy's format",
                 given=f"{type(error).__name__}: {error}",

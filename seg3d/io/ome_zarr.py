@@ -26,8 +26,8 @@ from seg3d.io.regions import Region, VolumeReader, VolumeWriter
 # Voxels along each edge: 64³ is read often enough in one piece, and a patch cuts few of them.
 CHUNK = 64
 DAMAGED = (
-    AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-    lzma.LZMAError, zlib.error,
+    AttributeError, EOFError, KeyError, OSError, RuntimeError, SystemError, TypeError,
+    ValueError, lzma.LZMAError, zlib.error,
 )  # fmt: skip
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 
