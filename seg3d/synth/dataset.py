@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from seg3d.errors import UserError
-from seg3d.files import atomic_write
+from seg3d.files import atomic_write, require_folder
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, write_volume
 from seg3d.stopping import leave_signals_to_parent
@@ -26,7 +26,6 @@ Kind = Literal["faults", "layers"]
 ENDING = ".nii.gz"
 # Less leaves no room for a wavelet and a throw.
 SMALLEST = 16
-SYNTHETIC = "Synthetic seismic volumes"
 LABELS = {
     "faults": {"background": 0, "fault": 1},
     "layers": {facies.name: number for number, facies in enumerate(FACIES)},
@@ -46,6 +45,11 @@ class Part:
     suffix: str
     prefix: str
     number: int
+
+
+def description(kind: Kind, seed: int) -> str:
+    """What ``dataset.json`` says of such a dataset."""
+    return f"Synthetic seismic volumes (seg3d synth {kind}, seed {seed})"
 
 
 def make_volume(kind: Kind, shape: Shape3, seed: Sequence[int]) -> Survey:
@@ -90,7 +94,8 @@ def write_dataset(
             given=" × ".join(map(str, shape)),
             legal=f"at least {SMALLEST} voxels along each axis",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    require_folder(folder, "--out")
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(
             f"{folder} is not an empty folder",
             fix="choose a folder that does not exist yet, or remove this one",
@@ -117,7 +122,7 @@ def write_dataset(
             raise
     about = {
         "name": folder.name,
-        "description": f"{SYNTHETIC} (seg3d synth {kind}), seed {seed}",
+        "description": description(kind, seed),
         "channel_names": {"0": "amplitude"},
         "labels": LABELS[kind],
         "numTraining": count,

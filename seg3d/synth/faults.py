@@ -81,7 +81,9 @@ class Fault:
     def _from_frame(self, u: np.ndarray, v: np.ndarray, w: np.ndarray) -> np.ndarray:
         across, z = _turn(v, -w, -self.dip)
         x, y = _turn(u, across, -self.strike)
-        return np.stack([along + middle for along, middle in zip((x, y, z), self.centre, strict=True)])
+        return np.stack(
+            [along + middle for along, middle in zip((x, y, z), self.centre, strict=True)]
+        )
 
     def _surface(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         undulation = self.wave * np.sin(2 * math.pi / self.wavelength * u)

@@ -102,7 +102,7 @@ def draw_units(rng: np.random.Generator, top: float, bottom: float, depth: int) 
         top = ends[-1]
         number = (number + int(rng.integers(1, len(FACIES)))) % len(FACIES)
     facies.append(np.array([number], np.uint8))
-    return Strata(*map(np.concatenate, (interfaces, coefficients, facies)))
+    return Strata(np.concatenate(interfaces), np.concatenate(coefficients), np.concatenate(facies))
 
 
 def _layers(rng: np.random.Generator, extent: float, thickness: float) -> np.ndarray:
