@@ -13,7 +13,7 @@ BINS = 4096
 class Curve(NamedTuple):
     """Precision and recall of "score ≥ threshold"; all `(N,)`, highest threshold first.
 
-    Thresholds above which there is no score, where precision is not defined, are left out.
+    Only thresholds that some score has; in between nothing changes.
     """
 
     threshold: np.ndarray
@@ -57,7 +57,7 @@ class ScoreCounts:
         hits, false_alarms = (np.cumsum(count[::-1]) for count in (self.positive, self.negative))
         threshold = np.arange(BINS)[::-1] / BINS
         found = hits + false_alarms
-        seen = found > 0
+        seen = (self.positive + self.negative)[::-1] > 0
         with np.errstate(invalid="ignore"):
             recall = hits / hits[-1]
         return Curve(threshold[seen], hits[seen] / found[seen], recall[seen])
