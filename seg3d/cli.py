@@ -216,19 +216,27 @@ def predict(
 @click.argument("predictions", type=path)
 @click.argument("references", type=path)
 @click.option("--output", type=path, help="Folder for the metrics.  [default: PREDICTIONS]")
+@click.option("--tolerance", type=click.IntRange(min=1), metavar="VOXELS",
+              help="Also a Dice that forgives this distance, for thin structures.")  # fmt: skip
 @debug_option
-def evaluate(predictions: Path, references: Path, output: Path | None) -> None:
+def evaluate(
+    predictions: Path, references: Path, output: Path | None, tolerance: int | None
+) -> None:
     """Compare PREDICTIONS with REFERENCES (two folders, or two files).
 
-    Dice, volumes and voxel counts per case and class; mean, deviation and median over cases.
+    Dice, volumes and voxel counts per case and class; mean, deviation and median over cases. Where
+    NAME_probabilities lies beside a prediction (seg3d predict --probabilities), also the
+    precision-recall curve of foreground against background, and average precision.
 
     \b
     Example:
       seg3d evaluate predictions/ Task09_Spleen/labelsTs/
+      seg3d evaluate predictions/ faults/labelsTs/ --tolerance 2
     """
     from rich.console import Console
 
     from seg3d import evaluation_report as report
+    from seg3d.curve_report import write_curve
     from seg3d.evaluate import evaluate as evaluate_pairs
     from seg3d.evaluate import find_pairs, label_names_near
     from seg3d.progress import progress_bar
@@ -236,9 +244,10 @@ def evaluate(predictions: Path, references: Path, output: Path | None) -> None:
     pairs = find_pairs(predictions, references)
     console = Console()
     with progress_bar(console, "cases", len(pairs)) as bar:
-        evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance)
+        evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance, tolerance)
     console.print(report.table(evaluation))
-    for file in report.write_metrics(evaluation, output or report.output_folder(predictions)):
+    folder = output or report.output_folder(predictions)
+    for file in report.write_metrics(evaluation, folder) + write_curve(evaluation, folder):
         console.print(str(file), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -267,25 +276,69 @@ def convert(source: Path, target: Path) -> None:
 
 
 @main.command()
-@click.argument("sample", type=click.Choice(["brain"]), default="brain")
-@click.option("--run", "run_folder", type=path, default=Path("runs/demo_brain"), show_default=True)
+@click.argument("kind", type=click.Choice(["faults", "layers"]))
+@click.option("--out", type=path, required=True, help="Folder of the dataset.")
+@click.option("--count", type=click.IntRange(min=1), required=True, help="Volumes.")
+@click.option("--shape", type=int, nargs=3, default=(128, 128, 128), show_default=True,
+              help="Inlines, crosslines and samples.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: all cores]")
+@debug_option
+def synth(
+    kind: Any,
+    out: Path,
+    count: int,
+    shape: tuple[int, int, int],
+    seed: int,
+    workers: int | None,
+) -> None:
+    """Make synthetic seismic volumes to train on, with faults or facies as labels.
+
+    Layers are folded, sheared and faulted, and convolved with a wavelet (docs/seismic.md). The
+    dataset has the layout of nnU-Net. Volume n depends on --seed, --shape and n alone.
+
+    \b
+    Example:
+      seg3d synth faults --out faults --count 200
+      seg3d train configs/seismic_faults.yaml --data faults
+    """
+    from rich.console import Console
+
+    from seg3d.progress import progress_bar
+    from seg3d.synth.dataset import write_dataset
+
+    console = Console()
+    with progress_bar(console, "volumes", count) as bar:
+        write_dataset(
+            out, kind, count=count, shape=shape, seed=seed, workers=workers, advance=bar.advance
+        )
+    console.print(str(out), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("sample", type=click.Choice(["brain", "faults"]), default="brain")
+@click.option("--run", "run_folder", type=path, help="Folder.  [default: runs/demo_SAMPLE]")
 @device_option
 @debug_option
 @click.pass_context
-def demo(ctx: click.Context, sample: str, run_folder: Path, device: str) -> None:
+def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) -> None:
     """Train, predict and evaluate on sample data, in a few minutes.
+
+    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys.
 
     \b
     Example:
       seg3d demo brain
+      seg3d demo faults
     """
     from rich.console import Console
 
-    from seg3d.demo import run_brain_demo
+    from seg3d.demo import SAMPLES, run_demo
     from seg3d.device import choose_device
 
     choose_device(device)
-    ending = run_brain_demo(run_folder, device, Console())
+    folder = run_folder or Path("runs") / f"demo_{sample}"
+    ending = run_demo(SAMPLES[sample], folder, device, Console())
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
 
 

@@ -207,8 +207,10 @@ class FlipConfig(Section):
 
 class AffineConfig(Section):
     prob: Probability = Field(0.2, description="of a rotation and zoom (one interpolation)")
-    degrees: NonNegativeFloat = Field(
-        30.0, description="largest rotation about each axis; in plane only where voxels are thick"
+    degrees: NonNegativeFloat = Field(30.0, description="largest rotation about each axis")
+    axes: Literal["auto"] | Axes = Field(
+        "auto",
+        description="axes to rotate about; auto is all, in plane only where voxels are thick",
     )
     zoom: Range = Field((0.7, 1.4), description="factor on the size of things")
 

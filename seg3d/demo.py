@@ -1,28 +1,33 @@
-"""The way through seg3d on sample data: train, predict, evaluate, look."""
+"""The way through seg3d on sample data: make them, train, predict, evaluate, look."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 from rich.console import Console
 
 from seg3d import evaluation_report as report
 from seg3d.checkpoint import find_checkpoint
 from seg3d.config import load_config
-from seg3d.data.cohort import SYNTHETIC, write_cohort
+from seg3d.curve_report import write_curve
+from seg3d.data import cohort
 from seg3d.device import choose_device
-from seg3d.evaluate import evaluate, find_pairs, label_names_near
+from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near
 from seg3d.files import atomic_write
-from seg3d.io import read_labels, read_volume
-from seg3d.jobs import plan_jobs
-from seg3d.pictures import three_planes
+from seg3d.io import Volume, read_labels, read_volume
+from seg3d.jobs import Job, plan_jobs
+from seg3d.pictures import seismic_sections, three_planes
 from seg3d.predict import Predictor
 from seg3d.prepare import prepare
 from seg3d.resources import resource
 from seg3d.run import Run, require_new_run
+from seg3d.synth import dataset as synth
 from seg3d.train import Ending, train
 
 # What a demo leaves in its folder.
@@ -38,19 +43,82 @@ MADE = (
     "splits.json",
     "tensorboard",
 )
+SEED = 2026
 SUBJECTS = 10
-COHORT_SEED = 2026
-CAVEAT = (
-    "The subjects are deformations of one template: these scores speak of the method, "
-    "not of the clinic."
+SURVEYS, TEST_SURVEYS, SIDE = 16, 3, 96
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Data that a demo makes and learns from.
+
+    Attributes:
+        config: name of the resource.
+        description: how that of its dataset begins.
+        making: what is being made, for people.
+        make: writes ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``labelsTs`` to a folder.
+        draw: makes the picture `(H, W, 3)` from the image, rows of labels, class names and title.
+        tolerance: for structures so thin that a miss by this many voxels counts as a hit; their
+            probabilities are written and evaluated too.
+        caveat: what the scores do not say.
+    """
+
+    config: str
+    description: str
+    making: str
+    make: Callable[[Path], None]
+    draw: Callable[[Volume, dict[str, np.ndarray], list[str], str], np.ndarray]
+    tolerance: int | None
+    caveat: str
+
+
+def _draw_brain(
+    image: Volume, rows: dict[str, np.ndarray], class_names: list[str], title: str
+) -> np.ndarray:
+    grid = image.grid
+    return three_planes(
+        image.array[0], rows, class_names, grid.spacing, title, orientation=grid.orientation
+    )
+
+
+def _draw_survey(
+    image: Volume, rows: dict[str, np.ndarray], class_names: list[str], title: str
+) -> np.ndarray:
+    return seismic_sections(image.array[0], rows, class_names, title=title)
+
+
+BRAIN = Sample(
+    config="configs/demo_brain.yaml",
+    description=cohort.SYNTHETIC,
+    making=f"{SUBJECTS} synthetic subjects and a test subject",
+    make=lambda folder: cohort.write_cohort(
+        resource("data/brain"), folder, subjects=SUBJECTS, seed=SEED
+    ),
+    draw=_draw_brain,
+    tolerance=None,
+    caveat="The subjects are deformations of one template: these scores speak of the method, "
+    "not of the clinic.",
 )
+FAULTS = Sample(
+    config="configs/demo_faults.yaml",
+    description=synth.description("faults", SEED),
+    making=f"{SURVEYS} synthetic surveys and {TEST_SURVEYS} test surveys of {SIDE}³ voxels",
+    make=lambda folder: synth.write_dataset(
+        folder, "faults", count=SURVEYS, test=TEST_SURVEYS, shape=(SIDE, SIDE, SIDE), seed=SEED
+    ),
+    draw=_draw_survey,
+    tolerance=2,
+    caveat="The surveys are synthetic: these scores speak of the method, not of field data.",
+)
+SAMPLES = {"brain": BRAIN, "faults": FAULTS}
 
 
-def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
-    """Segment brain tissue in synthetic MR subjects made from the ICBM152 template.
+def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -> Ending:
+    """Make sample data, train on them, segment what was held out, and compare.
 
     Args:
-        folder: of the run; the subjects go to ``folder/data``. An earlier demo there is replaced.
+        sample: what to make and how to look at it.
+        folder: of the run; the data go to ``folder/data``. An earlier demo there is replaced.
         device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         console: for everything that is shown.
 
@@ -62,42 +130,33 @@ def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
     """
     run = Run(folder)
     data = folder / "data"
-    config = load_config(
-        resource("configs/demo_brain.yaml"), (f"data.folder={str(data.absolute())!r}",)
-    )
-    _remove_earlier_demo(folder)
+    config = load_config(resource(sample.config), (f"data.folder={str(data.absolute())!r}",))
+    _remove_earlier_demo(folder, sample)
     require_new_run(run)
-    console.print(f"Making {SUBJECTS} synthetic subjects and a test subject in {data}")
-    write_cohort(resource("data/brain"), data, subjects=SUBJECTS, seed=COHORT_SEED)
+    console.print(f"Making {sample.making} in {data}")
+    sample.make(data)
     prepared = prepare(config, run, False, console)
     ending = train(prepared, run, device_name, False, console)
     if ending == "interrupted":
         return ending
 
     predictor = Predictor.from_checkpoint(find_checkpoint(folder), choose_device(device_name))
-    predictions = folder / "predictions"
+    predictions, references = folder / "predictions", data / "labelsTs"
     jobs = plan_jobs([data / "imagesTs"], predictions)
     for job in jobs:
-        predictor.run(job)
-    references = data / "labelsTs"
-    evaluation = evaluate(find_pairs(predictions, references), label_names_near(references))
+        predictor.run(job, probabilities=sample.tolerance is not None)
+    evaluation = evaluate(
+        find_pairs(predictions, references),
+        label_names_near(references),
+        tolerance=sample.tolerance,
+    )
     report.write_metrics(evaluation, predictions)
+    write_curve(evaluation, predictions)
     console.print(report.table(evaluation))
-    console.print(CAVEAT)
+    console.print(sample.caveat)
 
     picture = folder / "prediction.png"
-    image = read_volume(jobs[0].images[0])
-    rows = {
-        "reference": read_labels(references / jobs[0].output.name).array[0],
-        "prediction": read_labels(jobs[0].output).array[0],
-    }
-    drawn = three_planes(
-        image.array[0], rows, prepared.plan.class_names, image.grid.spacing,
-        title=f"Held-out volume, mean Dice {evaluation.foreground_mean_dice():.3f}",
-        orientation=image.grid.orientation,
-    )  # fmt: skip
-    with atomic_write(picture, suffix=".png") as temporary:
-        matplotlib.image.imsave(temporary, drawn)
+    _draw(sample, jobs[0], references, prepared.plan.class_names, evaluation, picture)
     console.print(
         f"run folder   {folder}\npicture      {picture}\n"
         f"TensorBoard  tensorboard --logdir {folder}",
@@ -106,13 +165,35 @@ def run_brain_demo(folder: Path, device_name: str, console: Console) -> Ending:
     return ending
 
 
-def _remove_earlier_demo(folder: Path) -> None:
+def _draw(
+    sample: Sample,
+    job: Job,
+    references: Path,
+    class_names: list[str],
+    evaluation: Evaluation,
+    path: Path,
+) -> None:
+    image = read_volume(job.images[0])
+    rows = {
+        "reference": read_labels(references / job.output.name).array[0],
+        "prediction": read_labels(job.output).array[0],
+    }
+    scores = f"mean Dice {evaluation.foreground_mean_dice():.3f}"
+    if sample.tolerance is not None:
+        dice = evaluation.foreground_mean_dice("tolerance_dice")
+        scores += f", {dice:.3f} with a tolerance of {sample.tolerance} voxels"
+    drawn = sample.draw(image, rows, class_names, f"Held-out volume, {scores}")
+    with atomic_write(path, suffix=".png") as temporary:
+        matplotlib.image.imsave(temporary, drawn)
+
+
+def _remove_earlier_demo(folder: Path, sample: Sample) -> None:
     """Remove what a demo makes, and only if the data there are a demo's own."""
     try:
         about = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if isinstance(about, dict) and str(about.get("description")).startswith(SYNTHETIC):
+    if isinstance(about, dict) and str(about.get("description")).startswith(sample.description):
         for name in MADE:
             path = folder / name
             if path.is_dir():

@@ -1,11 +1,11 @@
-"""How well predictions agree with references: Dice and volumes per case and class."""
+"""How well predictions agree with references, per case and class."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,12 @@ from seg3d.io import (
     is_volume,
     read_header,
     read_labels,
+    read_volume,
     stem,
+    suffix,
 )
+from seg3d.metrics.precision_recall import ScoreCounts
+from seg3d.metrics.tolerance import harmonic_mean, voxels_near
 
 # Written by ``predict --probabilities`` beside the labels.
 PROBABILITIES = "_probabilities"
@@ -40,6 +44,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Near:
+    """Voxels of a class with a voxel of the same class nearby in the other volume.
+
+    Attributes:
+        reference_voxels, predicted_voxels: how many, of those in the reference and predicted.
+    """
+
+    reference_voxels: int = 0
+    predicted_voxels: int = 0
+
+
+@dataclass(frozen=True)
 class Overlap:
     """How much of one class there is in one case; all zero where it is in neither file.
 
@@ -47,6 +63,7 @@ class Overlap:
         reference_ml, predicted_ml: volume in the reference and in the prediction, in ml.
         reference_voxels, predicted_voxels: the same in voxels.
         intersection_voxels: voxels that have the class in both.
+        near: of the voxels of either, how many have one of the other nearby; None if nobody asked.
     """
 
     reference_ml: float = 0.0
@@ -54,6 +71,7 @@ class Overlap:
     reference_voxels: int = 0
     predicted_voxels: int = 0
     intersection_voxels: int = 0
+    near: Near | None = None
 
     @property
     def dice(self) -> float:
@@ -61,10 +79,27 @@ class Overlap:
         total = self.reference_voxels + self.predicted_voxels
         return 2 * self.intersection_voxels / total if total else math.nan
 
+    @property
+    def tolerance_precision(self) -> float:
+        """Share of the predicted voxels that lie near the reference; NaN if there are none."""
+        assert self.near
+        return _share(self.near.predicted_voxels, self.predicted_voxels)
+
+    @property
+    def tolerance_recall(self) -> float:
+        """Share of the reference voxels that lie near predicted ones; NaN if there are none."""
+        assert self.near
+        return _share(self.near.reference_voxels, self.reference_voxels)
+
+    @property
+    def tolerance_dice(self) -> float:
+        """Harmonic mean of the two; NaN if the class is in neither file, 0 if in one of them."""
+        return harmonic_mean(self.tolerance_precision, self.tolerance_recall)
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Dice of one class over the cases in which it is defined; NaN for what is undefined."""
+    """A measure of one class over the cases in which it is defined; NaN for what is undefined."""
 
     mean: float
     std: float
@@ -81,26 +116,43 @@ class Evaluation:
         cases: for every complete pair the overlap of every class in ``names``.
         missing: cases with a reference but no prediction, which no number here contains.
         unreferenced: cases with a prediction but no reference.
+        tolerance: distance up to which voxels count as near, voxels; None if nobody asked.
+        scores: of the cases with class probabilities, how probable any foreground class is.
     """
 
     names: dict[int, str]
     cases: dict[Pair, dict[int, Overlap]]
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
+    tolerance: int | None = None
+    scores: dict[Pair, ScoreCounts] = field(default_factory=dict)
 
-    def summary(self) -> dict[int, Summary]:
-        """Mean, sample standard deviation (n - 1) and median of the Dice of each class."""
+    def summary(self, measure: str = "dice") -> dict[int, Summary]:
+        """Mean, sample standard deviation (n - 1) and median of a measure for each class.
+
+        Args:
+            measure: ``dice``, or, if there is a tolerance, ``tolerance_dice``.
+        """
         return {
-            value: _summarise([overlaps[value].dice for overlaps in self.cases.values()])
+            value: _summarise(
+                [getattr(overlaps[value], measure) for overlaps in self.cases.values()]
+            )
             for value in self.names
         }
 
-    def foreground_mean_dice(self) -> float:
+    def average_precision(self) -> Summary:
+        """Of foreground against background, over the cases with probabilities."""
+        return _summarise([counts.average_precision for counts in self.scores.values()])
+
+    def foreground_mean_dice(self, measure: str = "dice") -> float:
         """Mean over the classes of their mean Dice, as nnU-Net reports it; NaN if there is none.
+
+        Args:
+            measure: ``dice``, or, if there is a tolerance, ``tolerance_dice``.
 
         Source: Isensee et al., nnU-Net, Nature Methods 18, 2021.
         """
-        return _summarise([summary.mean for summary in self.summary().values()]).mean
+        return _summarise([summary.mean for summary in self.summary(measure).values()]).mean
 
 
 def find_pairs(predictions: Path, references: Path) -> list[Pair]:
@@ -169,6 +221,7 @@ def evaluate(
     pairs: Sequence[Pair],
     label_names: dict[int, str] | None = None,
     advance: Callable[[], object] = lambda: None,
+    tolerance: int | None = None,
 ) -> Evaluation:
     """Compare every complete pair, one case in memory at a time.
 
@@ -179,6 +232,8 @@ def evaluate(
         pairs: from `find_pairs`; incomplete ones end in ``missing`` and ``unreferenced``.
         label_names: label value to class name; a class without one is called ``label 3``.
         advance: called after each pair, for a progress bar.
+        tolerance: also count voxels that have one of the same class in the other volume within
+            this distance, voxels.
 
     Raises:
         UserError: if the voxels of a pair do not coincide (seen before any voxel is read), or a
@@ -188,21 +243,27 @@ def evaluate(
     ignored = next((value for value, name in names.items() if name == IGNORE), None)
     complete = [pair for pair in pairs if pair.prediction and pair.reference]
     for pair in complete:
-        _require_same_grid(pair)
-    found = {}
+        assert pair.prediction and pair.reference
+        _require_same_grid(pair.prediction, pair.reference)
+    found, scores = {}, {}
     for pair in complete:
-        found[pair] = _overlaps(pair, ignored)
+        found[pair] = _overlaps(pair, ignored, tolerance)
+        if probabilities := _probabilities_of(pair):
+            scores[pair] = _foreground_scores(pair, probabilities, ignored)
         advance()
 
     values = set(names).union(*found.values()) - {0, ignored}
+    absent = Overlap(near=None if tolerance is None else Near())
     return Evaluation(
         names={value: names.get(value, f"label {value}") for value in sorted(values)},
         cases={
-            pair: {value: overlaps.get(value, Overlap()) for value in sorted(values)}
+            pair: {value: overlaps.get(value, absent) for value in sorted(values)}
             for pair, overlaps in found.items()
         },
         missing=tuple(pair.case for pair in pairs if pair.prediction is None),
         unreferenced=tuple(pair.case for pair in pairs if pair.reference is None),
+        tolerance=tolerance,
+        scores=scores,
     )
 
 
@@ -229,19 +290,17 @@ def _label_names(path: Path) -> dict[int, str] | None:
     return {value: name for name, value in labels.items() if isinstance(value, int)}
 
 
-def _require_same_grid(pair: Pair) -> None:
-    assert pair.prediction and pair.reference
-    prediction, reference = read_header(pair.prediction).grid, read_header(pair.reference).grid
-    if differences := prediction.differences(reference):
+def _require_same_grid(prediction: Path, reference: Path) -> None:
+    if differences := read_header(prediction).grid.differences(read_header(reference).grid):
         raise UserError(
-            f"{pair.prediction} and {pair.reference} do not lie on the same voxels",
+            f"{prediction} and {reference} do not lie on the same voxels",
             given=f"(prediction and reference) {'; '.join(differences)}",
             legal="the same shape and affine",
             fix="predict on the image that the reference was drawn on, or resample one of them",
         )
 
 
-def _overlaps(pair: Pair, ignored: int | None) -> dict[int, Overlap]:
+def _overlaps(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[int, Overlap]:
     """Count all classes of a case in one pass over its voxels."""
     assert pair.prediction and pair.reference
     prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
@@ -269,9 +328,51 @@ def _overlaps(pair: Pair, ignored: int | None) -> dict[int, Overlap]:
             reference_voxels=int(in_reference[value]),
             predicted_voxels=int(in_prediction[value]),
             intersection_voxels=int(in_both[value]),
+            near=None
+            if tolerance is None or value == 0
+            else _near(reference.array[0], prediction.array[0], int(value), ignored, tolerance),
         )
         for value in np.flatnonzero(counts.any(axis=0))
     }
+
+
+def _near(
+    theirs: np.ndarray, ours: np.ndarray, value: int, ignored: int | None, tolerance: int
+) -> Near:
+    in_reference, in_prediction = theirs == value, ours == value
+    if ignored is not None:
+        in_prediction &= theirs != ignored
+    return Near(
+        reference_voxels=voxels_near(in_reference, in_prediction, tolerance),
+        predicted_voxels=voxels_near(in_prediction, in_reference, tolerance),
+    )
+
+
+def _probabilities_of(pair: Pair) -> Path | None:
+    """The class probabilities that were written beside a prediction, if they were."""
+    assert pair.prediction
+    name = f"{stem(pair.prediction)}{PROBABILITIES}{suffix(pair.prediction)}"
+    path = pair.prediction.with_name(name)
+    return path if path.is_file() else None
+
+
+def _foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> ScoreCounts:
+    """Count how probable the classes other than the first are, all together."""
+    assert pair.reference
+    _require_same_grid(probabilities, pair.reference)
+    background = read_volume(probabilities).array[0]
+    if background.dtype.kind != "f" or not (background.min() >= 0 and background.max() <= 1):
+        raise UserError(
+            f"{probabilities} does not hold class probabilities",
+            given=f"{background.dtype} from {background.min():g} to {background.max():g}",
+            legal="one channel per class, background first, from 0 to 1",
+            fix="write it with seg3d predict --probabilities, or take it away",
+        )
+    counts = ScoreCounts()
+    for theirs, scores in zip(read_labels(pair.reference).array[0].T, background.T, strict=True):
+        known = theirs != (-1 if ignored is None else ignored)
+        counts.add(1 - scores[known], theirs[known] > 0)
+    return counts
 
 
 def _largest(path: Path, labels: np.ndarray) -> int:
@@ -285,8 +386,12 @@ def _largest(path: Path, labels: np.ndarray) -> int:
     return largest
 
 
-def _summarise(dice: Iterable[float]) -> Summary:
-    defined = [value for value in dice if not math.isnan(value)]
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _summarise(values: Iterable[float]) -> Summary:
+    defined = [value for value in values if not math.isnan(value)]
     return Summary(
         mean=statistics.fmean(defined) if defined else math.nan,
         std=statistics.stdev(defined) if len(defined) > 1 else math.nan,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from seg3d import __version__
 from seg3d.errors import UserError
-from seg3d.evaluate import Evaluation, Overlap, some_names
+from seg3d.evaluate import Evaluation, Overlap, Summary, some_names
 from seg3d.files import atomic_write
 from seg3d.io import is_plain_folder
 
@@ -36,7 +36,17 @@ DEFINITIONS = {
     "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere",
     "missing": "references without a prediction; they are in no number of this file",
     "unreferenced": "predictions without a reference; they are in no number of this file",
+    "tolerance_precision, tolerance_recall": "share of the predicted voxels of a class that have "
+    "a voxel of it in the reference within 'tolerance_voxels', and the other way round; null if "
+    "there are none",
+    "tolerance_dice": "their harmonic mean, which without tolerance is the Dice; null and 0 as "
+    "there",
+    "average_precision": "of 1 - P(background), from NAME_probabilities, against every class but "
+    "0: mean of the precision over the recall that each threshold adds; thresholds are multiples "
+    "of 1/4096, and nothing is interpolated",
 }
+TOLERANCE_MEASURES = ("tolerance_dice", "tolerance_precision", "tolerance_recall")
+COUNTS = tuple(field.name for field in fields(Overlap) if field.name != "near")
 
 
 def output_folder(predictions: Path) -> Path:
@@ -59,12 +69,12 @@ def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
             atomic_write(csv_path) as temporary,
             temporary.open("w", encoding="utf-8", newline="") as file,
         ):
-            columns = ["case", "label", "name", "dice", *(field.name for field in fields(Overlap))]
+            columns = ["case", "label", "name", *_measures(evaluation), *COUNTS]
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             for pair, overlaps in evaluation.cases.items():
                 for value, overlap in overlaps.items():
-                    entry = _entry(evaluation.names[value], overlap)
+                    entry = _entry(evaluation, value, overlap)
                     writer.writerow({"case": pair.case, "label": value, **entry})
     except OSError as error:
         raise UserError(
@@ -81,7 +91,15 @@ def table(evaluation: Evaluation) -> Group:
     cases = len(evaluation.cases)
     if cases <= PRINTED_CASES and cases * len(evaluation.names) <= PRINTED_ROWS:
         parts.append(_case_table(evaluation))
-    parts.append(_class_table(evaluation))
+    parts += [_class_table(evaluation, *dice) for dice in _dices(evaluation).items()]
+    if evaluation.scores:
+        summary = evaluation.average_precision()
+        parts.append(
+            Text(
+                f"average precision {_shown(summary.mean)} ± {_shown(summary.std)} "
+                f"({summary.cases} of {len(evaluation.cases)} cases)"
+            )
+        )
     for names, what in (
         (evaluation.missing, "reference(s) without a prediction"),
         (evaluation.unreferenced, "prediction(s) without a reference"),
@@ -93,24 +111,29 @@ def table(evaluation: Evaluation) -> Group:
 
 
 def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    summary: dict[int, dict[str, Any]] = {
+        value: {"name": name} for value, name in evaluation.names.items()
+    }
+    for measure in _dices(evaluation):
+        for value, numbers in evaluation.summary(measure).items():
+            summary[value][measure] = _numbers(numbers)
     return {
         "seg3d_version": __version__,
         "foreground_mean_dice": _or_none(evaluation.foreground_mean_dice()),
-        "summary": {
-            str(value): {
-                "name": evaluation.names[value],
-                "dice": {name: _or_none(number) for name, number in asdict(summary).items()},
-            }
-            for value, summary in evaluation.summary().items()
-        },
+        "tolerance_voxels": evaluation.tolerance,
+        "average_precision": _numbers(evaluation.average_precision()),
+        "summary": {str(value): entry for value, entry in summary.items()},
         "missing": list(evaluation.missing),
         "unreferenced": list(evaluation.unreferenced),
         "cases": {
             pair.case: {
                 "prediction": str(pair.prediction),
                 "reference": str(pair.reference),
+                "average_precision": _or_none(evaluation.scores[pair].average_precision)
+                if pair in evaluation.scores
+                else None,
                 "labels": {
-                    str(value): _entry(evaluation.names[value], overlap)
+                    str(value): _entry(evaluation, value, overlap)
                     for value, overlap in overlaps.items()
                 },
             }
@@ -120,8 +143,28 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _entry(name: str, overlap: Overlap) -> dict[str, Any]:
-    return {"name": name, "dice": _or_none(overlap.dice), **asdict(overlap)}
+def _entry(evaluation: Evaluation, value: int, overlap: Overlap) -> dict[str, Any]:
+    return (
+        {"name": evaluation.names[value]}
+        | {name: _or_none(getattr(overlap, name)) for name in _measures(evaluation)}
+        | {name: getattr(overlap, name) for name in COUNTS}
+    )
+
+
+def _measures(evaluation: Evaluation) -> tuple[str, ...]:
+    """What is known of every class in every case, besides counts."""
+    return ("dice", *(TOLERANCE_MEASURES if evaluation.tolerance is not None else ()))
+
+
+def _dices(evaluation: Evaluation) -> dict[str, str]:
+    """The measures that are summarised, and their headings."""
+    if evaluation.tolerance is None:
+        return {"dice": "Dice"}
+    return {"dice": "Dice", "tolerance_dice": f"Dice ± {evaluation.tolerance} voxels"}
+
+
+def _numbers(summary: Summary) -> dict[str, float | None]:
+    return {name: _or_none(number) for name, number in asdict(summary).items()}
 
 
 def _or_none(number: float) -> float | None:
@@ -129,14 +172,15 @@ def _or_none(number: float) -> float | None:
 
 
 def _case_table(evaluation: Evaluation) -> Table:
-    rows = _table("case", "class", "Dice", "reference ml", "predicted ml")
+    dices = _dices(evaluation)
+    rows = _table("case", "class", *dices.values(), "reference ml", "predicted ml")
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():
             rows.add_row(
                 Text(case),
                 Text(evaluation.names[value]),
-                _shown(overlap.dice),
+                *(_shown(getattr(overlap, measure)) for measure in dices),
                 f"{overlap.reference_ml:.4g}",
                 f"{overlap.predicted_ml:.4g}",
             )
@@ -145,9 +189,9 @@ def _case_table(evaluation: Evaluation) -> Table:
     return rows
 
 
-def _class_table(evaluation: Evaluation) -> Table:
-    rows = _table("class", "Dice (mean ± std)", "median", "cases")
-    for value, summary in evaluation.summary().items():
+def _class_table(evaluation: Evaluation, measure: str, heading: str) -> Table:
+    rows = _table("class", f"{heading} (mean ± std)", "median", "cases")
+    for value, summary in evaluation.summary(measure).items():
         rows.add_row(
             Text(evaluation.names[value]),
             f"{_shown(summary.mean)} ± {_shown(summary.std)}",
@@ -155,7 +199,7 @@ def _class_table(evaluation: Evaluation) -> Table:
             f"{summary.cases} of {len(evaluation.cases)}",
         )
     rows.add_section()
-    rows.add_row("foreground mean", _shown(evaluation.foreground_mean_dice()))
+    rows.add_row("foreground mean", _shown(evaluation.foreground_mean_dice(measure)))
     return rows
 
 

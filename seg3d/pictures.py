@@ -30,6 +30,8 @@ def three_planes(
     spacing: Vector3,
     title: str = "",
     orientation: str = "none",
+    plane_names: Sequence[str] = ("", "", ""),
+    third_axis_down: bool = False,
 ) -> np.ndarray:
     """Draw the image alone and under each overlay, in the three planes where labels are densest.
 
@@ -43,6 +45,8 @@ def three_planes(
         spacing: mm, so that the planes have their true proportions.
         title: above the picture.
         orientation: where the axes point, such as ``RAS``, for letters at the edges; or ``none``.
+        plane_names: of the planes across each axis; their number is put in for ``{}``.
+        third_axis_down: draw the third axis downwards.
 
     Returns:
         `(H, 900, 3)` uint8.
@@ -76,21 +80,30 @@ def three_planes(
     for row, (name, labels) in zip(panels, rows.items(), strict=True):
         for axis, panel in enumerate(row):
             across, up = (other for other in range(3) if other != axis)
-            extent = (0, image.shape[across] * spacing[across], 0, image.shape[up] * spacing[up])
+            placed = {
+                "origin": "upper" if third_axis_down and up == 2 else "lower",
+                "extent": (
+                    0,
+                    image.shape[across] * spacing[across],
+                    0,
+                    image.shape[up] * spacing[up],
+                ),
+            }
             panel.imshow(
-                np.take(image, centre[axis], axis).T,
-                cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
-            )  # fmt: skip
+                np.take(image, centre[axis], axis).T, cmap="gray", vmin=low, vmax=high, **placed
+            )
             if labels is not None:
                 plane = np.take(labels, centre[axis], axis).T
                 panel.imshow(
                     np.ma.masked_less_equal(plane, 0),
                     cmap=colours, vmin=-0.5, vmax=len(class_names) - 0.5, alpha=OPACITY,
-                    origin="lower", extent=extent, interpolation="nearest",
+                    interpolation="nearest", **placed,
                 )  # fmt: skip
             panel.set_axis_off()
             if orientation != "none":
                 _write_directions(panel, orientation[across], orientation[up])
+            if row is panels[0]:
+                _write(panel, 0.5, 0.98, plane_names[axis].format(centre[axis]), "center", "top")
         middle = row[0].get_subplotspec().get_position(figure).y0 + row_height / height / 2
         figure.text(
             MARGIN / WIDTH / 2, middle, name, color="white", fontsize=11, rotation="vertical",
@@ -108,6 +121,25 @@ def three_planes(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def seismic_sections(
+    image: np.ndarray,
+    overlays: dict[str, np.ndarray],
+    class_names: Sequence[str],
+    spacing: Vector3 = (1.0, 1.0, 1.0),
+    title: str = "",
+) -> np.ndarray:
+    """`three_planes` of a volume `(inline, crossline, time)`, with time pointing down."""
+    return three_planes(
+        image,
+        overlays,
+        class_names,
+        spacing,
+        title,
+        plane_names=("inline {}", "crossline {}", "time slice {}"),
+        third_axis_down=True,
+    )
+
+
 def _write_directions(panel: Axes, right: str, top: str) -> None:
     """Letters at the edges of a panel, as radiologists expect them."""
     for x, y, letter, horizontal, vertical in (
@@ -116,10 +148,15 @@ def _write_directions(panel: Axes, right: str, top: str) -> None:
         (0.5, 0.02, OPPOSITE[top], "center", "bottom"),
         (0.5, 0.98, top, "center", "top"),
     ):
-        panel.text(
-            x, y, letter, ha=horizontal, va=vertical, transform=panel.transAxes,
-            color="white", fontsize=9, path_effects=[withStroke(linewidth=2, foreground="black")],
-        )  # fmt: skip
+        _write(panel, x, y, letter, horizontal, vertical)
+
+
+def _write(panel: Axes, x: float, y: float, text: str, horizontal: str, vertical: str) -> None:
+    """Text that can be read on any image; x and y from 0 to 1."""
+    panel.text(
+        x, y, text, ha=horizontal, va=vertical, transform=panel.transAxes,
+        color="white", fontsize=9, path_effects=[withStroke(linewidth=2, foreground="black")],
+    )  # fmt: skip
 
 
 def _densest_planes(labels: np.ndarray) -> list[int]:

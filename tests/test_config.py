@@ -45,6 +45,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "augment.flip.axes": ("[2, 0]", [2, 0]),
     "augment.affine.prob": ("1", 1),
     "augment.affine.degrees": ("15", 15),
+    "augment.affine.axes": ("[2]", [2]),
     "augment.affine.zoom": ("[0.9, 1.1]", [0.9, 1.1]),
     "augment.elastic.prob": ("0.2", 0.2),
     "augment.elastic.sigma": ("[3, 4]", [3, 4]),

@@ -7,7 +7,7 @@ Labels come in as class number plus one (see `seg3d.data.training_case`) and lea
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,12 +77,14 @@ def _changes_of_shape(augment: AugmentConfig, plan: Plan) -> list[Any]:
     resampling = {"mode": ("bilinear", "nearest"), "padding_mode": ("border", "zeros")}
     steps: list[Any] = []
     if augment.affine.prob:
-        angle = math.radians(augment.affine.degrees)
-        angles = [angle] * 3
-        if plan.anisotropic:
+        axes: Sequence[int] = range(3)
+        if augment.affine.axes != "auto":
+            axes = augment.affine.axes
+        elif plan.anisotropic:
             # Turning thick slices into each other makes anatomy that no scanner shows.
-            thick = int(np.argmax(plan.typical_spacing))
-            angles = [angle if axis == thick else 0.0 for axis in range(3)]
+            axes = [int(np.argmax(plan.typical_spacing))]
+        angle = math.radians(augment.affine.degrees)
+        angles = [angle if axis in axes else 0.0 for axis in range(3)]
         smallest, largest = augment.affine.zoom
         steps.append(
             mt.RandAffined(

@@ -370,17 +370,27 @@ def test_rotation_is_about_the_middle_by_up_to_the_angle(tmp_path: Path) -> None
     assert 30 < max(angles) < 45 and min(angles) < 15
 
 
-@pytest.mark.parametrize("thick", [0, 1, 2])
-def test_thick_slices_turn_in_their_plane_only(tmp_path: Path, thick: int) -> None:
-    spacing = [1.0, 1.0, 1.0]
-    spacing[thick] = 4.0
-    plan = small_plan(patch_size=(32, 32, 32), typical_spacing=tuple(spacing))
-    # Each slice along the thick axis has its own image value, which must stay in its slice.
-    image = np.moveaxis(np.broadcast_to(np.arange(32.0), (32, 32, 32)), -1, thick)
-    label = cross((32, 32, 32), tuple(16 if axis == thick else 12 - 8 * (axis == (thick + 1) % 3)
-                                      for axis in range(3)))  # fmt: skip
+@pytest.mark.parametrize(
+    ("upright", "spacing", "axes"),
+    [
+        (0, (4.0, 1.0, 1.0), "auto"),
+        (1, (1.0, 4.0, 1.0), "auto"),
+        (2, (1.0, 1.0, 4.0), "auto"),
+        (2, (1.0, 1.0, 1.0), [2]),
+        (2, (12.5, 12.5, 4.0), [2]),  # thick or not: what is asked for is done
+    ],
+)
+def test_rotation_about_one_axis(
+    tmp_path: Path, upright: int, spacing: tuple[float, float, float], axes: Any
+) -> None:
+    """Thick slices turn in their plane only, and seismic volumes about the vertical axis only."""
+    plan = small_plan(patch_size=(32, 32, 32), typical_spacing=spacing)
+    # Each slice along the axis has its own image value, which must stay in its slice.
+    image = np.moveaxis(np.broadcast_to(np.arange(32.0), (32, 32, 32)), -1, upright)
+    widths = {upright: 16, (upright + 1) % 3: 4, (upright + 2) % 3: 12}
+    label = cross((32, 32, 32), (widths[0], widths[1], widths[2]))
     ready = volume(image, label, plan, tmp_path)
-    settings = only("affine", degrees=30.0, zoom=[1.0, 1.0])
+    settings = only("affine", degrees=30.0, zoom=[1.0, 1.0], axes=axes)
     plain = label == 1
     turned = 0
     for patch in patches(ready, plan, 6, augment=settings):

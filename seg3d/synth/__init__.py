@@ -1,0 +1,1 @@
+"""Synthetic seismic volumes with known faults and layers."""

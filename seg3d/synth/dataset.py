@@ -1,0 +1,144 @@
+"""Datasets of synthetic volumes, in the layout of nnU-Net."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from seg3d.errors import UserError
+from seg3d.files import atomic_write, require_folder
+from seg3d.geometry import Grid, Shape3
+from seg3d.io import Header, write_volume
+from seg3d.stopping import leave_signals_to_parent
+from seg3d.synth.model import Survey, draw_model
+from seg3d.synth.strata import FACIES
+
+Kind = Literal["faults", "layers"]
+
+ENDING = ".nii.gz"
+# Less leaves no room for a wavelet and a throw.
+SMALLEST = 16
+LABELS = {
+    "faults": {"background": 0, "fault": 1},
+    "layers": {facies.name: number for number, facies in enumerate(FACIES)},
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Volumes that are written side by side.
+
+    Attributes:
+        suffix: of the folders, ``Tr`` or ``Ts``.
+        prefix: of the cases' names.
+        number: that sets the random numbers of this part apart.
+    """
+
+    suffix: str
+    prefix: str
+    number: int
+
+
+def description(kind: Kind, seed: int) -> str:
+    """What ``dataset.json`` says of such a dataset."""
+    return f"Synthetic seismic volumes (seg3d synth {kind}, seed {seed})"
+
+
+def make_volume(kind: Kind, shape: Shape3, seed: Sequence[int]) -> Survey:
+    """A random survey; the same seed gives the same one."""
+    rng = np.random.default_rng(seed)
+    return draw_model(rng, shape, units=kind == "layers").render(shape, rng)
+
+
+def write_dataset(
+    folder: Path,
+    kind: Kind,
+    *,
+    count: int,
+    shape: Shape3,
+    seed: int,
+    test: int = 0,
+    workers: int | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> None:
+    """Write ``imagesTr``, ``labelsTr`` and, last, ``dataset.json``.
+
+    Volume n depends on ``seed``, ``shape`` and n alone: not on the number of workers, and a larger
+    dataset begins with the smaller one. Axes are inline, crossline, time; a voxel is 1 mm wide,
+    for want of a unit that suits all three.
+
+    Args:
+        folder: an empty one, or one that does not exist yet.
+        kind: what is labelled: ``faults``, or the facies of ``layers``.
+        count: volumes for training.
+        shape: `(X, Y, T)` voxels.
+        seed: of the dataset.
+        test: further volumes, in ``imagesTs`` and ``labelsTs``.
+        workers: processes; None for as many as there are cores.
+        advance: called after each volume, for a progress bar.
+
+    Raises:
+        UserError: if the folder holds something, or the volumes would be too small.
+    """
+    if min(shape) < SMALLEST:
+        raise UserError(
+            "the volumes are too small",
+            given=" × ".join(map(str, shape)),
+            legal=f"at least {SMALLEST} voxels along each axis",
+        )
+    require_folder(folder, "--out")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder} is not an empty folder",
+            fix="choose a folder that does not exist yet, or remove this one",
+        )
+    parts = (Part("Tr", kind, 0), count), (Part("Ts", f"{kind}_test", 1), test)
+    jobs = [
+        (folder, kind, shape, seed, part, number)
+        for part, volumes in parts
+        for number in range(1, volumes + 1)
+    ]
+    with ProcessPoolExecutor(
+        min(workers or os.cpu_count() or 1, len(jobs)),
+        # Threads of libraries do not survive a fork.
+        mp_context=get_context("spawn"),
+        initializer=leave_signals_to_parent,
+        initargs=(0,),
+    ) as pool:
+        try:
+            for done in as_completed([pool.submit(_write_volume, *job) for job in jobs]):
+                done.result()
+                advance()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    about = {
+        "name": folder.name,
+        "description": description(kind, seed),
+        "channel_names": {"0": "amplitude"},
+        "labels": LABELS[kind],
+        "numTraining": count,
+        "file_ending": ENDING,
+    }
+    with atomic_write(folder / "dataset.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_volume(
+    folder: Path, kind: Kind, shape: Shape3, seed: int, part: Part, number: int
+) -> None:
+    survey = make_volume(kind, shape, [seed, part.number, number])
+    labels = survey.faults if kind == "faults" else survey.facies
+    name = f"{part.prefix}_{number:04d}"
+    header = Header(Grid(shape, np.eye(4)), 1, None)
+    image = folder / f"images{part.suffix}" / f"{name}_0000{ENDING}"
+    write_volume(image, survey.image[None], header)
+    write_volume(folder / f"labels{part.suffix}" / f"{name}{ENDING}", labels[None], header)

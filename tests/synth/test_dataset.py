@@ -1,0 +1,73 @@
+"""Synthetic datasets on disk: the same whoever makes them, found by the dataset finder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seg3d.data.layouts import find_dataset
+from seg3d.errors import UserError
+from seg3d.io import read_labels, read_volume
+from seg3d.synth.dataset import make_volume, write_dataset
+from tests.conftest import Cli
+
+SHAPE = (24, 20, 32)
+
+
+def test_the_command_line_makes_what_the_number_of_workers_does_not_change(
+    tmp_path: Path, cli: Cli
+) -> None:
+    shape = ("--shape", *SHAPE, "--seed", 4)
+    cli("synth", "faults", "--out", tmp_path / "one", "--count", 2, *shape, "--workers", 1)
+    done = cli("synth", "faults", "--out", tmp_path / "two", "--count", 3, *shape, "--workers", 2)
+    assert done.stdout.strip() == str(tmp_path / "two")
+    for number in (1, 2):
+        case = f"faults_{number:04d}"
+        expected = make_volume("faults", SHAPE, [4, 0, number])
+        for folder in ("one", "two"):
+            image = read_volume(tmp_path / folder / "imagesTr" / f"{case}_0000.nii.gz").array
+            label = read_labels(tmp_path / folder / "labelsTr" / f"{case}.nii.gz").array
+            assert (image.dtype, label.dtype) == (np.float32, np.uint8)
+            np.testing.assert_array_equal(image[0], expected.image)
+            np.testing.assert_array_equal(label[0], expected.faults)
+    dataset = find_dataset(tmp_path / "two")
+    assert [case.name for case in dataset.cases] == [f"faults_{n:04d}" for n in (1, 2, 3)]
+    assert dataset.channels == ("amplitude",) and not dataset.left_out
+    assert dataset.labels == {"background": 0, "fault": 1}
+
+
+def test_facies_and_volumes_set_aside(tmp_path: Path) -> None:
+    made: list[None] = []
+    write_dataset(
+        tmp_path / "layers", "layers", count=1, test=1, shape=SHAPE, seed=0, workers=1,
+        advance=lambda: made.append(None),
+    )  # fmt: skip
+    assert len(made) == 2
+    about = json.loads((tmp_path / "layers" / "dataset.json").read_text())
+    assert "seg3d synth layers, seed 0" in about["description"] and about["numTraining"] == 1
+    dataset = find_dataset(tmp_path / "layers")
+    assert [case.name for case in dataset.test] == ["layers_test_0001"]
+    assert dataset.labels == {"background": 0, "transparent": 1, "strong": 2}
+    test, training = (
+        read_labels(tmp_path / "layers" / part).array[0]
+        for part in ("labelsTs/layers_test_0001.nii.gz", "labelsTr/layers_0001.nii.gz")
+    )
+    np.testing.assert_array_equal(test, make_volume("layers", SHAPE, [0, 1, 1]).facies)
+    assert not np.array_equal(test, training)
+
+
+def test_a_folder_in_use_and_volumes_too_small(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder"):
+        write_dataset(tmp_path, "faults", count=1, shape=SHAPE, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    out = tmp_path / "small"
+    refused = cli("synth", "faults", "--out", out, "--count", 1, "--shape", 8, 99, 99, status=2)
+    assert "8 × 99 × 99" in refused.stderr and "at least 16" in refused.stderr
+    assert not out.exists()
+    blocked = tmp_path / "notes.txt" / "faults"
+    with pytest.raises(UserError, match="is a file"):
+        write_dataset(blocked, "faults", count=1, shape=SHAPE, seed=0)
