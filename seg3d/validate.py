@@ -10,7 +10,7 @@ import numpy as np
 
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.pictures import three_planes
-from seg3d.sliding_window import score_slabs
+from seg3d.sliding_window import best_classes, score_slabs
 from seg3d.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def validate(
             device=trainer.device,
             dtype=trainer.dtype,
         )
-        predicted = np.concatenate([scores.argmax(0).numpy() for scores in slabs])
+        predicted = np.concatenate([best_classes(scores).numpy() for scores in slabs])
         reference = case[LABEL][0].numpy().astype(np.int64) - 1
         rows.append(dice_per_class(reference, predicted, len(plan.classes)))
         if picture is None:

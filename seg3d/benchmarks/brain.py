@@ -18,7 +18,7 @@ from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import heads
 from seg3d.probing import set_probe_step
 from seg3d.resources import resource
-from seg3d.sliding_window import score_slabs
+from seg3d.sliding_window import best_classes, score_slabs
 from seg3d.validate import dice_per_class
 
 CLASSES = 4  # background, CSF, grey matter, white matter
@@ -96,6 +96,6 @@ def mean_dice(network: nn.Module, cohort: list[Subject], edge: int = 48) -> floa
             overlap=0.5,
             device=torch.device("cpu"),
         )
-        predicted = np.concatenate([scores.argmax(0).numpy() for scores in slabs])
+        predicted = np.concatenate([best_classes(scores).numpy() for scores in slabs])
         rows.append(dice_per_class(subject.labels[0, 0].numpy(), predicted, CLASSES))
     return float(np.nanmean(np.array(rows)[:, -(CLASSES - 1) :]))

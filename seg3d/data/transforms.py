@@ -16,6 +16,7 @@ from monai import transforms as mt
 from monai.data import MetaTensor
 
 from seg3d.data.intensity import Moments, normalise
+from seg3d.data.resampling import DUST
 from seg3d.data.survey import read_case_images
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
@@ -101,6 +102,9 @@ class NormaliseIntensity(mt.MapTransform):
         image = normalised[IMAGE].clone()
         for voxels, channel in zip(image, self.channels, strict=True):
             moments = Moments()
+            if channel.nonzero:
+                # Resampling leaves traces of their neighbours in voxels that should be zero.
+                voxels[voxels.abs() <= DUST * voxels.abs().max()] = 0
             if channel.kind == "zscore":
                 moments.add(voxels, channel)
             normalise(voxels, channel, moments)
