@@ -32,7 +32,7 @@ from seg3d.networks import build_network
 from seg3d.plan import Plan
 from seg3d.ranks import Ranks
 from seg3d.run import changed_keys
-from seg3d.sliding_window import Windows, WindowScores, stream_scores
+from seg3d.sliding_window import Windows, WindowScores, best_classes, stream_scores
 from seg3d.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.unfinished import Task, Unfinished
 
@@ -239,8 +239,8 @@ class Predictor:
         advance(_count(case, windows, tiles) - _count(case, windows, left))
         for region in left:
             for part, probabilities in self._stream(case, task.tiling, region, advance):
-                classes = probabilities.argmax(0, keepdim=True).cpu().numpy()
-                unfinished.write("labels", part, self.labels(classes))
+                classes = best_classes(probabilities).cpu().numpy()
+                unfinished.write("labels", part, self.labels(classes)[None])
                 if task.identity["probabilities"]:
                     unfinished.write("probabilities", part, probabilities.cpu().numpy())
                 unfinished.note(part, self.ranks.rank)

@@ -113,7 +113,8 @@ class WindowScores(nn.Module):
         total: Tensor | None = None
         with torch.autocast(windows.device.type, self.dtype, self.dtype != torch.float32):
             for axes in self.flips:
-                scores = heads(self.network(windows.flip(axes)))[0].flip(axes).float()
+                scores = heads(self.network(flipped(windows, axes)))[0]
+                scores = flipped(scores, axes).float()
                 total = scores if total is None else total.add_(scores)
         assert total is not None
         return total if len(self.flips) == 1 else total.div_(len(self.flips))
@@ -221,6 +222,30 @@ def score_slabs(
     )
     for _, slab in slabs:
         yield slab
+
+
+def flipped(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    """The tensor with some axes run through backwards; itself, not a copy, if there are none."""
+    return tensor.flip(list(axes)) if axes else tensor
+
+
+def best_classes(scores: Tensor) -> Tensor:
+    """The number of the class with the highest score, the first of equals.
+
+    ``argmax`` along an axis whose elements lie far apart is many times slower on a CPU.
+
+    Args:
+        scores: `(K, ...)`, of at most 256 classes.
+
+    Returns:
+        `(...)` uint8.
+    """
+    best, *others = scores
+    best, numbers = best.clone(), torch.zeros_like(best, dtype=torch.uint8)
+    for number, score in enumerate(others, 1):
+        numbers.masked_fill_(score > best, number)
+        torch.maximum(best, score, out=best)
+    return numbers
 
 
 def importance_map(size: Shape3) -> Tensor:

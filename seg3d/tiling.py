@@ -135,7 +135,7 @@ def choose_tiling(work: Work, limit: Memory, window_batch: int, name: str) -> Ti
             return use.tiling(limit, batch)
         least.append(use.total(1))
     raise UserError(
-        f"{name}: too little memory for a prediction by windows of {list(work.windows.size)}",
+        f"{name}: too little memory for windows of {list(work.windows.size)} voxels",
         given=limit,
         legal=f"at least {min(least, key=lambda one: max(one.ram, one.gpu))}",
         fix="raise --memory",
@@ -154,6 +154,7 @@ def borders(grid_map: GridMap, windows: Windows, axis: int, parts: int) -> tuple
     Returns:
         Both ends of the axis and what lies between parts, ascending.
     """
+    parts = min(parts, len(windows.starts[axis]))
     starts, length = windows.starts[axis], grid_map.stored[axis]
     scale, offset = grid_map.backward.matrix[axis, axis], grid_map.backward.offset[axis]
     faces = (starts[round(number * len(starts) / parts)] for number in range(1, parts))

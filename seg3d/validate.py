@@ -20,7 +20,7 @@ from seg3d.data.reference import ReferenceReader
 from seg3d.io.regions import Region, portions
 from seg3d.pictures import three_planes
 from seg3d.plan import Plan
-from seg3d.sliding_window import Windows, WindowScores, stream_scores
+from seg3d.sliding_window import Windows, WindowScores, best_classes, stream_scores
 from seg3d.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _segment(trainer: Trainer, image: CaseReader) -> Iterator[tuple[Region, np.n
     for start, slab in found:
         depth, height, width = slab.shape[1:]
         for x, y, z in portions((depth, height, width), 0):
-            yield (slice(start + x.start, start + x.stop), y, z), slab[:, x].argmax(0).numpy()
+            yield (slice(start + x.start, start + x.stop), y, z), best_classes(slab[:, x]).numpy()
 
 
 class _Sketch:

@@ -12,13 +12,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
+from monai.data.utils import compute_importance_map
 from torch import Tensor, nn
 
-from seg3d.sliding_window import Windows, score_slabs
+from seg3d.io.regions import Region
+from seg3d.sliding_window import (
+    Windows,
+    WindowScores,
+    best_classes,
+    importance_map,
+    score_slabs,
+    stream_scores,
+)
+from tests.reference import scores_of
 
 CPU = torch.device("cpu")
-Length = st.integers(1, 40)
-Window = st.integers(2, 24)
+Length = st.integers(1, 26)
+Window = st.integers(4, 16)
 
 
 class Applied(nn.Module):
@@ -38,11 +48,22 @@ def score_volume(*arguments: Any, **settings: Any) -> Tensor:
     return torch.cat(list(score_slabs(*arguments, **settings, device=CPU)), dim=1)
 
 
+def network_of(channels: int, classes: int) -> nn.Module:
+    """A network that sees beyond a voxel, and so the edges of its window."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Conv3d(channels, classes, 3, padding=1).requires_grad_(False)
+
+
+def two_of(length: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, length), min_size=2, max_size=2, unique=True)
+
+
 def noise(channels: int, *shape: int) -> Tensor:
     return torch.randn(channels, *shape, generator=torch.Generator().manual_seed(0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(Length, Length, Length),
     window=st.tuples(Window, Window, Window),
@@ -64,6 +85,88 @@ def test_an_identity_gives_back_its_input(
     assert max(one[0] for one in network.shapes) <= window_batch
     count = Windows.covering(shape, window, overlap).count
     assert sum(told) == sum(one[0] for one in network.shapes) == count
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(Length, Length, Length),
+    window=st.tuples(Window, Window, Window),
+    overlap=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7]),
+    mirror=st.booleans(),
+)
+def test_scores_are_those_of_monai(
+    shape: tuple[int, int, int], window: tuple[int, int, int], overlap: float, mirror: bool
+) -> None:
+    network, image = network_of(1, 3), noise(1, *shape)
+    axes = (0, 2) if mirror else ()
+    expected = scores_of(network, image, window, overlap, axes)
+    scores = score_volume(network, image, window, overlap=overlap, mirror_axes=axes)
+    torch.testing.assert_close(scores.softmax(0), expected.softmax(0), rtol=0, atol=1e-5)
+    clear = expected.topk(2, dim=0).values.diff(dim=0).abs()[0] > 1e-5
+    assert torch.equal(best_classes(scores)[clear], expected.argmax(0).byte()[clear])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_a_region_has_the_scores_of_the_whole(data: st.DataObject) -> None:
+    """To the last bit wherever it begins and ends along the first axis; whatever is in front."""
+    shape, window = (data.draw(st.tuples(side, side, side)) for side in (Length, Window))
+    windows = Windows.covering(shape, window, data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.7])))
+    windows = windows.mirrored(data.draw(st.sets(st.integers(0, 2))))
+    region = tuple(slice(*sorted(data.draw(two_of(length)))) for length in shape)
+    batch = data.draw(st.integers(1, 4))
+    network, image = network_of(1, 2), noise(1, *shape)
+    read: list[slice] = []
+
+    def reader(part: Region) -> Tensor:
+        read.append(part[0])
+        return image[:, *part]
+
+    def stream(region: Region) -> Tensor:
+        slabs = list(
+            stream_scores(
+                WindowScores(network), reader, windows, region, window_batch=batch, device=CPU
+            )
+        )
+        assert [start for start, _ in slabs] == sorted(start for start, _ in slabs)
+        return torch.cat([slab for _, slab in slabs], dim=1)
+
+    everything = slice(0, shape[1]), slice(0, shape[2])
+    whole = stream((slice(0, shape[0]), *everything))
+    assert torch.equal(stream((region[0], *everything)), whole[:, region[0]])
+    read.clear()
+    torch.testing.assert_close(stream(region), whole[:, *region], rtol=1e-4, atol=1e-5)
+    # Every slice is read once, one behind the other, and none that no window sees.
+    assert all(one.stop == other.start for one, other in itertools.pairwise(read))
+    extent = windows.touching(region).extent[0]
+    assert (read[0].start, read[-1].stop) == (extent.start, extent.stop)
+
+
+def test_no_more_is_held_than_a_window_is_thick() -> None:
+    """Of a long volume, slices are read when they are needed and given away when they are done."""
+    image, read, given = noise(1, 200, 8, 8), [0], [0]
+
+    def reader(part: Region) -> Tensor:
+        read.append(part[0].stop)
+        assert part[0].stop - given[-1] <= 16
+        return image[:, *part]
+
+    windows = Windows.covering((200, 8, 8), (16, 8, 8), 0.5)
+    for start, slab in stream_scores(lambda x: x, reader, windows, device=CPU):
+        given.append(start + slab.shape[1])
+        assert read[-1] - given[-1] <= 16
+    assert given[-1] == read[-1] == 200 and len(given) == 26
+
+
+@pytest.mark.parametrize("size", [(16, 16, 16), (1, 12, 30), (5, 2, 7)])
+def test_weights_are_those_of_monai(size: tuple[int, int, int]) -> None:
+    expected = compute_importance_map(size, mode="gaussian", sigma_scale=0.125)
+    torch.testing.assert_close(importance_map(size), expected, rtol=1e-6, atol=0)
+
+
+def test_the_first_of_equal_classes_is_taken() -> None:
+    scores = torch.tensor([[1.0, 0.0, 2.0, -5.0], [1.0, 3.0, 2.0, -4.0], [0.0, 3.0, 2.0, -6.0]])
+    assert best_classes(scores).tolist() == [0, 1, 0, 1] == scores.argmax(0).tolist()
 
 
 def test_a_small_volume_is_padded_with_zeros_and_cut_out_again() -> None:

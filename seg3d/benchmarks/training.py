@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import heads
 from seg3d.probing import set_probe_step
-from seg3d.sliding_window import score_slabs
+from seg3d.sliding_window import best_classes, score_slabs
 from seg3d.validate import dice_per_class
 
 RATE = 5e-3  # of Adam in the beginning
@@ -142,6 +142,6 @@ def held_out_dice(
             window_batch=4,
             device=torch.device("cpu"),
         )
-        predicted = np.concatenate([scores.argmax(0).numpy() for scores in slabs])
+        predicted = np.concatenate([best_classes(scores).numpy() for scores in slabs])
         rows.append(dice_per_class(subject.labels[0, 0].numpy(), predicted, task.classes))
     return dict(zip(task.foreground, np.mean(rows, axis=0).tolist(), strict=True))

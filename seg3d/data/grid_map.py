@@ -20,6 +20,7 @@ from seg3d.data.transforms import preprocessed_grids
 from seg3d.geometry import Grid, Shape3
 from seg3d.io.regions import STREAMING_ORDERS, Region
 from seg3d.plan import Plan
+from seg3d.sliding_window import flipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +110,13 @@ class GridMap:
     def to_network(self, windows: Tensor) -> Tensor:
         """Turn windows `(B, C, d, h, w)` into the network's orientation."""
         turned = windows.permute(0, 1, *(2 + place for place in self.permutation))
-        return turned.flip([2 + axis for axis in self.flips]).contiguous()
+        return flipped(turned, [2 + axis for axis in self.flips]).contiguous()
 
     def from_network(self, scores: Tensor) -> Tensor:
         """Turn what the network makes of windows `(B, K, D, H, W)` back into streaming order."""
         back = np.argsort(self.permutation)
-        return scores.flip([2 + axis for axis in self.flips]).permute(0, 1, *(2 + back))
+        turned = flipped(scores, [2 + axis for axis in self.flips])
+        return turned.permute(0, 1, *(2 + back))
 
 
 def network_view(array: np.ndarray, permutation: Sequence[int], flips: Sequence[int]) -> np.ndarray:

@@ -18,6 +18,8 @@ from seg3d.io.regions import Region
 SLANT_TOLERANCE = 1e-3
 # Added before rounding down. Half way between two voxels, rounding errors shall not choose.
 BELOW_HALF = 0.5 - 1e-6
+# Voxels, by which a position can be off by rounding in its computation.
+DUST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Resampling:
             matrix = np.diag(np.diag(matrix))
         for exact in (matrix, offset):
             rounded = np.rint(exact)
-            exact[...] = np.where(np.abs(exact - rounded) < 1e-9, rounded, exact)
+            exact[...] = np.where(np.abs(exact - rounded) < DUST, rounded, exact)
         return cls(matrix, offset, source_shape, shape)
 
     @property
@@ -204,6 +206,8 @@ def _interpolate(block: Tensor, axis: int, place: np.ndarray) -> Tensor:
     length = block.shape[axis]
     below = np.minimum(place.astype(np.int64), length - 1)
     share = place - below
+    # Where a voxel of the result lies on one of the source, it has its value and no dust.
+    share = np.where(share < DUST, 0, np.where(share > 1 - DUST, 1, share))
     if len(place) == length and np.array_equal(below, np.arange(length)) and not share.any():
         return block
     above = np.minimum(below + 1, length - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from seg3d.data.grid_map import GridMap
+from seg3d.data.resampling import Resampling, resample_slabs
 from seg3d.data.transforms import IMAGE
-from seg3d.geometry import Shape3
+from seg3d.geometry import Grid, Shape3
 from seg3d.io import read_header
 from seg3d.io.regions import Region
 from tests.monai_preprocessing import change_of_grid, load
@@ -46,7 +48,7 @@ def blocks(shape: Shape3, sides: Shape3) -> list[Region]:
     return list(itertools.product(*axes))
 
 
-def resampled(resampling, volume: Tensor, sides: Shape3) -> Tensor:
+def resampled(resampling: Resampling, volume: Tensor, sides: Shape3) -> Tensor:
     """The whole result, made block by block from nothing but what each block needs."""
     result = torch.full((len(volume), *resampling.shape), torch.nan)
     for region in blocks(resampling.shape, sides):
@@ -79,3 +81,39 @@ def test_blocks_are_those_of_the_whole_volume(
     ].numpy()
     back = resampled(grid_map.backward, grid_map.from_network(scores[None])[0], (3, 4, 5))
     torch.testing.assert_close(back, streamed(expected, grid_map), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["flipped", "oblique", "sheared"])
+@pytest.mark.parametrize("at_once", [1, 3, 50])
+def test_slabs_are_resampled_as_they_come(name: str, at_once: int) -> None:
+    plan = small_plan(orientation="RAS", spacing=(1.7, 0.6, 1.9))
+    grid_map = GridMap.of(Grid((13, 17, 11), AFFINES[name]), 2, plan)
+    source = torch.rand(2, *grid_map.shape, generator=torch.Generator().manual_seed(0))
+    whole = resampled(grid_map.backward, source, grid_map.stored)
+    region = slice(2, 11), slice(3, 17), slice(0, 9)
+    needed = grid_map.backward.needed(region)
+    came = needed[0].start
+
+    def slabs() -> Iterator[tuple[int, Tensor]]:
+        nonlocal came
+        while came < needed[0].stop:
+            start, came = came, min(came + 2, needed[0].stop)
+            yield start, source[:, start:came, needed[1], needed[2]].clone()
+
+    reached = region[0].start
+    for part, block in resample_slabs(grid_map.backward, region, slabs(), at_once):
+        assert part[0].start == reached and part[0].stop - reached <= at_once
+        reached = part[0].stop
+        torch.testing.assert_close(block, whole[:, *part])
+        # As soon as what is needed has come, and not before.
+        assert grid_map.backward.needed(part)[0].stop <= came
+    assert reached == region[0].stop
+
+
+def test_nothing_is_copied_where_nothing_changes() -> None:
+    grid_map = GridMap.of(Grid((5, 6, 7), np.diag([1, 2, 3, 1.0])), 2, small_plan())
+    assert grid_map.stored == grid_map.shape == (7, 6, 5)
+    block = torch.rand(1, 2, 6, 5)
+    region = slice(3, 5), slice(0, 6), slice(0, 5)
+    assert grid_map.forward.needed(region) == grid_map.backward.needed(region) == region
+    assert grid_map.forward.apply(block, region) is block

@@ -1,0 +1,139 @@
+"""Cuts fit into the memory they are made for, cover the volume, and repeat little work."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seg3d.config import parse_bytes
+from seg3d.data.grid_map import GridMap
+from seg3d.errors import UserError
+from seg3d.geometry import Grid, Shape3
+from seg3d.io.regions import Region, whole
+from seg3d.sliding_window import Windows
+from seg3d.tiling import Memory, Tiling, Work, borders, choose_tiling
+from tests.plans import small_plan
+from tests.volumes import affine_of
+
+MIB = 2**20
+SHEARED = affine_of((1.0, 1.2, 2.0)) @ np.array(
+    [[1, 0.2, -0.1, 0], [0, 1, 0.3, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+)
+
+
+def work_on(
+    shape: Shape3,
+    window: Shape3 = (64, 64, 64),
+    overlap: float = 0.5,
+    spacing: tuple[float, float, float] | None = None,
+    affine: np.ndarray | None = None,
+    on_gpu: bool = False,
+) -> Work:
+    grid = Grid(shape, affine_of((1.0, 1.0, 1.0)) if affine is None else affine)
+    grid_map = GridMap.of(grid, 2, small_plan(spacing=spacing))
+    windows = Windows.covering(grid_map.shape, window, overlap)
+    return Work(
+        grid_map, windows, channels=1, classes=3, stored=4, written=13, network=MIB,
+        per_window=8 * MIB, on_gpu=on_gpu,
+    )  # fmt: skip
+
+
+def tiles(work: Work, tiling: Tiling) -> list[Region]:
+    return list(tiling.tiles(slice(0, work.grid_map.stored[0])))
+
+
+def windows_of(work: Work, tiling: Tiling) -> int:
+    needed = work.grid_map.backward.needed
+    return sum(work.windows.touching(needed(tile)).count for tile in tiles(work, tiling))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 150)] * 3),
+    window=st.tuples(*[st.sampled_from([8, 16, 33])] * 3),
+    overlap=st.sampled_from([0.0, 0.25, 0.5, 0.7]),
+    spacing=st.sampled_from([None, (2.0, 1.0, 0.7)]),
+    affine=st.sampled_from([affine_of((1.0, 0.5, 2.0)), SHEARED]),
+    mib=st.sampled_from([66, 70, 80, 100, 1000]),
+)
+def test_tiles_cover_the_volume_once(
+    shape: Shape3,
+    window: Shape3,
+    overlap: float,
+    spacing: tuple[float, float, float] | None,
+    affine: np.ndarray,
+    mib: int,
+) -> None:
+    work = work_on(shape, window, overlap, spacing, affine)
+    try:
+        tiling = choose_tiling(work, Memory(mib * MIB), 4, "volume")
+    except UserError as error:
+        # What it says would do does.
+        (least,) = re.findall(r"at least ([\d.]+ [MG]iB) of RAM", str(error))
+        size = parse_bytes(least, "") * 1.001
+        assert size > mib * MIB
+        tiling = choose_tiling(work, Memory(size), 4, "volume")
+    covered = np.zeros(work.grid_map.stored, int)
+    for tile in tiles(work, tiling):
+        covered[tile] += 1
+    assert (covered == 1).all()
+    assert windows_of(work, tiling) >= work.windows.count
+
+
+def test_all_at_once_if_there_is_room() -> None:
+    work = work_on((512, 512, 512))
+    tiling = choose_tiling(work, Memory(4096 * MIB), 4, "volume")
+    assert tiles(work, tiling) == [whole(work.grid_map.stored)]
+    assert tiling.window_batch == 4 and windows_of(work, tiling) == work.windows.count
+    # Longer volumes take no more.
+    long = work_on((512, 512, 5120))
+    assert choose_tiling(long, Memory(4096 * MIB), 4, "volume") == tiling
+
+
+def test_less_memory_makes_smaller_tiles_and_more_work() -> None:
+    work = work_on((512, 512, 512))
+    counts = []
+    for mib in (380, 300, 200, 150, 120):
+        tiling = choose_tiling(work, Memory(mib * MIB), 4, "volume")
+        counts.append(windows_of(work, tiling))
+    assert counts == sorted(counts)
+    # A row of windows is repeated at each border.
+    assert work.windows.count < counts[0] < 1.1 * work.windows.count
+    assert counts[-1] > counts[0]
+
+
+def test_too_little_memory_is_explained() -> None:
+    with pytest.raises(UserError) as raised:
+        choose_tiling(work_on((512, 512, 512)), Memory(64 * MIB), 4, "scan.nii")
+    assert re.fullmatch(
+        r"scan\.nii: too little memory for windows of \[64, 64, 64\] voxels\n"
+        r"  given: 64\.00 MiB of RAM\n"
+        r"  legal: at least \d+\.\d\d MiB of RAM\n"
+        r"  to do: raise --memory",
+        str(raised.value),
+    )
+
+
+def test_the_gpu_holds_the_sums_if_it_can() -> None:
+    work = work_on((256, 256, 256), on_gpu=True)
+    roomy = choose_tiling(work, Memory(200 * MIB, 1000 * MIB), 4, "volume")
+    assert roomy.sums_on_gpu and roomy.window_batch == 4
+    small = choose_tiling(work, Memory(1000 * MIB, 40 * MIB), 8, "volume")
+    assert not small.sums_on_gpu and small.window_batch == 4
+    assert tiles(work, small) == [whole(work.grid_map.stored)]
+    with pytest.raises(UserError, match=r"at least .* of RAM and .* of the GPU's memory"):
+        choose_tiling(work, Memory(1000 * MIB, 4 * MIB), 4, "volume")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 1000])
+def test_borders_lie_where_windows_begin(parts: int) -> None:
+    work = work_on((100, 100, 300), (16, 16, 32))
+    edges = borders(work.grid_map, work.windows, 0, parts)
+    starts = work.windows.starts[0]
+    assert edges[0] == 0 and edges[-1] == 300 and len(edges) <= parts + 1
+    assert set(edges[1:-1]) <= set(starts)
+    assert len(edges) == min(parts, len(starts)) + 1
