@@ -68,6 +68,30 @@ device_option = click.option(
 path = click.Path(path_type=Path)
 
 
+def _segy_bytes(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    from seg3d.io import segy
+
+    numbers = value.split(",")
+    if len(numbers) not in (2, 4) or not all(number.strip().isdecimal() for number in numbers):
+        raise UserError(
+            "--segy-bytes should be byte positions in the trace header, counted from 1",
+            given=value,
+            legal="INLINE,CROSSLINE or INLINE,CROSSLINE,X,Y, such as 189,193 or 189,193,181,185",
+        )
+    segy.assume(segy.Positions(*map(int, numbers)))
+
+
+segy_option = click.option(
+    "--segy-bytes",
+    metavar="INLINE,CROSSLINE",
+    expose_value=False,
+    callback=_segy_bytes,
+    help="Where SEG-Y trace headers have the line numbers, such as 189,193.  [default: found]",
+)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="seg3d")
 @debug_option
@@ -90,6 +114,7 @@ def main() -> None:
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 @device_option
 @click.option("--fold", type=click.IntRange(min=0), help="Fold to train, counted from 0.")
+@segy_option
 @debug_option
 @click.pass_context
 def train(
@@ -163,6 +188,7 @@ def train(
 )
 @click.option("--resume", is_flag=True, help="Go on where an earlier call stopped.")
 @device_option
+@segy_option
 @debug_option
 def predict(
     run_or_checkpoint: Path,
@@ -254,6 +280,7 @@ def evaluate(
 @main.command()
 @click.argument("source", metavar="A", type=path)
 @click.argument("target", metavar="B", type=path)
+@segy_option
 @debug_option
 def convert(source: Path, target: Path) -> None:
     """Write volume A as B, in the format of B's ending, whatever their size.
@@ -343,15 +370,21 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
 
 
 @main.command()
-@click.argument("run_folder", metavar="[RUN]", type=path, required=False)
+@click.argument("source", metavar="[RUN | VOLUME]", type=path, required=False)
+@segy_option
 @debug_option
-def info(run_folder: Path | None) -> None:
-    """Show versions and devices; of a run, its state, labels and best score.
+def info(source: Path | None) -> None:
+    """Show versions and devices; or a run's state, labels and score; or a volume's geometry.
 
     \b
     Example:
       seg3d info runs/medical_ct
+      seg3d info survey.sgy
     """
-    from seg3d.info import run_info, system_info
+    from seg3d.info import run_info, system_info, volume_info
+    from seg3d.io import is_volume
 
-    click.echo(system_info() if run_folder is None else run_info(run_folder))
+    if source is None:
+        click.echo(system_info())
+    else:
+        click.echo(volume_info(source) if is_volume(source) else run_info(source))

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from seg3d.checkpoint import find_checkpoint, load_checkpoint, versions
+from seg3d.io import open_volume, segy
 from seg3d.memory import GIB
 from seg3d.probing.bits import summary
 
@@ -22,6 +23,28 @@ def system_info() -> str:
         lines.append("cuda     not available")
     lines.append(f"cpu      {torch.get_num_threads()} threads")
     return "\n".join(lines)
+
+
+def volume_info(path: Path) -> str:
+    """Format and geometry of a volume, without reading its voxels.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    with open_volume(path) as volume:
+        header, dtype = volume.header, volume.dtype
+    if isinstance(header.native, segy.Survey):
+        return segy.report(path)
+    grid = header.grid
+    return "\n".join(
+        [
+            f"file        {path}",
+            f"shape       {' × '.join(map(str, grid.shape))} voxels, {header.channels} channels",
+            f"voxels      {dtype}",
+            f"spacing     {' × '.join(f'{size:.6g}' for size in grid.spacing)} mm",
+            f"orientation {grid.orientation}",
+        ]
+    )
 
 
 def run_info(run: Path) -> str:

@@ -39,6 +39,30 @@ def change_of_grid(plan: Plan, keys: Sequence[str]) -> mt.Compose:
     return mt.Compose(steps)
 
 
+def prediction_image(plan: Plan, images: Sequence[Path]) -> MetaTensor:
+    """What prediction works on: the image `(C, D, H, W)`, with what is needed to go back."""
+    image = change_of_grid(plan, [IMAGE])(load(images))[IMAGE]
+    for values, channel in zip(image.numpy(), plan.channels, strict=True):
+        # Resampling leaves traces of their neighbours in voxels that should be zero.
+        values[np.abs(values) <= 1e-9 * np.abs(values).max()] = 0
+        if channel.kind == "ct":
+            values[...] = (values.clip(channel.low, channel.high) - channel.mean) / channel.std
+        elif channel.kind == "zscore":
+            counted = values != 0 if channel.nonzero else np.full(values.shape, True)
+            chosen = values[counted].astype(np.float64)
+            values[counted] = (chosen - chosen.mean()) / max(chosen.std(), 1e-6)
+    return image
+
+
+def on_the_files_grid(plan: Plan, scores: torch.Tensor, image: MetaTensor) -> np.ndarray:
+    """Take `(K, D, H, W)` back to `(K, X, Y, Z)`."""
+    result = MetaTensor(scores, meta=image.meta, applied_operations=image.applied_operations)
+    if image.applied_operations:
+        result = change_of_grid(plan, [IMAGE]).inverse({IMAGE: result})[IMAGE]
+    back: np.ndarray = result.numpy()
+    return back
+
+
 def training_case(plan: Plan, images: Sequence[Path], label: Path) -> dict[str, np.ndarray]:
     """What training cuts its patches from; no channel of the plan may be normalised."""
     assert all(channel.kind == "none" for channel in plan.channels)

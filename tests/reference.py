@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from seg3d.config import Config
-from seg3d.data.transforms import IMAGE, preprocessing
 from seg3d.geometry import Shape3
 from seg3d.networks import heads
 from seg3d.plan import Plan
+from tests.monai_preprocessing import on_the_files_grid, prediction_image
 
 
 def scores_of(
@@ -49,12 +48,7 @@ def probabilities_of(
     network: nn.Module, config: Config, plan: Plan, images: Sequence[Path]
 ) -> np.ndarray:
     """Probabilities `(K, X, Y, Z)` on the grid of the files."""
-    transform = preprocessing(plan, labelled=False)
-    image = transform({IMAGE: [str(path) for path in images]})[IMAGE]
+    image = prediction_image(plan, images)
     mirror = config.augment.flip.axes if config.predict.mirror else ()
     scores = scores_of(network, image.as_tensor(), plan.patch_size, config.predict.overlap, mirror)
-    result = MetaTensor(
-        scores.softmax(0), meta=image.meta, applied_operations=image.applied_operations
-    )
-    found: np.ndarray = transform.inverse({IMAGE: result})[IMAGE].numpy()
-    return found
+    return on_the_files_grid(plan, scores.softmax(0), image)

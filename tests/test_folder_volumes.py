@@ -15,7 +15,8 @@ from seg3d.evaluate import Pair, find_pairs
 from seg3d.evaluation_report import output_folder
 from seg3d.geometry import Grid
 from seg3d.io import Header, read_labels, write_volume
-from seg3d.predict import Job, Predictor, plan_jobs
+from seg3d.jobs import Job, plan_jobs
+from seg3d.predict import Predictor
 from tests.dicom_series import write_series
 from tests.plans import classes, small_config, small_plan
 from tests.volumes import write_nifti

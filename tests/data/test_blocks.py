@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from seg3d.data.blocks import CaseReader
 from seg3d.data.intensity import Moments
-from seg3d.data.transforms import IMAGE, preprocessing
 from seg3d.errors import UserError
 from seg3d.plan import ChannelIntensity
+from tests.monai_preprocessing import prediction_image
 from tests.plans import small_plan
 from tests.volumes import affine_of, save_nifti
 
@@ -45,7 +45,7 @@ def test_what_is_read_is_what_the_transforms_make(
 ) -> None:
     plan = small_plan(orientation="RAS", spacing=spacing, channels=CHANNELS)
     paths = images(tmp_path)
-    whole = preprocessing(plan, labelled=False)({IMAGE: [str(path) for path in paths]})[IMAGE]
+    whole = prediction_image(plan, paths)
     with CaseReader(paths, plan) as case:
         case.slices_at_once = slices_at_once
         case.measure()

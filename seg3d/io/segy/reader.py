@@ -15,7 +15,7 @@ from seg3d.io.segy.survey import Domain, Survey, read_survey
 
 
 def open_volume(
-    path: Path, positions: Positions | None = None, domain: Domain = "time"
+    path: Path, positions: Positions | None = None, domain: Domain | None = None
 ) -> SegyReader:
     """Open a survey for reading by regions; see `read_survey`."""
     return SegyReader(read_survey(path, positions, domain))

@@ -11,7 +11,9 @@ from seg3d.io.segy.samples import FORMATS
 from seg3d.io.segy.survey import Domain, Survey, read_survey
 
 
-def report(path: str | Path, positions: Positions | None = None, domain: Domain = "time") -> str:
+def report(
+    path: str | Path, positions: Positions | None = None, domain: Domain | None = None
+) -> str:
     """Format, geometry and oddities of a survey, one line each; see `read_survey`.
 
     Raises:

@@ -72,8 +72,27 @@ class Survey:
         return f"inline {self.inline.number(row)}, crossline {self.crossline.number(column)}"
 
 
+@dataclass
+class _Assumed:
+    positions: Positions | None = None
+    domain: Domain = "time"
+
+
+_assumed = _Assumed()
+
+
+def assume(positions: Positions | None = None, domain: Domain = "time") -> None:
+    """Say for the whole process what holds for SEG-Y files where a caller does not say it.
+
+    Args:
+        positions: of the line numbers (and coordinates); None to find them.
+        domain: what the third axis is.
+    """
+    _assumed.positions, _assumed.domain = positions, domain
+
+
 def read_survey(
-    path: str | Path, positions: Positions | None = None, domain: Domain = "time"
+    path: str | Path, positions: Positions | None = None, domain: Domain | None = None
 ) -> Survey:
     """Find out what a file holds, in one pass over its trace headers.
 
@@ -82,8 +101,8 @@ def read_survey(
 
     Args:
         path: of the file.
-        positions: of the line numbers (and coordinates); None to find them.
-        domain: what the third axis is, which SEG-Y cannot say.
+        positions: of the line numbers (and coordinates); None for what `assume` was told.
+        domain: what the third axis is, which SEG-Y cannot say; None likewise.
 
     Raises:
         UserError: if it is no post-stack 3D survey in SEG-Y, or is cut short or inconsistent.
@@ -93,7 +112,7 @@ def read_survey(
         state = state_of(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return _read(path, state, positions, domain)
+    return _read(path, state, positions or _assumed.positions, domain or _assumed.domain)
 
 
 @lru_cache(maxsize=8)
