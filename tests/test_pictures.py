@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seg3d.pictures import three_planes
+from seg3d.pictures import seismic_sections, three_planes
 
 NAMES = ["background", "one", "two", "three"]
 
@@ -144,3 +144,20 @@ def test_arguments_are_left_alone() -> None:
     first = three_planes(image, {"reference": label}, NAMES, (1, 1, 1))
     assert np.array_equal(first, three_planes(image, {"reference": label}, NAMES, (1, 1, 1)))
     assert np.array_equal(image, before[0]) and np.array_equal(label, before[1])
+
+
+def test_time_points_down_in_seismic_sections() -> None:
+    """The label at the start of the third axis is at the top of the sections of its row."""
+    image = np.zeros((20, 20, 20))
+    overlays = {"faults": corner((20, 20, 20))}
+    picture = seismic_sections(image, overlays, NAMES)
+    mask = coloured(panels(picture))
+    inline, crossline, time_slice = boxes(mask)
+    height, panel = len(mask), 830 / 3
+    for rows, _ in (inline, crossline):
+        assert rows.start == pytest.approx(height - panel, abs=8)
+    assert time_slice[0].stop == pytest.approx(height, abs=8)
+    # The names are in the upper row; three_planes writes none.
+    upper = slice(45, 45 + int(panel)), slice(35, 865)
+    assert (picture[upper] > 200).any()
+    assert not (three_planes(image, overlays, NAMES, (1, 1, 1))[upper] > 200).any()
