@@ -147,17 +147,23 @@ def test_arguments_are_left_alone() -> None:
 
 
 def test_time_points_down_in_seismic_sections() -> None:
-    """The label at the start of the third axis is at the top of the sections of its row."""
+    """A label in the first samples of the first inlines is at the top, left of the time slice."""
     image = np.zeros((20, 20, 20))
-    overlays = {"faults": corner((20, 20, 20))}
-    picture = seismic_sections(image, overlays, NAMES)
+    label = np.zeros((20, 20, 20), int)
+    label[:, :, :4] = 1
+    label[:4] = 1
+    picture = seismic_sections(image, {"faults": label}, NAMES)
     mask = coloured(panels(picture))
-    inline, crossline, time_slice = boxes(mask)
-    height, panel = len(mask), 830 / 3
-    for rows, _ in (inline, crossline):
-        assert rows.start == pytest.approx(height - panel, abs=8)
-    assert time_slice[0].stop == pytest.approx(height, abs=8)
+    panel = 830 / 3
+    inline, crossline, time_slice = (
+        mask[-int(panel) + 8 : -8, left + 8 : left + 268] for left in (35, 312, 589)
+    )
+    inside = int(panel * 0.12)
+    assert inline[:inside].all() and not inline[-inside:].any()
+    assert crossline[:inside].all() and crossline[-inside:, :inside].all()
+    assert not crossline[-inside:, -inside:].any()
+    assert time_slice[:, :inside].all() and not time_slice[:, -inside:].any()
     # The names are in the upper row; three_planes writes none.
     upper = slice(45, 45 + int(panel)), slice(35, 865)
     assert (picture[upper] > 200).any()
-    assert not (three_planes(image, overlays, NAMES, (1, 1, 1))[upper] > 200).any()
+    assert not (three_planes(image, {"faults": label}, NAMES, (1, 1, 1))[upper] > 200).any()
