@@ -30,28 +30,32 @@ def three_planes(
     spacing: Vector3,
     title: str = "",
     orientation: str = "none",
+    centre: Sequence[int] | None = None,
     plane_names: Sequence[str] = ("", "", ""),
     third_axis_down: bool = False,
 ) -> np.ndarray:
-    """Draw the image alone and under each overlay, in the three planes where labels are densest.
+    """Draw the image alone and under each overlay, in three planes.
 
     All panels are to one scale. The legend names the classes that can be seen.
 
     Args:
         image: `(X, Y, Z)`.
-        overlays: one or more class numbers `(X, Y, Z)` by the name of their row; the first one
-            chooses the planes; 0 and negative numbers are not drawn.
+        overlays: one or more class numbers `(X, Y, Z)` by the name of their row; 0 and negative
+            numbers are not drawn.
         class_names: background first.
         spacing: mm, so that the planes have their true proportions.
         title: above the picture.
         orientation: where the axes point, such as ``RAS``, for letters at the edges; or ``none``.
+        centre: voxel that the planes go through; None for where labels of the first overlay are
+            densest.
         plane_names: of the planes across each axis; their number is put in for ``{}``.
         third_axis_down: draw the third axis downwards.
 
     Returns:
         `(H, 900, 3)` uint8.
     """
-    centre = _densest_planes(next(iter(overlays.values())))
+    if centre is None:
+        centre = _densest_planes(next(iter(overlays.values())))
     rows: dict[str, np.ndarray | None] = {"image": None, **overlays}
     seen = sorted({
         int(number)
@@ -102,7 +106,7 @@ def three_planes(
             panel.set_axis_off()
             if orientation != "none":
                 _write_directions(panel, orientation[across], orientation[up])
-            if row is panels[0]:
+            if labels is None:
                 _write(panel, 0.5, 0.98, plane_names[axis].format(centre[axis]), "center", "top")
         middle = row[0].get_subplotspec().get_position(figure).y0 + row_height / height / 2
         figure.text(
@@ -128,13 +132,17 @@ def seismic_sections(
     spacing: Vector3 = (1.0, 1.0, 1.0),
     title: str = "",
 ) -> np.ndarray:
-    """`three_planes` of a volume `(inline, crossline, time)`, with time pointing down."""
+    """`three_planes` through the middle of a volume `(inline, crossline, time)`; time points down.
+
+    (The planes with most labels would be those that run along a fault.)
+    """
     return three_planes(
         image,
         overlays,
         class_names,
         spacing,
         title,
+        centre=[length // 2 for length in image.shape],
         plane_names=("inline {}", "crossline {}", "time slice {}"),
         third_axis_down=True,
     )

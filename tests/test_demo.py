@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import matplotlib.image
 import pytest
+import yaml
 from rich.console import Console
 
 from seg3d import demo
 from seg3d.data.cohort import write_cohort
 from seg3d.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 
-def test_somebody_elses_data_are_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sample", demo.SAMPLES.values(), ids=demo.SAMPLES)
+def test_somebody_elses_data_are_left_alone(tmp_path: Path, sample: demo.Sample) -> None:
     """A folder with a ``data/dataset.json`` that no demo wrote is refused, not replaced."""
     (tmp_path / "data").mkdir()
     dataset = tmp_path / "data" / "dataset.json"
     dataset.write_text(json.dumps({"name": "years of work", "training": []}))
     with pytest.raises(UserError, match="not an empty folder"):
-        demo.run_brain_demo(tmp_path, "cpu", Console(quiet=True))
+        demo.run_demo(sample, tmp_path, "cpu", Console(quiet=True))
     assert json.loads(dataset.read_text())["name"] == "years of work"
 
 
@@ -40,7 +45,54 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(
 
     monkeypatch.setattr(demo, "prepare", stop)
     with pytest.raises(Enough):
-        demo.run_brain_demo(tmp_path, "cpu", Console(quiet=True))
+        demo.run_demo(demo.BRAIN, tmp_path, "cpu", Console(quiet=True))
     assert not (tmp_path / "checkpoints").exists()
     assert len(list((tmp_path / "data" / "imagesTr").iterdir())) == demo.SUBJECTS
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+TINY = """
+import dataclasses
+from pathlib import Path
+from rich.console import Console
+from seg3d import demo
+from seg3d.synth.dataset import write_dataset
+
+
+def make(folder):
+    write_dataset(folder, "faults", count=3, test=1, shape=(24, 20, 32), seed=demo.SEED, workers=1)
+
+
+if __name__ == "__main__":
+    sample = dataclasses.replace(demo.FAULTS, config=str(Path("tiny.yaml").absolute()), make=make)
+    for _ in range(2):  # the second demo replaces the first
+        demo.run_demo(sample, Path("run"), "cpu", Console(width=100))
+"""
+
+
+def test_the_demo_on_faults_from_beginning_to_end(tmp_path: Path) -> None:
+    tree = yaml.safe_load((ROOT / demo.FAULTS.config).read_text())
+    tree["patch"]["size"] = [16, 16, 16]
+    tree["network"]["channels"] = [4, 8]
+    tree["train"] |= {"epochs": 1, "iterations_per_epoch": 2}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "tiny.py").write_text(TINY)
+    done = subprocess.run(
+        [sys.executable, "tiny.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 2 and "average precision" in done.stdout
+    predictions = {path.name for path in (tmp_path / "run" / "predictions").iterdir()}
+    assert predictions == {
+        "faults_test_0001.nii.gz",
+        "faults_test_0001_probabilities.nii.gz",
+        "metrics.csv",
+        "metrics.json",
+        "precision_recall.csv",
+        "precision_recall.png",
+    }
+    metrics = json.loads((tmp_path / "run" / "predictions" / "metrics.json").read_text())
+    assert metrics["tolerance_voxels"] == 2 and 0 < metrics["average_precision"]["mean"] < 1
+    picture = matplotlib.image.imread(tmp_path / "run" / "prediction.png")
+    assert picture.shape[1] == 900

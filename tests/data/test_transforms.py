@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
 
@@ -23,6 +24,7 @@ from seg3d.errors import UserError
 from seg3d.io import read_header
 from seg3d.losses import IGNORE, DiceCrossEntropy
 from seg3d.plan import ChannelIntensity, Plan
+from tests.conftest import ROOT
 from tests.plans import AUGMENTATIONS, classes, only, small_config, small_plan
 
 OBLIQUE = np.array(
@@ -397,6 +399,19 @@ def test_rotation_about_one_axis(
         np.testing.assert_allclose(patch[IMAGE][0], image, atol=1e-4)
         turned += int((patch[LABEL][0].numpy() == 1)[plain].mean() < 0.97)
     assert turned >= 3
+
+
+@pytest.mark.parametrize("name", ["seismic_faults", "demo_faults"])
+def test_seismic_volumes_stay_upright(tmp_path: Path, name: str) -> None:
+    """Whatever is drawn, each time slice keeps to one value, and values grow with time."""
+    tree = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    augment = tree["augment"] | {"noise": {"prob": 0}, "blur": {"prob": 0}}
+    image = np.broadcast_to(np.arange(32.0), (32, 32, 32))
+    ready = volume(image, cross((32, 32, 32), (4, 12, 16)), LARGE, tmp_path)
+    for patch in patches(ready, LARGE, 12, augment=augment):
+        times = patch[IMAGE][0, :1, :1]
+        np.testing.assert_allclose(patch[IMAGE][0], times.expand(32, 32, 32), atol=1e-4)
+        assert (times.diff() >= 0).all()
 
 
 def test_elastic_deformation_is_smooth_and_of_a_few_voxels(tmp_path: Path) -> None:
