@@ -30,7 +30,8 @@ class ProbedActivation(ProbedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Activate ``(B, C, D, H, W)``."""
-        if not (self.is_probing() and input.requires_grad and input.dim() == 5):
+        usual = input.dim() == 5 and input.numel() > 0
+        if not (self.is_probing() and input.requires_grad and usual):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):

@@ -86,7 +86,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
-        if not self.is_probing():
+        if not self.is_probing() or input.dim() not in (4, 5):
             return super().forward(input)
         x, padding = self._padded(input)
         return self._probed(x, record_of(x), self._geometry(padding))
@@ -170,7 +170,7 @@ class ProbedConvTranspose3d(ProbedConvolution, nn.ConvTranspose3d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
-        if not self.is_probing():
+        if not self.is_probing() or input.dim() not in (4, 5):
             return super().forward(input, output_size)
         spatial_axes = 3
         output_padding = self._output_padding(
