@@ -226,6 +226,30 @@ def evaluate(predictions: Path, references: Path, output: Path | None) -> None:
 
 
 @main.command()
+@click.argument("source", metavar="A", type=path)
+@click.argument("target", metavar="B", type=path)
+@debug_option
+def convert(source: Path, target: Path) -> None:
+    """Write volume A as B, in the format of B's ending, whatever their size.
+
+    A folder of DICOM files is a volume, and so is a resolution level of an OME-Zarr image.
+
+    \b
+    Example:
+      seg3d convert dicom/series_4/ scan.nii.gz
+      seg3d convert scan.ome.zarr/2 small.nrrd
+    """
+    from rich.console import Console
+
+    from seg3d.convert_volume import convert_volume
+
+    console = Console()
+    for note in convert_volume(source, target, console):
+        click.echo(f"note: {note}", err=True)
+    console.print(str(target), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command()
 @click.argument("sample", type=click.Choice(["brain"]), default="brain")
 @click.option("--run", "run_folder", type=path, default=Path("runs/demo_brain"), show_default=True)
 @device_option

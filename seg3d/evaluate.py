@@ -12,7 +12,15 @@ import numpy as np
 
 from seg3d.data.dataset_json import label_values, read_json
 from seg3d.errors import UserError
-from seg3d.io import LARGEST_LABEL, SUFFIXES, read_header, read_labels, stem
+from seg3d.io import (
+    LARGEST_LABEL,
+    SUFFIXES,
+    is_plain_folder,
+    is_volume,
+    read_header,
+    read_labels,
+    stem,
+)
 
 # Written by ``predict --probabilities`` beside the labels.
 PROBABILITIES = "_probabilities"
@@ -112,7 +120,7 @@ def find_pairs(predictions: Path, references: Path) -> list[Pair]:
     for path in (predictions, references):
         if not path.exists():
             raise UserError(f"{path} does not exist")
-    if predictions.is_dir() != references.is_dir():
+    if is_plain_folder(predictions) != is_plain_folder(references):
         raise UserError(
             "a folder cannot be compared with a file",
             given=f"predictions {predictions} and references {references}",
@@ -120,7 +128,7 @@ def find_pairs(predictions: Path, references: Path) -> list[Pair]:
         )
     if predictions.samefile(references):
         raise UserError(f"predictions and references are the same: {predictions}")
-    if predictions.is_file():
+    if not is_plain_folder(predictions):
         return [Pair(stem(references), predictions, references)]
 
     predicted = {
@@ -150,7 +158,7 @@ def label_names_near(references: Path) -> dict[int, str] | None:
     Raises:
         UserError: if the file is not JSON.
     """
-    folder = (references if references.is_dir() else references.parent).resolve()
+    folder = (references if is_plain_folder(references) else references.parent).resolve()
     for path in (folder / "dataset.json", folder.parent / "dataset.json"):
         if path.is_file():
             return _label_names(path)
@@ -201,8 +209,7 @@ def evaluate(
 def _volumes(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        hidden = path.name.startswith(".")
-        if hidden or not path.is_file() or not path.name.lower().endswith(SUFFIXES):
+        if path.name.startswith(".") or not path.exists() or not is_volume(path):
             continue
         if stem(path) in found:
             raise UserError(

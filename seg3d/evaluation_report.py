@@ -18,6 +18,7 @@ from seg3d import __version__
 from seg3d.errors import UserError
 from seg3d.evaluate import Evaluation, Overlap, some_names
 from seg3d.files import atomic_write
+from seg3d.io import is_plain_folder
 
 # Longer lists of single cases are for metrics.csv, not for a terminal.
 PRINTED_CASES = 20
@@ -40,7 +41,7 @@ DEFINITIONS = {
 
 def output_folder(predictions: Path) -> Path:
     """Where metrics go unless told otherwise: to the predictions."""
-    return predictions if predictions.is_dir() else predictions.parent
+    return predictions if is_plain_folder(predictions) else predictions.parent
 
 
 def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:

@@ -2,13 +2,87 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from seg3d.errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class UnfinishedFile:
+    """An empty file under a hidden name, in the folder of the name that it shall have.
+
+    Args:
+        path: the final name; its folder is made if need be.
+        suffix: ending of the temporary name, for writers that look at it (``.nii.gz``).
+
+    Attributes:
+        temporary: where to write.
+    """
+
+    def __init__(self, path: str | Path, suffix: str = "") -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix, f".{self.path.name}.", self.path.parent)
+        os.close(handle)
+        self.temporary = Path(name)
+
+    def finish(self) -> None:
+        """Give it its name, in place of the file that had it."""
+        with self.temporary.open("r+b") as written:
+            os.fsync(written.fileno())
+        self.temporary.chmod(0o666 & ~_umask())
+        self.temporary.replace(self.path)
+
+    def discard(self) -> None:
+        """Remove it, unless it has its name already."""
+        self.temporary.unlink(missing_ok=True)
+
+
+class UnfinishedFolder:
+    """An empty folder under a hidden name, beside the name that it shall have.
+
+    Args:
+        path: the final name; the folder that holds it is made if need be.
+
+    Attributes:
+        temporary: where to write.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = self._hidden()
+
+    def finish(self) -> None:
+        """Give it its name, in place of the folder that had it."""
+        self.temporary.chmod(0o777 & ~_umask())
+        if not self.path.exists():
+            self.temporary.rename(self.path)
+            return
+        aside = self._hidden()
+        old = self.path.rename(aside / self.path.name)
+        try:
+            self.temporary.rename(self.path)
+        except BaseException:
+            old.rename(self.path)
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove it, unless it has its name already."""
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _hidden(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
 
 
 @contextmanager
@@ -22,21 +96,64 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
     Yields:
         The temporary path, to be written by the caller. It is removed if the block raises.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
+    file = UnfinishedFile(path, suffix)
     try:
-        yield temporary
-        with temporary.open("r+b") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        yield file.temporary
+        file.finish()
     finally:
-        temporary.unlink(missing_ok=True)
+        file.discard()
+
+
+@contextmanager
+def full_disk_explained(path: Path, fix: str = "free some space") -> Iterator[None]:
+    """Turn the system's error that there is no more space into a `UserError`.
+
+    Args:
+        path: what is written, for the message.
+        fix: what to do if there is too little space.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise UserError(f"{path}: no more space on the disk", given=error, fix=fix) from error
+
+
+def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space") -> None:
+    """Make a file ``size`` bytes long and have the disk keep room for them.
+
+    Writing into a memory map of the file then cannot run out of space, which would end the
+    process.
+
+    Args:
+        file: open for writing.
+        size: bytes.
+        path: the folder that holds the file, or another file in it, for messages.
+        fix: what to do if there is too little.
+
+    Raises:
+        UserError: if there is not enough space.
+    """
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < size:
+        raise UserError(
+            f"{path}: there is not enough space on the disk",
+            given=f"{free / 2**30:.3g} GiB are free",
+            legal=f"{size / 2**30:.3g} GiB",
+            fix=fix,
+        )
+    with full_disk_explained(path, fix):
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def require_folder(path: Path, option: str) -> None:

@@ -21,15 +21,20 @@ class Grid:
 
     Attributes:
         shape: voxels along the three axes, as stored.
-        affine: `(4, 4)` float64, voxel index to world millimetres (RAS+, as in NIfTI).
+        affine: `(4, 4)` float64, voxel index to world. Medical volumes: millimetres, RAS+ as in
+            NIfTI. Seismic volumes: metres east and north, and milliseconds or metres downwards.
+        axes: what runs along each axis, such as ``("inline", "crossline", "time")``.
+        units: of the spacing along each axis, such as ``("m", "m", "ms")``.
     """
 
     shape: Shape3
     affine: np.ndarray
+    axes: tuple[str, str, str] = ("x", "y", "z")
+    units: tuple[str, str, str] = ("mm", "mm", "mm")
 
     @property
     def spacing(self) -> Vector3:
-        """Distance between neighbouring voxels along each axis, in mm."""
+        """Distance between neighbouring voxels along each axis, in `units`."""
         x, y, z = (float(size) for size in voxel_sizes(self.affine))
         return x, y, z
 
@@ -39,8 +44,14 @@ class Grid:
         return "".join(code or "?" for code in aff2axcodes(self.affine))
 
     @property
+    def shear_degrees(self) -> float:
+        """How far the axes are from right angles; for a tilted CT, the tilt of the gantry."""
+        axes = self.affine[:3, :3] / voxel_sizes(self.affine)
+        return float(np.degrees(np.arcsin(np.abs(np.triu(axes.T @ axes, 1)).clip(max=1).max())))
+
+    @property
     def voxel_volume_ml(self) -> float:
-        """Volume of one voxel in ml (right for sheared grids too)."""
+        """Volume of one voxel in ml where the units are mm (right for sheared grids too)."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     def differences(self, other: Grid) -> list[str]:
@@ -67,7 +78,8 @@ class Grid:
             )
             if mine != theirs
         ]
-        return [*found, f"voxels up to {distance:.3g} mm apart"]
+        units = "/".join(dict.fromkeys(self.units))
+        return [*found, f"voxels up to {distance:.3g} {units} apart"]
 
 
 def _rounded(values: np.ndarray | Vector3) -> tuple[float, ...]:

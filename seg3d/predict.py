@@ -18,13 +18,24 @@ from seg3d.data.transforms import IMAGE, preprocessed_shape, preprocessing
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import require_folder
-from seg3d.io import SUFFIXES, Header, read_header, stem, suffix, write_volume
+from seg3d.io import (
+    SUFFIXES,
+    Header,
+    is_plain_folder,
+    is_volume,
+    read_header,
+    stem,
+    suffix,
+    write_volume,
+)
 from seg3d.networks import build_network
 from seg3d.plan import Plan
 from seg3d.run import changed_keys
 from seg3d.sliding_window import score_volume, window_count
 
 FIRST_CHANNEL = "_0000"
+# What the prediction of a DICOM series is.
+WITHOUT_SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -198,7 +209,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     cases = list(_cases({path for one in inputs for path in _volumes(one)}))
     if not cases:
         raise UserError(f"no volume in {', '.join(map(str, inputs))}", legal=", ".join(SUFFIXES))
-    as_file = output.name.lower().endswith(SUFFIXES) and not output.is_dir()
+    as_file = output.name.lower().endswith(SUFFIXES) and not is_plain_folder(output)
     if as_file and len(cases) > 1:
         raise UserError(
             f"--output {output} is one file, but there are {len(cases)} cases to predict",
@@ -211,14 +222,20 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
         )
     require_folder(output.parent, "--output")
     jobs = [
-        Job(images, output if as_file else output / (name + suffix(images[0])))
+        Job(images, output if as_file else output / (name + (suffix(images[0]) or WITHOUT_SUFFIX)))
         for name, images in cases
     ]
     written = [job.output.resolve() for job in jobs]
     if len(set(written)) < len(written):
         twice = next(path for path in written if written.count(path) > 1)
         raise UserError(f"two inputs would both be written to {twice}", fix="predict them apart")
-    read = {path.resolve() for job in jobs for path in job.images}
+    # A level that is read lies in the store that would be overwritten.
+    read = {
+        place
+        for job in jobs
+        for path in job.images
+        for place in (path.resolve(), *path.resolve().parents)
+    }
     if overwritten := read.intersection(written):
         raise UserError(
             f"the prediction would overwrite its input {overwritten.pop()}",
@@ -244,13 +261,11 @@ def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:
 
 
 def _volumes(path: Path) -> list[Path]:
-    if path.is_dir():
+    if is_plain_folder(path):
         return sorted(
-            file
-            for file in path.iterdir()
-            if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+            file for file in path.iterdir() if is_volume(file) and not file.name.startswith(".")
         )
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} does not exist", legal="volumes, or folders of volumes")
     suffix(path)
     return [path]

@@ -38,7 +38,7 @@ def test_relative_links_of_the_documentation_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page}: {target}"
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "demo", "info"])
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "convert", "demo", "info"])
 def test_help_of_every_command_shows_an_example(command: str, cli: Cli) -> None:
     assert f"seg3d {command}" in cli(command, "--help").stdout.split("Example", 1)[1]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from seg3d.files import atomic_write
+from seg3d.errors import UserError
+from seg3d.files import UnfinishedFolder, atomic_write, full_disk_explained, reserve
 
 
 def names(folder: Path) -> list[str]:
@@ -67,3 +69,81 @@ def test_permissions_follow_the_umask(tmp_path, umask):
         assert os.umask(umask) == umask
     finally:
         os.umask(before)
+
+
+# Folders
+
+
+def filled(folder: UnfinishedFolder, text: str) -> UnfinishedFolder:
+    (folder.temporary / "inside").write_text(text)
+    return folder
+
+
+def test_a_folder_appears_when_it_is_finished(tmp_path):
+    folder = filled(UnfinishedFolder(tmp_path / "a" / "b"), "new")
+    assert not (tmp_path / "a" / "b").exists()
+    folder.finish()
+    folder.discard()
+    assert (tmp_path / "a" / "b" / "inside").read_text() == "new"
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("old")
+    filled(UnfinishedFolder(tmp_path / "b"), "new").finish()
+    assert names(tmp_path / "b") == ["inside"]
+    assert names(tmp_path) == ["b"]
+
+
+def test_a_discarded_folder_leaves_what_was_there(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("old")
+    filled(UnfinishedFolder(tmp_path / "b"), "new").discard()
+    assert names(tmp_path / "b") == ["old"]
+    assert names(tmp_path) == ["b"]
+
+
+def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("old")
+    folder = filled(UnfinishedFolder(tmp_path / "b"), "new")
+    monkeypatch.setattr(folder.temporary.__class__, "chmod", lambda path, mode: None)
+    folder.discard()
+    with pytest.raises(FileNotFoundError):
+        folder.finish()
+    assert names(tmp_path / "b") == ["old"]
+    assert names(tmp_path) == ["b"]
+
+
+# Space
+
+
+def test_reserved_space_is_there(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        reserve(file, 10_000, tmp_path)
+    assert (tmp_path / "file").stat().st_size == 10_000
+
+
+def test_more_than_the_disk_has_cannot_be_reserved(tmp_path):
+    with (
+        (tmp_path / "file").open("wb") as file,
+        pytest.raises(
+            UserError, match=r"not enough space .*\n.*are free\n.*1e\+09 GiB\n.* do: move"
+        ),
+    ):
+        reserve(file, 10**9 * 2**30, tmp_path, fix="move")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_explained(tmp_path, number):
+    with (
+        pytest.raises(UserError, match=r"volume.nii: no more space on the disk"),
+        full_disk_explained(tmp_path / "volume.nii"),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+def test_other_errors_of_the_system_are_not(tmp_path):
+    with pytest.raises(PermissionError), full_disk_explained(tmp_path / "volume.nii"):
+        raise PermissionError

@@ -48,6 +48,13 @@ def test_the_volume_of_a_sheared_voxel_is_base_times_height():
     assert grid.voxel_volume_ml == pytest.approx(6 / 1000)
 
 
+def test_the_shear_is_the_tilt():
+    tilted = np.eye(4)
+    tilted[:3, 2] = 3 * np.array([0, np.sin(0.2), np.cos(0.2)])
+    assert Grid((2, 2, 2), tilted).shear_degrees == pytest.approx(np.degrees(0.2))
+    assert Grid((2, 2, 2), affine_of((1, 2, 5), (10, 20, 30))).shear_degrees < 1e-5
+
+
 def test_oblique_grids_are_named_after_the_nearest_axes():
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", [20, -30, 10], degrees=True).as_matrix()

@@ -159,6 +159,13 @@ def test_a_label_does_not_inherit_the_scaling_of_the_scan(tmp_path):
     assert nib.load(tmp_path / "label.nii").header["cal_max"] == 0
 
 
+def test_long_axes_take_nifti_2(tmp_path):
+    array = whole_numbers((1, 40_000, 1, 2), "uint8")
+    write_volume(tmp_path / "long.nii.gz", array, header((40_000, 1, 2)))
+    assert isinstance(nib.load(tmp_path / "long.nii.gz"), nib.nifti2.Nifti2Image)
+    assert np.array_equal(read_volume(tmp_path / "long.nii.gz").array, array)
+
+
 def test_a_label_of_a_scan_with_channels_is_three_dimensional(tmp_path):
     save_nifti(tmp_path / "scan.nii", whole_numbers((*SHAPE, 4)))
     label = whole_numbers((1, *SHAPE), "uint8")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from rich.console import Console
 
-from seg3d.benchmarks.brain import CLASSES, Subject, mean_dice, subjects, train
 from seg3d.benchmarks.tables import print_table
-from seg3d.losses import DiceCrossEntropy
-from seg3d.networks import UNet3d, heads
+from seg3d.benchmarks.training import (
+    Subject,
+    Task,
+    backward_passes,
+    draw_batch,
+    held_out_dice,
+    train,
+)
+from seg3d.networks import UNet3d
 from seg3d.probing import choose_bits, set_bits
+from seg3d.probing.bits import summary
+from seg3d.progress import progress_bar
 
+# Sketch, number of probes, and bits of every method.
 METHODS: dict[str, tuple[str, int, Any]] = {
     "exact": ("exact", 64, 1),
     "auto": ("rotated", 64, "auto"),
@@ -27,60 +35,78 @@ METHODS: dict[str, tuple[str, int, Any]] = {
     "orthogonal, r = 8": ("orthogonal", 8, 1),
     "orthogonal, r = 64": ("orthogonal", 64, 1),
 }
+TRAINED_ON, HELD_OUT = range(8), range(100, 103)
+STEPS_PER_POINT = 10  # of the learning curves
+
+Runs = dict[str, list[dict[str, Any]]]
 
 
 def compare(
-    channels: list[int], steps: int, seeds: int, methods: list[str], picture: Path
-) -> dict[str, Any]:
-    """Train every method from the same weights on the same patches, for every seed."""
-    cohort, held_out = subjects(range(8)), subjects(range(100, 103))
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-    for seed in range(seeds):
-        for name in methods:
-            network = _network(name, channels, seed, cohort)
-            losses = train(network, cohort, steps, seed)
-            runs[name].append({"dice": mean_dice(network, held_out), "losses": losses})
-            print(f"seed {seed}, {name}: Dice {runs[name][-1]['dice']:.4f}", flush=True)
-    rows = []
-    for name, results in runs.items():
-        dice = [run["dice"] for run in results]
-        spread = np.std(dice, ddof=1) if len(dice) > 1 else float("nan")
-        rows.append(
-            (name, f"{np.mean(dice):.4f}", f"{spread:.4f}", *(f"{one:.4f}" for one in dice))
-        )
-    title = f"held-out mean foreground Dice after {steps} steps, UNet3d {channels}"
-    print_table(title, ("method", "mean", "std", *map(str, range(seeds))), rows)
-    _draw(runs, picture)
-    return {"channels": channels, "steps": steps, "seeds": seeds, "runs": runs}
+    task: Task,
+    channels: list[int],
+    steps: int,
+    seeds: int,
+    methods: list[str],
+    edge: int,
+    store: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train every method from the same weights on the same patches, for every seed.
+
+    Args:
+        task: what is learnt.
+        channels: of the U-Net, per level.
+        steps: of training.
+        seeds: how many; a seed decides about weights and patches.
+        methods: names out of `METHODS`.
+        edge: of the patches, in voxels.
+        store: is given all results so far after every run.
+    """
+    cohort, held_out = task.subjects(TRAINED_ON), task.subjects(HELD_OUT)
+    runs: Runs = {name: [] for name in methods}
+    results = {"channels": channels, "steps": steps, "seeds": seeds, "edge": edge, "runs": runs}
+    console = Console()
+    with progress_bar(console, "training", total=seeds * len(methods)) as bar:
+        for seed in range(seeds):
+            for name in methods:
+                network, bits = make_network(name, task, channels, seed, cohort, edge)
+                losses = train(network, task, cohort, steps, seed, edge)
+                dice = held_out_dice(network, held_out, task, edge)
+                mean = float(np.mean(list(dice.values())))
+                runs[name].append({"mean": mean, "dice": dice, "bits": bits} | _curve(losses))
+                store(results)
+                console.print(f"seed {seed}, {name}: Dice {mean:.4f}")
+                bar.advance()
+    _print(f"held-out Dice, mean of the classes, after {steps} steps, UNet3d {channels}", runs)
 
 
-def _network(name: str, channels: list[int], seed: int, cohort: list[Subject]) -> UNet3d:
+def make_network(
+    name: str, task: Task, channels: list[int], seed: int, cohort: list[Subject], edge: int
+) -> tuple[UNet3d, str]:
+    """A method's network, with weights that depend on the seed alone, and its bits in words."""
     sketch, rank, bits = METHODS[name]
     torch.manual_seed(seed)
-    network = UNet3d(1, CLASSES, channels, sketch, rank=rank)
+    network = UNet3d(1, task.classes, channels, sketch, rank=rank)
     if bits != "auto":
         set_bits(network, bits)
-        return network
+        return network, ""
     generator = torch.Generator().manual_seed(seed)
-    patches = [subject.patch(48, generator) for subject in cohort[:6]]
-    choose_bits(network, [partial(_backward, network, *patch) for patch in patches], seed=seed)
-    return network
+    patches = [patch for _ in range(3) for patch in draw_batch(task, cohort, edge, generator)]
+    return network, summary(choose_bits(network, backward_passes(network, patches), seed=seed))
 
 
-def _backward(network: UNet3d, image: Tensor, target: Tensor) -> None:
-    DiceCrossEntropy()(heads(network(image)), target)["loss"].backward()
+def _curve(losses: list[float]) -> dict[str, list[float]]:
+    starts = range(0, len(losses), STEPS_PER_POINT)
+    return {"losses": [float(np.mean(losses[i : i + STEPS_PER_POINT])) for i in starts]}
 
 
-def _draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+def _print(title: str, runs: Runs) -> None:
+    """Mean and standard deviation over seeds, every seed, and the mean distance from exact."""
+    rows = []
+    exact = [run["mean"] for run in runs.get("exact", [])]
     for name, results in runs.items():
-        mean = np.mean([run["losses"] for run in results], axis=0)
-        width = max(1, len(mean) // 20)
-        smooth = np.convolve(mean, np.ones(width) / width, mode="valid")
-        axes.plot(np.arange(len(smooth)) + width, smooth, label=name)
-    axes.set(xlabel="step", ylabel="Dice loss + cross-entropy, moving mean over seeds")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+        dice = [run["mean"] for run in results]
+        spread = f"{np.std(dice, ddof=1):.4f}" if len(dice) > 1 else ""
+        against = f"{np.mean(np.subtract(dice, exact)):+.4f}" if exact else ""
+        rows.append((name, f"{np.mean(dice):.4f}", spread, against, *(f"{x:.4f}" for x in dice)))
+    seeds = map(str, range(len(rows[0]) - 4))
+    print_table(title, ("method", "mean", "std", "− exact", *seeds), rows)

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets import BasicUNet, SegResNet, UNet
 from monai.networks.nets.unet import CheckpointUNet
 from torch import nn
 
@@ -32,7 +32,22 @@ from seg3d.memory import GIB, inference_memory, measured_training_memory, traini
 from seg3d.networks import UNet3d
 from seg3d.probing import SKETCHES, probe_model
 
-NETWORKS = ("UNet3d", "DynUNet", "DynUNet-supervised", "MONAI-UNet")
+
+def _monai_unet(kind: type[UNet] = UNet) -> nn.Module:
+    return kind(3, 1, 4, CHANNELS, [2] * (len(CHANNELS) - 1), num_res_units=2)
+
+
+# Besides UNet3d: for those of MONAI only that which works for any network.
+DYNUNETS: dict[str, Callable[[], nn.Module]] = {
+    "DynUNet": dynunet,
+    "DynUNet-supervised": lambda: dynunet(deep_supervision=True),
+}
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "MONAI-UNet": _monai_unet,
+    "BasicUNet": lambda: BasicUNet(3, 1, 4),
+    "SegResNet": lambda: SegResNet(3, 8, 1, 4),
+}
+NETWORKS = ("UNet3d", *DYNUNETS, *OTHERS)
 BASELINES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "plain": lambda network: network,
     "inference": lambda network: network,
@@ -93,29 +108,24 @@ class Setting:
 
     def applies(self) -> bool:
         """Whether there is such a network with such a method."""
-        if self.network == "MONAI-UNet":
-            return self.method in ("plain", "inference", CHECKPOINT_UNET)
-        return self.method != CHECKPOINT_UNET
+        if self.method == CHECKPOINT_UNET:
+            return self.network == "MONAI-UNet"
+        return self.network not in OTHERS or self.method in ("plain", "inference", *SEG3D)
 
     def build(self) -> nn.Module:
         """The network, on ``meta``, that trains by the method."""
         with torch.device("meta"):
-            if self.network == "MONAI-UNet":
-                kind = CheckpointUNet if self.method == CHECKPOINT_UNET else UNet
-                strides = [2] * (len(CHANNELS) - 1)
-                return kind(3, 1, 4, CHANNELS, strides, num_res_units=2)
-            if self.method not in BASELINES:
-                return self._probed(SEG3D.get(self.method, DEFAULT_SKETCH))
-            return BASELINES[self.method](self._dynunet() or PlainUNet3d(1, 4, CHANNELS))
-
-    def _probed(self, sketch: str) -> nn.Module:
-        if network := self._dynunet():
+            if self.method == CHECKPOINT_UNET:
+                return _monai_unet(CheckpointUNet)
+            foreign = (DYNUNETS | OTHERS).get(self.network)
+            network = PlainUNet3d(1, 4, CHANNELS) if foreign is None else foreign()
+            if self.method in BASELINES:
+                return BASELINES[self.method](network)
+            sketch = SEG3D.get(self.method, DEFAULT_SKETCH)
+            if foreign is None:
+                return UNet3d(1, 4, CHANNELS, probing=sketch)
             probe_model(network, sketch=sketch)
-        return network or UNet3d(1, 4, CHANNELS, probing=sketch)
-
-    def _dynunet(self) -> nn.Module | None:
-        kinds = {"DynUNet": False, "DynUNet-supervised": True}
-        return dynunet(kinds[self.network]) if self.network in kinds else None
+            return network
 
     def arguments(self) -> dict[str, Any]:
         """What `training_memory` asks for besides the network."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from seg3d.benchmarks.brain import CLASSES, subjects, train
+from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.tables import print_table
-from seg3d.losses import DiceCrossEntropy
+from seg3d.benchmarks.training import backward_passes, train
 from seg3d.memory import training_memory
-from seg3d.networks import UNet3d, heads
+from seg3d.networks import UNet3d
 from seg3d.probing import choose_bits, gradient_noise, set_bits
 from seg3d.probing.bits import summary
 
@@ -21,16 +19,16 @@ from seg3d.probing.bits import summary
 def compare(channels: list[int], steps: int, volumes: int, edge: int) -> dict[str, Any]:
     """Train plainly for a while, then measure every sketch at the same weights and patches."""
     torch.manual_seed(0)
-    cohort = subjects(range(volumes))
-    plain = UNet3d(1, CLASSES, channels, "exact")
-    losses = train(plain, cohort, steps, seed=0, edge=edge)
+    cohort = BRAIN.subjects(range(volumes))
+    plain = UNet3d(1, BRAIN.classes, channels, "exact")
+    losses = train(plain, BRAIN, cohort, steps, seed=0, edge=edge)
     generator = torch.Generator().manual_seed(1)
     patches = [subject.patch(edge, generator) for subject in cohort]
     rows, chosen = {}, {}
     for method, (sketch, rank, bits) in methods().items():
-        network = UNet3d(1, CLASSES, channels, sketch, rank=rank)
+        network = UNet3d(1, BRAIN.classes, channels, sketch, rank=rank)
         network.load_state_dict(plain.state_dict())
-        backward = [partial(_backward, network, *patch) for patch in patches]
+        backward = backward_passes(network, patches)
         if bits == "auto":
             chosen = choose_bits(network, backward)
         else:
@@ -62,10 +60,6 @@ def methods() -> dict[str, tuple[str, int, Any]]:
     for sketch in ("independent", "multichannel", "orthogonal"):
         found |= {f"{sketch[:5]} {rank}": (sketch, rank, 1) for rank in (8, 64)}
     return found
-
-
-def _backward(network: UNet3d, image: Tensor, target: Tensor) -> None:
-    DiceCrossEntropy()(heads(network(image)), target)["loss"].backward()
 
 
 def _text(ratio: float | None) -> str:

@@ -35,13 +35,31 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write results as JSON, with date, hardware, PyTorch's version and the command."""
-    content = {
+    _write(path, _circumstances() | results)
+
+
+def add_results(path: Path, name: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Like `write_results`, under a name, beside what the file already has under other names.
+
+    Returns:
+        All that is in the file now, by name.
+    """
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known[name] = _circumstances() | results
+    _write(path, known)
+    return known
+
+
+def _circumstances() -> dict[str, str]:
+    return {
         "date": date.today().isoformat(),
         "hardware": hardware(),
         "torch": str(torch.__version__),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        **results,
     }
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from seg3d.data.cases import Case, Split
-from seg3d.data.volume_files import LeftOut, channel_files, is_volume
+from seg3d.data.volume_files import LeftOut, channel_files
 from seg3d.errors import UserError
-from seg3d.io import SUFFIXES, stem
+from seg3d.io import SUFFIXES, is_volume, stem
 
 SPLITS: dict[str, Split] = {part: part for part in get_args(Split)}
 LEGAL_KEYS = "image, image2, image3, ..., label, split, name"

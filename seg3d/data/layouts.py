@@ -138,7 +138,7 @@ def _with_reference(root: Path, case: Case) -> Case:
     """MSD lists test cases by their images; references, if there are any, lie in labelsTs."""
     reference = root / TEST_PAIR.labels / case.images[0].name
     unlabelled_test = case.split == "test" and case.label is None
-    return replace(case, label=reference) if unlabelled_test and reference.is_file() else case
+    return replace(case, label=reference) if unlabelled_test and reference.exists() else case
 
 
 def _nnunet(path: Path, content: dict[str, Any]) -> Found:

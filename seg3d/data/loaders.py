@@ -161,7 +161,7 @@ def _fingerprint(record: dict[str, Any], plan: str) -> str:
     """Changes with the plan, and when a file of the case is written anew."""
     files = [Path(path) for path in (*record[IMAGE], record[LABEL])]
     # A missing file is reported by the preprocessing.
-    stats = [file.stat() for file in files if file.is_file()]
+    stats = [file.stat() for file in files if file.exists()]
     seen = [(stat.st_mtime_ns, stat.st_size) for stat in stats]
     return hashlib.sha256(repr((record, seen, plan)).encode()).hexdigest()[:32]
 

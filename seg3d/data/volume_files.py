@@ -8,16 +8,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from seg3d.errors import UserError
-from seg3d.io import SUFFIXES, stem
+from seg3d.io import is_volume, stem
 
 LeftOut = tuple[str, str]
 
 NOT_A_VOLUME = "not a volume that seg3d reads"
-
-
-def is_volume(path: Path) -> bool:
-    """Whether the name ends like a volume that seg3d reads; the file is not looked at."""
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def visible(folder: Path) -> list[Path]:

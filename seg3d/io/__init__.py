@@ -1,27 +1,38 @@
 """Reading and writing volumes; the format follows from the file name's ending."""
 
+from seg3d.io.formats import DICOM, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io.header import Header
+from seg3d.io.regions import Region, VolumeReader, VolumeWriter, slabs, whole
 from seg3d.io.volume import (
     LARGEST_LABEL,
-    SUFFIXES,
-    Header,
     Volume,
+    create_volume,
+    open_volume,
     read_header,
     read_labels,
     read_volume,
-    stem,
-    suffix,
     write_volume,
 )
 
 __all__ = [
+    "DICOM",
     "LARGEST_LABEL",
     "SUFFIXES",
     "Header",
+    "Region",
     "Volume",
+    "VolumeReader",
+    "VolumeWriter",
+    "create_volume",
+    "is_plain_folder",
+    "is_volume",
+    "open_volume",
     "read_header",
     "read_labels",
     "read_volume",
+    "slabs",
     "stem",
     "suffix",
+    "whole",
     "write_volume",
 ]

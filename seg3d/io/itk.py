@@ -1,4 +1,7 @@
-"""NRRD and MetaImage through SimpleITK (the extra ``seg3d[itk]``)."""
+"""NRRD and MetaImage through SimpleITK (the extra ``seg3d[itk]``).
+
+These files are compressed as a rule, so a volume is read, and written, whole: it is held in RAM.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +11,136 @@ from typing import Any
 import numpy as np
 
 from seg3d.errors import UserError
+from seg3d.files import atomic_write
+from seg3d.io.arrays import ArrayReader, ArrayWriter
+from seg3d.io.header import Header, checked_header, voxel_dtype
+from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # ITK's world is LPS, NIfTI's is RAS.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+NUMBER_TYPES = (
+    "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64"
+)  # fmt: skip
 
 
-def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, Any]:
-    reader = _open(path)
-    return (*reader.GetSize(), reader.GetNumberOfComponents()), _affine(reader), None
+def open_volume(path: Path) -> VolumeReader:
+    return _Reader(path)
 
 
-def read(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
-    reader = _open(path)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _damaged(path, error) from error
-    array = _library(path).GetArrayFromImage(image)
-    return array.transpose(2, 1, 0, *range(3, array.ndim)), _affine(image), None
+def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) -> VolumeWriter:
+    return _Writer(path, header, dtype, channels)
 
 
-def write(path: Path, array: np.ndarray, affine: np.ndarray, native: Any) -> None:
-    sitk = _library(path)
-    lps = LPS_TO_RAS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(
-        np.ascontiguousarray(array.transpose(2, 1, 0, *range(3, array.ndim))),
-        isVector=array.ndim == 4,
-    )
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)
+class _Reader(ArrayReader):
+    slow_axis = 2
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = read_information(path)
+        if self._file.GetDimension() != 3:
+            raise UserError(
+                f"{path} is not a 3D volume",
+                given=f"{self._file.GetDimension()} axes of {self._file.GetSize()} voxels",
+                legal="three axes, with channels as components of the voxels",
+            )
+        shape = (*self._file.GetSize(), self._file.GetNumberOfComponents())
+        self.header = checked_header(path, shape, affine_of(self._file))
+        self.dtype = voxel_dtype(path, stored_dtype(self._file))
+        self._held: np.ndarray | None = None
+
+    def _array(self) -> np.ndarray:
+        if self._held is None:
+            self._held = read_voxels(self.path, self._file)
+        return self._held
+
+    def close(self) -> None:
+        self._held = None
 
 
-def _open(path: Path) -> Any:
-    """An ITK reader that has read the header of a 3D volume."""
-    reader = _library(path).ImageFileReader()
+class _Writer(ArrayWriter):
+    def __init__(self, path: Path, header: Header, dtype: np.dtype, channels: int) -> None:
+        self._itk = library(path)
+        self.path = path
+        self.header = header
+        last = () if channels == 1 else (channels,)
+        self._held = np.empty((*header.grid.shape[::-1], *last), dtype)
+
+    def _array(self) -> np.ndarray:
+        return _other_order(self._held)
+
+    def finish(self) -> None:
+        lps = LPS_TO_RAS @ self.header.grid.affine
+        spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        image = self._itk.GetImageFromArray(self._held, isVector=self._held.ndim == 4)
+        image.SetSpacing(spacing.tolist())
+        image.SetOrigin(lps[:3, 3].tolist())
+        image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+        with atomic_write(self.path, suffix=self.path.suffix.lower()) as temporary:
+            try:
+                self._itk.WriteImage(image, str(temporary), useCompression=True)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self.path}: it could not be written",
+                    given=_said(error),
+                    fix="check the space on the disk",
+                ) from error
+
+    def discard(self) -> None:
+        del self._held
+
+
+def read_information(path: Path, file_type: str = "") -> Any:
+    """An ITK reader that has read a file's header.
+
+    Args:
+        path: of the file.
+        file_type: ITK's name of its format; without it, ITK looks at the name and the file.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    reader = library(path).ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(file_type)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise _damaged(path, error) from error
-    if reader.GetDimension() != 3:
-        raise UserError(
-            f"{path} is not a 3D volume",
-            given=f"{reader.GetDimension()} axes of {reader.GetSize()} voxels",
-            legal="three axes, with channels as components of the voxels",
-        )
     return reader
 
 
-def _affine(image: Any) -> np.ndarray:
+def read_voxels(path: Path, reader: Any) -> np.ndarray:
+    """The voxels of a file, `(X, Y, Z)` or `(X, Y, Z, C)`."""
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+    return _other_order(library(path).GetArrayFromImage(image))
+
+
+def stored_dtype(reader: Any) -> np.dtype:
+    """The number type of the voxels that an ITK reader will give."""
+    itk, kind = library(Path()), reader.GetPixelID()
+    for name in NUMBER_TYPES:
+        if kind in (getattr(itk, f"sitk{name}"), getattr(itk, f"sitkVector{name}")):
+            return np.dtype(name.lower())
+    return np.dtype("complex64")
+
+
+def affine_of(image: Any) -> np.ndarray:
+    """`(4, 4)`, voxel index to world millimetres (RAS+), of an ITK image or reader."""
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     lps[:3, 3] = image.GetOrigin()
     return LPS_TO_RAS @ lps
 
 
-def _library(path: Path) -> Any:
+def library(path: Path) -> Any:
+    """SimpleITK.
+
+    Raises:
+        UserError: saying that ``path`` needs it, if it is not installed.
+    """
     try:
         import SimpleITK
     except ImportError as error:
@@ -76,12 +150,21 @@ def _library(path: Path) -> Any:
     return SimpleITK
 
 
+def _other_order(array: np.ndarray) -> np.ndarray:
+    """Between `(X, Y, Z)` and `(Z, Y, X)`, channels staying last."""
+    return array.transpose(2, 1, 0, *range(3, array.ndim))
+
+
 def _damaged(path: Path, error: BaseException) -> UserError:
-    lines = str(error).strip().splitlines()
-    # ITK ends with the system's last errno, which need have nothing to do with it.
-    said = [line.strip() for line in lines if "ERROR" in line] or lines
     return UserError(
         f"{path} is damaged or not in the format of its name",
-        given=said[-1],
+        given=_said(error),
         fix="copy or convert it again",
     )
+
+
+def _said(error: BaseException) -> str:
+    """The line of an ITK error that says something."""
+    lines = str(error).strip().splitlines()
+    # ITK ends with the system's last errno, which need have nothing to do with it.
+    return ([line.strip() for line in lines if "ERROR" in line] or lines)[-1]

@@ -1,8 +1,16 @@
-"""NIfTI through nibabel."""
+"""NIfTI: headers through nibabel, voxels through memory maps.
+
+``.nii`` is mapped. ``.nii.gz`` can only be read from its beginning: it is unpacked at the first
+`read`, in RAM up to 1 GiB, above that in an unnamed file in the folder for temporary files
+(``TMPDIR``). It is packed when it is finished; until then the voxels are in RAM, or above 1 GiB in
+an unnamed file in the output's folder.
+"""
 
 from __future__ import annotations
 
 import gzip
+import io
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,71 +19,154 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from seg3d.errors import UserError
+from seg3d.files import atomic_write, full_disk_explained
+from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch
+from seg3d.io.header import Header, checked_header, voxel_dtype
+from seg3d.io.regions import VolumeReader, VolumeWriter
 
+# Of NIfTI-1; longer ones take NIfTI-2.
+LONGEST_AXIS = np.iinfo(np.int16).max
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,
 )  # fmt: skip
 
 
-def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, Any]:
-    image = _open(path)
-    return image.shape, image.affine, image.header
-
-
-def read(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
-    image = _open(path)
-    try:
-        if path.suffix.lower() == ".gz":
-            with gzip.open(path) as stream:
-                array = _voxels(type(image).from_stream(stream))
-                # gzip compares its checksum at the end, where nibabel does not go.
-                while stream.read(2**20):
-                    pass
-        else:
-            array = _voxels(image)
-    except DAMAGED as error:
-        raise _damaged(path, error) from error
-    return array, image.affine, image.header
-
-
-def _voxels(image: Any) -> np.ndarray:
-    """The voxels; integers stay what they are unless the header scales them, then float32."""
-    stored = image.dataobj
-    if (stored.slope, stored.inter) == (1, 0):
-        return stored.get_unscaled()
-    return np.asarray(stored, dtype=np.float32)
-
-
-def write(path: Path, array: np.ndarray, affine: np.ndarray, native: Any) -> None:
-    if not isinstance(native, nib.nifti1.Nifti1Header):
-        image = nib.nifti1.Nifti1Image(array, affine)
-        image.header.set_xyzt_units("mm")
-    else:
-        # nibabel keeps sform and qform with their codes as long as the affine is the header's.
-        kind = (
-            nib.nifti2.Nifti2Image
-            if isinstance(native, nib.nifti2.Nifti2Header)
-            else nib.nifti1.Nifti1Image
-        )
-        image = kind(array, affine, native)
-    image.set_data_dtype(array.dtype)
-    image.header.set_slope_inter(1, 0)
-    image.header["cal_min"] = image.header["cal_max"] = 0
-    nib.save(image, path)
-
-
-def _open(path: Path) -> Any:
+def open_volume(path: Path) -> VolumeReader:
     try:
         image = nib.load(path)
     except DAMAGED as error:
         raise _damaged(path, error) from error
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise UserError(f"{path} is not a NIfTI file", given=type(image).__name__)
-    return image
+    return (_PackedReader if _is_packed(path) else _Reader)(path, image)
+
+
+def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) -> VolumeWriter:
+    native = _native(header, dtype, channels)
+    layout = native.get_data_dtype(), native.get_data_shape()
+    if _is_packed(path):
+        return _PackedWriter(path, _head(native), *layout)
+    return MappedWriter(path, _head(native), *layout, order="F")
+
+
+class _Reader(ArrayReader):
+    """An uncompressed file; integers stay what they are unless the header scales them."""
+
+    slow_axis = 2
+
+    def __init__(self, path: Path, image: Any) -> None:
+        self.path = path
+        self.header = checked_header(path, image.shape, image.affine, image.header)
+        self._stored = image.dataobj
+        self._scaled = (self._stored.slope, self._stored.inter) != (1, 0)
+        self.dtype = voxel_dtype(path, self._stored.dtype)
+        if self._scaled:
+            self.dtype = np.dtype(np.float32)
+
+    def _array(self) -> np.ndarray:
+        stored = self._stored
+        try:
+            return np.memmap(self.path, stored.dtype, "r", stored.offset, stored.shape, "F")
+        except DAMAGED as error:
+            raise _damaged(self.path, error) from error
+
+    def _in_units(self, stored: np.ndarray) -> np.ndarray:
+        if not self._scaled:
+            return stored
+        scaled: np.ndarray = apply_read_scaling(stored, self._stored.slope, self._stored.inter)
+        return scaled
+
+
+class _PackedReader(_Reader):
+    _unpacked: Scratch | None = None
+
+    def _array(self) -> np.ndarray:
+        if self._unpacked is None:
+            self._unpacked = self._unpack()
+        return self._unpacked.array()
+
+    def _unpack(self) -> Scratch:
+        folder = Path(tempfile.gettempdir())
+        fix = "free some space, or set TMPDIR to a folder that has it"
+        scratch = Scratch(self._stored.shape, self._stored.dtype, folder, fix)
+        try:
+            with gzip.open(self.path) as stream:
+                stream.seek(self._stored.offset)
+                scratch.fill(stream)
+                # gzip compares its checksum at the end.
+                while stream.read(2**20):
+                    pass
+        except DAMAGED as error:
+            scratch.close()
+            raise _damaged(self.path, error) from error
+        return scratch
+
+    def close(self) -> None:
+        if self._unpacked is not None:
+            self._unpacked.close()
+            self._unpacked = None
+
+
+class _PackedWriter(ArrayWriter):
+    def __init__(self, path: Path, head: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self._head = head
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._scratch = Scratch(shape, dtype, path.parent, "free some space")
+
+    def _array(self) -> np.ndarray:
+        return self._scratch.array()
+
+    def finish(self) -> None:
+        # As nibabel packs: fast, and without the time, so that equal volumes are equal files.
+        with (
+            full_disk_explained(self.path),
+            atomic_write(self.path) as temporary,
+            temporary.open("wb") as file,
+            gzip.GzipFile("", "wb", 1, file, mtime=0) as stream,
+        ):
+            stream.write(self._head)
+            self._scratch.pour(stream)
+
+    def discard(self) -> None:
+        self._scratch.close()
+
+
+def _native(header: Header, dtype: np.dtype, channels: int) -> Any:
+    """The NIfTI header of an output, in which the input's units and codes are kept."""
+    # What nibabel wants for a header is an image; its voxels are never looked at.
+    shape = header.grid.shape if channels == 1 else (*header.grid.shape, channels)
+    voxels = np.broadcast_to(np.uint8(0), shape)
+    given = header.native if isinstance(header.native, nib.nifti1.Nifti1Header) else None
+    wide = isinstance(given, nib.nifti2.Nifti2Header) or max(shape) > LONGEST_AXIS
+    kind = nib.nifti2.Nifti2Image if wide else nib.nifti1.Nifti1Image
+    # nibabel keeps sform and qform with their codes as long as the affine is the header's.
+    image = kind(voxels, header.grid.affine, given)
+    if given is None:
+        image.header.set_xyzt_units("mm")
+    native = image.header
+    native.set_data_dtype(dtype)
+    native.set_data_offset(0)
+    native.set_slope_inter(1, 0)
+    native["cal_min"] = native["cal_max"] = 0
+    image.update_header()
+    return native
+
+
+def _head(native: Any) -> bytes:
+    """All that stands in front of the voxels."""
+    stream = io.BytesIO()
+    native.write_to(stream)
+    return stream.getvalue().ljust(native.get_data_offset(), b"\0")
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:

@@ -1,21 +1,20 @@
 """Volumes that need not fit into RAM: read by regions, written by regions.
 
-Every format that can do so implements these two classes; `open_volume` and `create_volume` in
+Every format implements these two classes; `open_volume` and `create_volume` in
 `seg3d.io.volume` choose it by the file name's ending.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from seg3d.geometry import Shape3
-
-if TYPE_CHECKING:
-    from seg3d.io.volume import Header
+from seg3d.io.header import Header
 
 Region = tuple[slice, slice, slice]
 
@@ -24,6 +23,21 @@ def whole(shape: Shape3) -> Region:
     """The region that is all of a volume."""
     x, y, z = (slice(0, length) for length in shape)
     return x, y, z
+
+
+def lengths(region: Region) -> Shape3:
+    """Voxels of a region along each axis."""
+    x, y, z = (part.stop - part.start for part in region)
+    return x, y, z
+
+
+def slabs(region: Region, axis: int, thickness: int) -> Iterator[Region]:
+    """A region in pieces of at most ``thickness`` slices along an axis."""
+    for start in range(region[axis].start, region[axis].stop, thickness):
+        piece = list(region)
+        piece[axis] = slice(start, min(start + thickness, region[axis].stop))
+        x, y, z = piece
+        yield x, y, z
 
 
 class VolumeReader(ABC):
@@ -44,6 +58,8 @@ class VolumeReader(ABC):
     def read(self, region: Region) -> np.ndarray:
         """The voxels of a region, `(C, x, y, z)`, in the order of the file's axes.
 
+        The array may share its memory with the reader: copy it before changing it.
+
         Args:
             region: slices with start and stop within the volume and no step.
 
@@ -51,6 +67,7 @@ class VolumeReader(ABC):
             UserError: if the file is damaged there.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what is open."""
 
@@ -65,7 +82,12 @@ class VolumeWriter(ABC):
     """A volume that is written by regions and appears under its name when it is finished.
 
     As a context it finishes at the end, or, after an exception, leaves nothing behind.
+
+    Attributes:
+        slow_axis: as that of `VolumeReader`; None if slabs along any axis are written equally fast.
     """
+
+    slow_axis: int | None = None
 
     @abstractmethod
     def write(self, region: Region, array: np.ndarray) -> None:
@@ -77,7 +99,7 @@ class VolumeWriter(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Remove what has been written."""
+        """Remove what has been written; after `finish` there is nothing left to remove."""
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +110,8 @@ class VolumeWriter(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.finish()
-        else:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
             self.discard()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from seg3d.errors import UserError
-from seg3d.files import atomic_write
 from seg3d.geometry import Grid
-from seg3d.io import itk, nifti
-
-FORMATS = {".nii": nifti, ".nii.gz": nifti, ".nrrd": itk, ".mha": itk}
-SUFFIXES = tuple(FORMATS)
+from seg3d.io.formats import FOLDERS, FORMATS, suffix
+from seg3d.io.header import Header
+from seg3d.io.regions import VolumeReader, VolumeWriter, whole
 
 # Counting every value takes a table of this length; label files need no more.
 LARGEST_LABEL = 65535
@@ -22,21 +20,6 @@ LARGEST_LABEL = 65535
 LABEL_RANGE = np.iinfo(np.int32)
 # Labels stored as floating point pick up dust on the way; more than this is not a label.
 LABEL_ROUNDING = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Header:
-    """What a file says about itself before its voxels are read.
-
-    Attributes:
-        grid: shape and position.
-        channels: number of channels (1 for a 3D file).
-        native: the format's own header, kept so that outputs can carry it.
-    """
-
-    grid: Grid
-    channels: int
-    native: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,28 +39,47 @@ class Volume:
         return self.header.grid
 
 
-def suffix(path: str | Path) -> str:
-    """The volume ending of a file name, or raise `UserError` if it is not one of `SUFFIXES`."""
-    name = Path(path).name.lower()
-    for known in sorted(SUFFIXES, key=len, reverse=True):
-        if name.endswith(known):
-            return known
-    raise UserError(f"{path} is not a volume that seg3d reads", legal=", ".join(SUFFIXES))
+def open_volume(path: str | Path) -> VolumeReader:
+    """Open a volume to be read by regions; only its header is read now.
+
+    Raises:
+        UserError: if the file is missing, damaged, not a 3D volume, or not of real numbers.
+    """
+    path = _existing(path)
+    return FORMATS[suffix(path)].open_volume(path)
 
 
-def stem(path: str | Path) -> str:
-    """The file name without its volume ending: ``liver_1.nii.gz`` gives ``liver_1``."""
-    return Path(path).name[: -len(suffix(path))]
+def create_volume(
+    path: str | Path, header: Header, dtype: DTypeLike, channels: int = 1
+) -> VolumeWriter:
+    """Begin a volume to be written by regions; it appears under its name when it is finished.
+
+    Args:
+        path: where to; the ending gives the format.
+        header: of the volume whose geometry and units the output shall carry.
+        dtype: the number type to be stored.
+        channels: C of the regions to come, whatever ``header`` says; one channel is written as a
+            3D file.
+
+    Raises:
+        UserError: if the ending is not known, or the disk has too little space.
+    """
+    path, ending = Path(path), suffix(path)
+    if path.exists() and path.is_dir() != (ending in FOLDERS):
+        raise UserError(
+            f"{path} is a {'folder' if path.is_dir() else 'file'}", fix="give another name"
+        )
+    return FORMATS[ending].create_volume(path, header, np.dtype(dtype), channels)
 
 
 def read_header(path: str | Path) -> Header:
     """Read geometry and number of channels without the voxels.
 
     Raises:
-        UserError: if the file is missing, damaged, or not a 3D volume.
+        UserError: if the file is missing, damaged, not a 3D volume, or not of real numbers.
     """
-    path = _existing(path)
-    return _header(path, *FORMATS[suffix(path)].read_header(path))
+    with open_volume(path) as volume:
+        return volume.header
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -86,21 +88,8 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         UserError: if the file is missing, damaged, not a 3D volume, or not of real numbers.
     """
-    path = _existing(path)
-    array, affine, native = FORMATS[suffix(path)].read(path)
-    header = _header(path, array.shape, affine, native)
-    if array.dtype.kind not in "biuf":
-        raise UserError(
-            f"{path} holds {array.dtype} voxels",
-            legal="integer or floating-point numbers",
-            fix="convert it to one number per voxel",
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
-        # float32 holds any scanner's numbers; what it does not hold becomes infinite.
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    array = array.reshape(*header.grid.shape, header.channels)
-    return Volume(np.moveaxis(array, -1, 0), header)
+    with open_volume(path) as volume:
+        return Volume(volume.read(whole(volume.header.grid.shape)), volume.header)
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -153,39 +142,14 @@ def write_volume(path: str | Path, array: np.ndarray, header: Header) -> None:
         array: voxels in the order of ``header``'s axes, in the number type to be stored.
         header: of the volume whose geometry and units the output shall carry.
     """
-    ending = suffix(path)
-    stored = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
-    with atomic_write(path, suffix=ending) as temporary:
-        FORMATS[ending].write(temporary, stored, header.grid.affine, header.native)
+    with create_volume(path, header, array.dtype, channels=len(array)) as volume:
+        volume.write(whole(header.grid.shape), array)
 
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_dir() != (suffix(path) in FOLDERS):
+        raise UserError(f"{path} is not a {'file' if path.is_dir() else 'folder'}")
     return path
-
-
-def _header(path: Path, shape: tuple[int, ...], affine: np.ndarray, native: Any) -> Header:
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    # NIfTI keeps the fourth axis for time and puts vectors on the fifth.
-    if len(shape) == 5 and shape[3] == 1:
-        shape = (*shape[:3], shape[4])
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise UserError(
-            f"{path} is not a 3D volume",
-            given=f"shape {tuple(shape)}",
-            legal="three axes, or four with the channels last",
-        )
-    affine = np.asarray(affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise UserError(
-            f"{path} has no usable geometry",
-            given=f"affine {affine.tolist()}",
-            legal="an invertible affine",
-            fix="repair the header (for example by converting the volume anew from DICOM)",
-        )
-    x, y, z = (int(size) for size in shape[:3])
-    channels = int(shape[3]) if len(shape) == 4 else 1
-    return Header(Grid((x, y, z), affine), channels, native)

@@ -13,27 +13,37 @@ from seg3d.probing.bricks import BrickGrid, Where
 Part = TypeVar("Part")
 
 
-def chunk_elements(x: Tensor) -> int:
-    """Elements of a chunk of bricks, of which there are a few copies at a time."""
-    return 1 << 20 if _on_cpu(x) else 1 << 21
+# On a GPU a part shrinks with the tensor, lest it be the larger of the two, down to this.
+LEAST_ELEMENTS = 1 << 17
+
+
+def chunk_elements(x: Tensor, total: int) -> int:
+    """Elements of a chunk of bricks, of which there are a few copies at a time.
+
+    Args:
+        x: tells the device.
+        total: elements of all chunks.
+    """
+    return 1 << 20 if _on_cpu(x) else min(1 << 21, max(LEAST_ELEMENTS, total // 32))
 
 
 def slab_elements(x: Tensor) -> int:
-    """Elements of a slab of a convolution."""
-    return 1 << 22 if _on_cpu(x) else 1 << 23
+    """Elements of a slab of a convolution on ``x``."""
+    return 1 << 22 if _on_cpu(x) else min(1 << 23, max(LEAST_ELEMENTS, x.numel() // 8))
 
 
 def bricks_of(
     grid: BrickGrid, x: Tensor, samples: slice | None = None, layers: slice | None = None
 ) -> Iterator[tuple[Where, slice]]:
     """The chunks of ``grid`` in which work on ``x`` is best done; see :meth:`BrickGrid.chunks`."""
-    return telling(grid.chunks(chunk_elements(x), samples, layers), x)
+    elements = chunk_elements(x, grid.bricks * grid.voxels)
+    return telling(grid.chunks(elements, samples, layers), x)
 
 
 def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
-    """All parts of the work on ``x``; of a fake tensor the first two and the last.
+    """All parts of the work on ``x``; of a fake tensor the first three and the last.
 
-    Fake tensors, with which memory is measured, have no values, and every part takes the memory
+    Fake tensors, with which memory is measured, have no values, and a part takes the memory
     of the one before.
     """
     if not isinstance(x, FakeTensor):
@@ -41,8 +51,8 @@ def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
         return
     last = None
     for index, part in enumerate(parts):
-        last = None if index < 2 else part
-        if index < 2:
+        last = None if index < 3 else part
+        if index < 3:
             yield part
     if last is not None:
         yield last

@@ -17,7 +17,7 @@ from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.names import Bits, check_sketch
 from seg3d.probing.norms import ProbedBatchNorm3d, ProbedGroupNorm, ProbedInstanceNorm3d
 from seg3d.probing.pools import ProbedAvgPool3d, ProbedMaxPool3d
-from seg3d.probing.sequential import ProbedSequential
+from seg3d.probing.sequential import as_probed
 
 PROBED: dict[type[nn.Module], type[ProbedLayer]] = {
     nn.Conv3d: ProbedConv3d,
@@ -42,6 +42,7 @@ KEEPS_NOTHING = (
     nn.ModuleList,
     nn.ModuleDict,
 )
+UPCAT = ("monai.networks.nets.basic_unet", "UpCat")
 
 
 @dataclass
@@ -132,9 +133,13 @@ def probe_model(
     for name, module in network.named_modules():
         if "parametrizations" in name.split("."):
             continue
-        if type(module) is nn.Sequential:
-            module.__class__ = ProbedSequential
-        elif (reason := _reason_to_leave(module)) is not None:
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+            as_probed(module)
+        elif (type(module).__module__, type(module).__name__) == UPCAT:
+            from seg3d.probing.monai_blocks import ProbedUpCat  # MONAI takes seconds to import
+
+            module.__class__ = ProbedUpCat
+        if (reason := _reason_to_leave(module)) is not None:
             report.left[name] = reason
         elif isinstance(module, ProbedLayer):
             module.set_sketch(sketch, rank, bits)

@@ -303,7 +303,7 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     Chan, Golub and LeVeque's formula (Stanford STAN-CS-79-773, 1979).
     """
     dtype = working_dtype(y.dtype)
-    rows = max(1, chunk_elements(y) * y.shape[2] // max(1, y[0].numel()))
+    rows = max(1, chunk_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
     parts = y.split(rows, dim=2)
     means = y.new_zeros(len(parts), *y.shape[:2], dtype=dtype)
     squares = y.new_zeros(*y.shape[:2], dtype=dtype)

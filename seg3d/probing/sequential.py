@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +25,57 @@ class ProbedSequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply all layers, one after the other."""
+        held = [input]
+        self.apply_to(held)
+        return held.pop()
+
+    def apply_to(self, held: list[Tensor]) -> None:
+        """Replace the one tensor in ``held``; a list of ours is no second holder of it."""
         for module in self:
+            if isinstance(module, ProbedSequential) and not is_watched(module, held[0]):
+                module.apply_to(held)
+                continue
+            x = held.pop()
             if (
                 isinstance(module, ProbedNorm | ProbedReLU | ProbedLeakyReLU)
                 and module.is_probing()
-                and not _is_watched(module, input)
-                and _is_alone(input)
+                and not is_watched(module, x)
+                and _is_alone(x)
             ):
                 asked, module.inplace = module.inplace, True
                 try:
-                    input = module(input)
+                    held.append(module(x))
                 finally:
                     module.inplace = asked
             else:
-                input = module(input)
-        return input
+                held.append(module(x))
+            del x
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The classes that `as_probed` makes have no place where pickle would find them.
+        return _unborn, (type(self).__bases__[-1],), self.__dict__
 
 
-def _is_watched(module: nn.Module, x: Tensor) -> bool:
+def as_probed(module: nn.Sequential) -> None:
+    """Turn any kind of Sequential, in place, into one that is a :class:`ProbedSequential` too."""
+    module.__class__ = _probed_kind(type(module))
+
+
+_kinds: dict[type[nn.Sequential], type[ProbedSequential]] = {}
+
+
+def _probed_kind(kind: type[nn.Sequential]) -> type[ProbedSequential]:
+    if kind not in _kinds:
+        _kinds[kind] = type(f"Probed{kind.__name__}", (ProbedSequential, kind), {})
+    return _kinds[kind]
+
+
+def _unborn(kind: type[nn.Sequential]) -> nn.Sequential:
+    probed = _probed_kind(kind)
+    return probed.__new__(probed)
+
+
+def is_watched(module: nn.Module, x: Tensor) -> bool:
     """Whether hooks see what goes into ``module``."""
     # Those of whoever measures memory see fake tensors, which have no values.
     return not isinstance(x, FakeTensor) and bool(

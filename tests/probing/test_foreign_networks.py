@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -342,12 +344,67 @@ def test_training_goes_as_with_the_plain_network(name: str) -> None:
     assert first - ours > 0.9 * (first - expected)
 
 
-@pytest.mark.parametrize(("make", "share"), [(dynunet, 0.353), (plain_conv_unet, 0.372)])
-def test_memory_of_a_training_step(
-    make: Callable[[tuple[int, ...]], nn.Module], share: float
-) -> None:
+def monai_unet(residual_units: int) -> nn.Module:
+    return UNet(3, 1, 3, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=residual_units)
+
+
+@pytest.mark.parametrize(
+    ("make", "share"),
+    [
+        (partial(dynunet, NNUNET_WIDTHS), 0.353),
+        (partial(plain_conv_unet, NNUNET_WIDTHS), 0.372),
+        (partial(BasicUNet, 3, 1, 3), 0.227),
+        (partial(monai_unet, 0), 0.401),
+        (partial(monai_unet, 2), 0.253),
+    ],
+    ids=["DynUNet", "PlainConvUNet", "BasicUNet", "UNet", "UNet with residual units"],
+)
+def test_memory_of_a_training_step(make: Callable[[], nn.Module], share: float) -> None:
     with torch.device("meta"):
-        plain, probed = make(NNUNET_WIDTHS), make(NNUNET_WIDTHS)
+        plain, probed = make(), make()
     probe_model(probed, bits=1)
     peaks = [training_memory(net, (2, 1, 128, 128, 128)).peak for net in (plain, probed)]
     assert peaks[1] <= 1.05 * share * peaks[0]
+
+
+@pytest.mark.parametrize("edges", [(16, 16, 16), (17, 19, 21)])
+def test_hooks_within_a_block_of_basic_unet_are_called(edges: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["BasicUNet"]().double()
+    probe_model(network, bits="exact")
+    x = torch.randn(1, 1, *edges, dtype=torch.float64)
+    scores = network(x)
+    scores.square().sum().backward()
+    expected = {name: weight.grad for name, weight in network.named_parameters()}
+    network.zero_grad()
+    seen: list[torch.Size] = []
+    block = network.upcat_1.convs.conv_0
+    block.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    torch.testing.assert_close(network(x), scores)
+    network(x).square().sum().backward()
+    assert seen == [torch.Size((1, 4, *edges))] * 2
+    for name, weight in network.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name])
+
+
+@every_network
+def test_a_probed_network_can_be_copied_and_pickled(name: str) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    probe_model(network, bits=1)
+    x = torch.randn(1, 1, 16, 16, 16)
+    # Before it is used: MONAI's DynUNet holds on to its scores, which cannot be copied.
+    copies = [copy.deepcopy(network)]
+    if name != "ResidualEncoderUNet":  # of which some attributes are lambdas
+        copies.append(pickle.loads(pickle.dumps(network)))
+    expected = gradients_of(network, x)
+    for copied in copies:
+        found = gradients_of(copied, x)
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def gradients_of(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    set_probe_step(network, seed=1, step=2)
+    sum(scores.square().sum() for scores in heads(network(x))).backward()  # type: ignore[union-attr]
+    return {name: weight.grad.clone() for name, weight in network.named_parameters()}  # type: ignore[union-attr]

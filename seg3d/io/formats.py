@@ -1,0 +1,101 @@
+"""Which format a path is in.
+
+A name's ending tells, but for a DICOM series, which is any folder of DICOM files; its ending is "".
+A path into a Zarr store, such as ``scan.ome.zarr/2``, belongs to the store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from seg3d.errors import UserError
+from seg3d.io import dicom, itk, nifti, npy, ome_zarr, segy
+from seg3d.io.header import Header
+from seg3d.io.regions import VolumeReader, VolumeWriter
+
+
+class Format(Protocol):
+    """What the module of a format offers; `seg3d.io.volume` has the functions of these names."""
+
+    def open_volume(self, path: Path) -> VolumeReader:
+        """Open a file (or folder) that exists."""
+
+    def create_volume(
+        self, path: Path, header: Header, dtype: np.dtype, channels: int
+    ) -> VolumeWriter:
+        """Begin a file (or folder)."""
+
+
+DICOM = ""
+# An ending that is part of another stands behind it.
+FORMATS: dict[str, Format] = {
+    ".nii": nifti,
+    ".nii.gz": nifti,
+    ".nrrd": itk,
+    ".mha": itk,
+    ".npy": npy,
+    ".sgy": segy,
+    ".segy": segy,
+    ".ome.zarr": ome_zarr,
+    ".zarr": ome_zarr,
+    DICOM: dicom,
+}
+SUFFIXES = tuple(ending for ending in FORMATS if ending != DICOM)
+STORES = (".ome.zarr", ".zarr")
+FOLDERS = (*STORES, DICOM)
+
+
+def suffix(path: str | Path) -> str:
+    """The volume ending of a path, or raise `UserError` if it is none that seg3d reads."""
+    path = Path(path)
+    name = _store(path).name.lower()
+    for known in SUFFIXES:
+        if name.endswith(known):
+            return known
+    if _is_series(path):
+        return DICOM
+    raise UserError(
+        f"{path} is not a volume that seg3d reads",
+        legal=f"{', '.join(SUFFIXES)}, or a folder of DICOM files",
+    )
+
+
+def stem(path: str | Path) -> str:
+    """The name of a volume without its ending: ``liver_1.nii.gz`` gives ``liver_1``."""
+    path, ending = Path(path), suffix(path)
+    # The folder "." has a name too.
+    name = _store(path).name if ending else path.resolve().name
+    return name[: len(name) - len(ending)]
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a path is a volume that seg3d reads, or would be one if it were there.
+
+    Files are judged by their ending and not looked at; a folder is a volume if it is called as a
+    Zarr store or holds DICOM files.
+    """
+    if path.is_dir():
+        return _store(path).name.lower().endswith(STORES) or _is_series(path)
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def is_plain_folder(path: Path) -> bool:
+    """Whether a path is a folder, and not one that is itself a volume."""
+    return path.is_dir() and not is_volume(path)
+
+
+def _store(path: Path) -> Path:
+    """The Zarr store that a path leads into, or the path itself."""
+    for folder in (path, *path.parents):
+        if folder.name.lower().endswith(".zarr"):
+            return folder
+    return path
+
+
+def _is_series(path: Path) -> bool:
+    return path.is_dir() and any(
+        dicom.is_dicom(file) for file in path.iterdir() if not file.name.lower().endswith(SUFFIXES)
+    )

@@ -1,0 +1,84 @@
+"""What a volume says about itself before its voxels are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg3d.errors import UserError
+from seg3d.geometry import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says about itself before its voxels are read.
+
+    Attributes:
+        grid: shape and position.
+        channels: number of channels (1 for a 3D file).
+        native: the format's own header, kept so that outputs can carry it.
+    """
+
+    grid: Grid
+    channels: int
+    native: Any
+
+
+def checked_header(
+    path: Path, shape: tuple[int, ...], affine: np.ndarray, native: Any = None
+) -> Header:
+    """The header of a file of this shape.
+
+    Args:
+        path: for messages.
+        shape: as stored, channels last.
+        affine: `(4, 4)`, voxel index to world millimetres (RAS+).
+        native: the format's own header.
+
+    Raises:
+        UserError: if the shape is not that of a 3D volume, or the affine places nothing.
+    """
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    # NIfTI keeps the fourth axis for time and puts vectors on the fifth.
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise UserError(
+            f"{path} is not a 3D volume",
+            given=f"shape {tuple(shape)}",
+            legal="three axes, or four with the channels last",
+        )
+    affine = np.asarray(affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise UserError(
+            f"{path} has no usable geometry",
+            given=f"affine {affine.tolist()}",
+            legal="an invertible affine",
+            fix="repair the header (for example by converting the volume anew from DICOM)",
+        )
+    x, y, z = (int(size) for size in shape[:3])
+    channels = int(shape[3]) if len(shape) == 4 else 1
+    return Header(Grid((x, y, z), affine), channels, native)
+
+
+def voxel_dtype(path: Path, stored: np.dtype) -> np.dtype:
+    """The number type in which stored voxels are read.
+
+    Integers stay what they are; floating point of any width becomes float32, truth values uint8.
+
+    Raises:
+        UserError: if a voxel is not one real number.
+    """
+    if stored.kind not in "biuf":
+        raise UserError(
+            f"{path} holds {stored} voxels",
+            legal="integer or floating-point numbers",
+            fix="convert it to one number per voxel",
+        )
+    if stored.kind in "bf":
+        return np.dtype(np.float32 if stored.kind == "f" else np.uint8)
+    return stored.newbyteorder("=")

@@ -1,0 +1,20 @@
+"""SEG-Y: post-stack 3D seismic surveys, read and written by regions.
+
+The axes of a volume are inline, crossline, and time or depth downwards.
+"""
+
+from seg3d.io.segy.lines import Positions
+from seg3d.io.segy.reader import SegyReader, open_volume
+from seg3d.io.segy.report import report
+from seg3d.io.segy.survey import Survey
+from seg3d.io.segy.writer import SegyWriter, create_volume
+
+__all__ = [
+    "Positions",
+    "SegyReader",
+    "SegyWriter",
+    "Survey",
+    "create_volume",
+    "open_volume",
+    "report",
+]

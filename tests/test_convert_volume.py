@@ -1,0 +1,224 @@
+"""``seg3d convert``: the same voxels in the same places, and nothing half-written."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from seg3d.convert_volume import BLOCK_BYTES, blocks, convert_volume
+from seg3d.errors import UserError
+from seg3d.geometry import Grid
+from seg3d.io import Header, read_volume, write_volume
+from tests.conftest import Cli, command, environment
+from tests.dicom_series import write_series
+from tests.volumes import affine_of, save_nifti
+
+pytest.importorskip("SimpleITK")
+
+SHAPE = (9, 8, 7)
+OBLIQUE = affine_of((0.5, 1, 3), (15, -20, 130), (-100, 50, 30))
+WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".ome.zarr", ".zarr")
+
+
+def numbers(shape: tuple[int, ...] = SHAPE, dtype: str = "int16") -> np.ndarray:
+    return np.random.default_rng(0).integers(-30_000, 30_000, shape).astype(dtype)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def convert(source: Path, target: Path) -> list[str]:
+    return convert_volume(source, target, Console())
+
+
+def test_around_through_all_formats(tmp_path):
+    source = save_nifti(tmp_path / "0.nii.gz", numbers(), OBLIQUE)
+    first = source
+    for number, ending in enumerate((*WITH_GEOMETRY[::-1], ".nii.gz"), 1):
+        target = tmp_path / f"{number}{ending}"
+        assert convert(source, target) == []
+        source = target
+    before, after = read_volume(first), read_volume(source)
+    assert after.array.dtype == np.int16
+    np.testing.assert_array_equal(after.array, before.array)
+    np.testing.assert_allclose(after.grid.affine, before.grid.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", [*WITH_GEOMETRY, ".npy"])
+def test_channels_and_single_precision(tmp_path, ending):
+    array = numbers((*SHAPE, 3), "float64") / 7
+    np.save(tmp_path / "a.npy", array)
+    convert(tmp_path / "a.npy", tmp_path / f"b{ending}")
+    volume = read_volume(tmp_path / f"b{ending}")
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array, np.moveaxis(array.astype("float32"), -1, 0))
+
+
+def test_nifti_keeps_its_units_and_codes(tmp_path):
+    image = nib.nifti2.Nifti2Image(numbers(), None)
+    image.header.set_qform(OBLIQUE, 1)
+    image.header.set_sform(OBLIQUE, 4)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "a.nii")
+    convert(tmp_path / "a.nii", tmp_path / "b.nii.gz")
+    before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii.gz")
+    assert type(after) is type(before)
+    for field in ("qform_code", "sform_code", "xyzt_units", "pixdim"):
+        assert np.array_equal(after.header[field], before.header[field])
+
+
+def test_a_series_with_a_tilted_gantry_says_so(tmp_path, cli: Cli):
+    write_series(tmp_path / "series", numbers(), step=(0, 0.5, 2))
+    done = cli("convert", tmp_path / "series", tmp_path / "scan.nii.gz")
+    assert done.stdout.split() == [str(tmp_path / "scan.nii.gz")]
+    assert "14.0 degrees from right angles, as in CT with a tilted gantry" in done.stderr
+    series, scan = read_volume(tmp_path / "series"), read_volume(tmp_path / "scan.nii.gz")
+    np.testing.assert_array_equal(scan.array[0], numbers())
+    np.testing.assert_allclose(scan.grid.affine, series.grid.affine, atol=1e-5)
+
+
+def test_lost_geometry_is_said(tmp_path):
+    save_nifti(tmp_path / "a.nii", numbers(), np.diag([-0.5, -1, 3, 1]))
+    (note,) = convert(tmp_path / "a.nii", tmp_path / "a.npy")
+    assert "a.npy keeps no geometry: its spacing of 0.5 x 1 x 3 mm, orientation LPS" in note
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), numbers())
+    assert convert(tmp_path / "a.npy", tmp_path / "b.npy") == []
+
+
+def test_what_makes_no_sense_changes_nothing(tmp_path):
+    save_nifti(tmp_path / "a.nii", numbers())
+    write_volume(tmp_path / "a.zarr", numbers()[None], Header(Grid(SHAPE, np.eye(4)), 1, None))
+    write_series(tmp_path / "series", numbers())
+    (tmp_path / "folder.nii.gz").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for source, target, message in (
+        ("a.nii", "a.png", "a.png is not a volume that seg3d reads"),
+        ("a.nii", "out", "out is not a volume that seg3d reads"),
+        ("a.nii", "a.nii", "would overwrite its input"),
+        ("a.zarr/0", "a.zarr", "would overwrite its input"),
+        ("missing.nii", "b.nii", "missing.nii does not exist"),
+        ("a.nii", "series", "DICOM is read, not written"),
+        ("a.nii", "folder.nii.gz", "folder.nii.gz is a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / source, tmp_path / target)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+# Blocks
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 2000)] * 3),
+    axes=st.sets(st.integers(0, 2), min_size=1),
+    voxel_bytes=st.sampled_from([1, 2, 4, 12]),
+)
+def test_blocks_are_small_and_fill_the_volume_once(shape, axes, voxel_bytes):
+    found = blocks(shape, axes, voxel_bytes)
+    sizes = [[part.stop - part.start for part in region] for region in found]
+    assert max(map(np.prod, sizes)) * voxel_bytes <= BLOCK_BYTES
+    assert sum(map(np.prod, sizes)) == np.prod(shape)
+    assert len({tuple(part.start for part in region) for region in found}) == len(found)
+    assert all(part.start % 64 == 0 for region in found for part in region)
+    if np.prod(shape) * voxel_bytes <= BLOCK_BYTES:
+        assert len(found) == 1
+
+
+def test_blocks_are_slabs_while_they_are_thick_enough():
+    found = blocks((512, 512, 1000), {2}, 2)
+    assert len(found) > 1
+    assert all(region[:2] == (slice(0, 512), slice(0, 512)) for region in found)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".npy", ".zarr", ".nii.gz"])
+def test_many_blocks_make_the_same_file(tmp_path, monkeypatch, ending):
+    array = numbers((130, 70, 200))
+    save_nifti(tmp_path / "a.nii", array)
+    monkeypatch.setattr("seg3d.convert_volume.BLOCK_BYTES", 64**3)
+    monkeypatch.setattr("seg3d.io.arrays.STEP", 100_000)
+    convert(tmp_path / "a.nii", tmp_path / f"b{ending}")
+    np.testing.assert_array_equal(read_volume(tmp_path / f"b{ending}").array[0], array)
+
+
+# Memory and disk
+
+
+def peak_growth(program: str, *arguments: object) -> int:
+    """MiB by which a program's peak memory grows after it has called ``begin()``."""
+    frame = (
+        "import resource, sys\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "def begin():\n    global start; start = peak()\n"
+        f"{program}\nprint(peak() - start)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", frame, *map(str, arguments)],
+        capture_output=True, text=True, env=environment(), check=True,
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+def sparse_nifti(path: Path, shape: tuple[int, int, int]) -> Path:
+    header = nib.nifti1.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.eye(4)).header
+    header.set_data_dtype("int16")
+    with path.open("wb") as file:
+        header.write_to(file)
+        file.truncate(352 + 2 * int(np.prod(shape)))
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted otherwise")
+@pytest.mark.parametrize("axis", [0, 2])
+def test_reading_slabs_takes_the_memory_of_slabs(tmp_path, axis):
+    path = sparse_nifti(tmp_path / "a.nii", (512, 512, 512))
+    program = (
+        "from seg3d.io import open_volume, slabs, whole\n"
+        "with open_volume(sys.argv[1]) as volume:\n"
+        "    everything = whole(volume.header.grid.shape)\n"
+        "    begin()\n"
+        f"    for slab in slabs(everything, {axis}, volume.header.grid.shape[{axis}] // 32):\n"
+        "        volume.read(slab)"
+    )
+    assert peak_growth(program, path) < 3 * 8 + 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted otherwise")
+def test_converting_takes_the_memory_of_blocks(tmp_path):
+    path = sparse_nifti(tmp_path / "a.nii", (256, 512, 512))
+    program = (
+        "from pathlib import Path\nfrom rich.console import Console\n"
+        "from seg3d import convert_volume as module\nmodule.BLOCK_BYTES = 2**24\nbegin()\n"
+        "module.convert_volume(Path(sys.argv[1]), Path(sys.argv[2]), Console())"
+    )
+    assert peak_growth(program, path, tmp_path / "b.npy") < 3 * 16 + 16
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".npy", ".mha", ".nrrd", ".ome.zarr"])
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path, ending):
+    """As a full disk does, but without root: no file may be longer than 64 KiB."""
+    source = save_nifti(tmp_path / "a.nii", numbers((64, 64, 64)))
+    done = subprocess.run(
+        command("convert", source, tmp_path / f"b{ending}"),
+        capture_output=True, text=True, env=environment(), preexec_fn=limited(2**16),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"b{ending}: " in done.stderr
+    assert "space on the disk" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert names(tmp_path) == ["a.nii"]
+
+
+def limited(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
