@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from seg3d.probing.keys import ProbeKey, process_rank
 from seg3d.probing.names import Bits, check_sketch
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 _construction_order = count()
 
@@ -80,6 +84,22 @@ class ProbedLayer(nn.Module):
         detail = {"rotated": f", bits={self.bits}"}.get(self.sketch, f", rank={self.rank}")
         sketch = f"sketch={self.sketch}{detail}"
         return ", ".join(part for part in (super().extra_repr(), sketch) if part)
+
+
+def uncompiled(method: Method) -> Method:
+    """Keep a method of a probed layer out of ``torch.compile``'s graphs while it is probing.
+
+    Records are attributes of tensors and gradients are overwritten by counts of references,
+    which mean nothing in a graph. When it is not probing the layer is compiled as usual.
+    """
+    # torch.compiler.disable would import the whole compiler now, for whoever has no use of it.
+    outside = torch._disable_dynamo(method)
+
+    @wraps(method)
+    def choosing(self: ProbedLayer, *args: Any, **kwargs: Any) -> Any:
+        return (outside if self.is_probing() else method)(self, *args, **kwargs)
+
+    return cast(Method, choosing)
 
 
 def set_probe_step(network: nn.Module, seed: int, step: int) -> None:

@@ -35,6 +35,7 @@ from seg3d.probing.layers import (
     plain,
     refuse_second_derivatives,
     single_under_autocast,
+    uncompiled,
 )
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
@@ -66,6 +67,7 @@ class ProbedNorm(ProbedLayer):
         """Apply a (leaky) ReLU as well; see :attr:`slope` and :attr:`inplace`."""
         self.slope, self.inplace = slope, inplace
 
+    @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, D, H, W)``, and activate if there is a :attr:`slope`."""
         if not (self.is_probing() and input.requires_grad and self._is_for(input.shape)):

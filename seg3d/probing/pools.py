@@ -15,6 +15,7 @@ from seg3d.probing.layers import (
     plain,
     refuse_second_derivatives,
     single_under_autocast,
+    uncompiled,
 )
 
 
@@ -23,6 +24,7 @@ class ProbedPool(ProbedLayer):
 
     return_indices = False
 
+    @uncompiled
     def forward(self, input: Tensor) -> Any:
         """Pool ``(B, C, D, H, W)``."""
         usual = input.dim() == 5 and input.numel() > 0
