@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.errors import UserError
-from seg3d.files import UnfinishedFile, require_space, reserve
+from seg3d.files import UnfinishedFile, reserve
 from seg3d.io.header import Header
 from seg3d.io.regions import Region, VolumeWriter
 from seg3d.io.segy.headers import CopiedHeaders, Headers
@@ -72,7 +72,6 @@ class SegyWriter(VolumeWriter):
         self._layout = headers.layout
         self._begun = np.zeros(self._layout.traces, dtype=bool)
         size = self._layout.stop + len(headers.after)
-        require_space(self._layout.path, size)
         self._file = UnfinishedFile(self._layout.path)
         try:
             with self._writing(), self._file.temporary.open("r+b") as stream:
