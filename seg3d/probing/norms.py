@@ -125,6 +125,7 @@ class ProbedGroupNorm(ProbedNorm, nn.GroupNorm):
         """The number of channels, by the name that it has in the other norms."""
         return self.num_channels
 
+    @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, D, H, W)``; under autocast in float32 on a GPU, as torch does."""
         return super().forward(input if input.is_cpu else single_under_autocast(input))
