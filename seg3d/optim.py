@@ -29,8 +29,14 @@ def make_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
     return AdamW(network.parameters(), lr=rate, weight_decay=decay)
 
 
-def make_schedule(optimizer: Optimizer, train: TrainConfig) -> LambdaLR:
-    """Per optimiser step: polynomial decay of power 0.9 (nnU-Net), or warm-up and cosine."""
+def make_schedule(optimizer: Optimizer, train: TrainConfig, done: int = 0) -> LambdaLR:
+    """Per optimiser step: polynomial decay of power 0.9 (nnU-Net), or warm-up and cosine.
+
+    Args:
+        optimizer: is given the rate of the next step.
+        train: the settings.
+        done: steps that have been made; if any, the optimizer has had a schedule before.
+    """
     steps = train.epochs * train.iterations_per_epoch
     warmup = round(train.warmup * steps)
 
@@ -42,4 +48,4 @@ def make_schedule(optimizer: Optimizer, train: TrainConfig) -> LambdaLR:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
 
-    return LambdaLR(optimizer, polynomial if train.optimizer == "sgd" else cosine)
+    return LambdaLR(optimizer, polynomial if train.optimizer == "sgd" else cosine, done - 1)

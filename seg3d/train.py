@@ -84,7 +84,6 @@ class Trainer:
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
             "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
@@ -93,25 +92,29 @@ class Trainer:
 
     def load(self, content: dict[str, Any]) -> None:
         self.network.load_state_dict(content["network"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        self.scaler.load_state_dict(content["scaler"])
+        # The settings are the config's, which may have changed since; the rest goes on.
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**content["optimizer"], "param_groups": settings})
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
-        if self.chooses_bits:
+        self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
+        if chooses_bits(self.config):
             set_bits(self.network, content.get("bits", {}))
-
-    @property
-    def chooses_bits(self) -> bool:
-        """Whether the bits of the layers are to be measured and not given."""
-        probing = self.config.probing
-        return probing.sketch == "rotated" and probing.bits == "auto"
 
     def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
         """Choose the bits of every layer by what single patches show; returns a line about it."""
 
         def backward(patch: dict[str, Any]) -> None:
-            losses = self.losses(default_collate([patch]))
-            self.scaler.scale(losses["loss"]).backward()
+            scale = math.inf
+            # Again with a smaller scale, down to 1, as long as half-precision gradients overflow.
+            while 1 <= self.scaler.get_scale() < scale:
+                scale = self.scaler.get_scale()
+                self.optimizer.zero_grad(set_to_none=True)
+                losses = self.losses(default_collate([patch]))
+                self.scaler.scale(losses["loss"]).backward()
+                self.scaler.unscale_(self.optimizer)
+                self.scaler.update()
 
         runs = [partial(backward, patch) for patch in patches]
         return summary(choose_bits(self.network, runs, seed=self.config.train.seed))
@@ -190,6 +193,11 @@ class Trainer:
         self.save(self.run.last)
 
 
+def chooses_bits(config: Config) -> bool:
+    """Whether the bits of the layers are to be measured and not given."""
+    return config.probing.sketch == "rotated" and config.probing.bits == "auto"
+
+
 def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console) -> Ending:
     """Train, or continue to train, a prepared run to its end.
 
@@ -215,9 +223,11 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     save_plan(plan, run.plan)
     if not run.splits.exists():
         save_splits(prepared.splits, run.splits)
-    checkpoint = load_checkpoint(run.last)[2] if resume else None
-    if checkpoint:
+    measured, checkpoint = False, None
+    if resume:
+        before, _, checkpoint = load_checkpoint(run.last)
         trainer.load(checkpoint)
+        measured = chooses_bits(before)
     console.print(f"preprocessed volumes: {cache}", highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console, "preprocessing", len(cache)) as bar:
         cache.fill(bar.advance)
@@ -225,8 +235,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     per_step = config.train.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
-    known = checkpoint is not None and checkpoint.get("bits")
-    if trainer.chooses_bits and not known:
+    if chooses_bits(config) and not measured:
         last = steps * per_step  # of the patches that training itself will see
         trial = [stream[last + index] for index in range(TRIAL_PATCHES)]
         console.print(f"bits per voxel: {trainer.choose_bits(trial)}", highlight=False)

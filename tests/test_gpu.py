@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from seg3d.probing import SKETCHES, ProbedConv3d, set_probe_step
+from seg3d.probing import SKETCHES, ProbedConv3d, probe_model, set_probe_step
 from tests.conftest import Cli
 
 pytestmark = [
@@ -36,6 +37,22 @@ def test_probed_layer_on_the_gpu(sketch: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[2])
     assert torch.isfinite(gradients[1]).all()
     assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm3d(4), nn.GroupNorm(2, 4), nn.BatchNorm3d(4)])
+def test_number_types_of_norms_under_autocast_are_torchs(norm: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv3d(2, 4, 3), norm, nn.ReLU(), nn.Conv3d(4, 2, 3)).cuda()
+    x = torch.randn(2, 2, 10, 10, 14, device="cuda")
+    results = []
+    for used in (network, copy.deepcopy(network)):
+        if used is not network:
+            probe_model(used)
+        with torch.autocast("cuda", torch.bfloat16):
+            results.append([used[:stop](x) for stop in range(1, 5)])
+        results[-1][-1].float().square().mean().backward()
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(other, one, rtol=0.05, atol=0.05)
 
 
 def test_demo_on_the_gpu(tmp_path: Path, cli: Cli) -> None:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
+from seg3d.probing.layers import (
+    ProbedFunction,
+    ProbedLayer,
+    plain,
+    refuse_second_derivatives,
+    uncompiled,
+)
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach, is_one, is_positive, record_of
@@ -28,9 +34,11 @@ class ProbedActivation(ProbedLayer):
 
     inplace: bool
 
+    @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Activate ``(B, C, D, H, W)``."""
-        if not (self.is_probing() and input.requires_grad and input.dim() == 5):
+        usual = input.dim() == 5 and input.numel() > 0
+        if not (self.is_probing() and input.requires_grad and usual):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from seg3d.probing.chunks import slab_elements, telling
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
+from seg3d.probing.layers import (
+    ProbedFunction,
+    ProbedLayer,
+    plain,
+    refuse_second_derivatives,
+    uncompiled,
+)
 from seg3d.probing.names import make_sketch
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, ProbeRecord, Record, attach, record_of, sketched
@@ -84,13 +90,15 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         UserError: the sketch is unknown, or the rank or the bits are not legal.
     """
 
+    @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
-        if not self.is_probing():
+        if not self.is_probing() or input.dim() not in (4, 5):
             return super().forward(input)
         x, padding = self._padded(input)
         return self._probed(x, record_of(x), self._geometry(padding))
 
+    @uncompiled
     def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution of ``x``, and x for another use, such as a skip connection.
 
@@ -114,6 +122,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
             attach(record, skip)
         return y, skip
 
+    @uncompiled
     def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
         """The convolution of the parts' concatenation along the channels, without making it.
 
@@ -168,9 +177,10 @@ class ProbedConvTranspose3d(ProbedConvolution, nn.ConvTranspose3d):
 
     padding: tuple[int, ...]  # never a word, as it can be in a Conv3d
 
+    @uncompiled
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
-        if not self.is_probing():
+        if not self.is_probing() or input.dim() not in (4, 5):
             return super().forward(input, output_size)
         spatial_axes = 3
         output_padding = self._output_padding(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from seg3d.probing.keys import ProbeKey, process_rank
 from seg3d.probing.names import Bits, check_sketch
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 _construction_order = count()
 
@@ -82,6 +86,22 @@ class ProbedLayer(nn.Module):
         return ", ".join(part for part in (super().extra_repr(), sketch) if part)
 
 
+def uncompiled(method: Method) -> Method:
+    """Keep a method of a probed layer out of ``torch.compile``'s graphs while it is probing.
+
+    Records are attributes of tensors and gradients are overwritten by counts of references,
+    which mean nothing in a graph. When it is not probing the layer is compiled as usual.
+    """
+    # torch.compiler.disable would import the whole compiler now, for whoever has no use of it.
+    outside = torch._disable_dynamo(method)
+
+    @wraps(method)
+    def choosing(self: ProbedLayer, *args: Any, **kwargs: Any) -> Any:
+        return (outside if self.is_probing() else method)(self, *args, **kwargs)
+
+    return cast(Method, choosing)
+
+
 def set_probe_step(network: nn.Module, seed: int, step: int) -> None:
     """Make the probes of all probed layers of ``network`` a function of seed and step.
 
@@ -117,6 +137,12 @@ class ProbedFunction(torch.autograd.Function):
         raise RuntimeError(
             "Probed layers have no forward-mode derivative; use eval mode or 'exact'."
         )
+
+
+def single_under_autocast(x: Tensor) -> Tensor:
+    """Cast as autocast casts the arguments of functions that it does in float32."""
+    casts = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return x.float() if casts else x
 
 
 def plain(x: Tensor) -> Tensor:

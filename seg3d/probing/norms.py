@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.chunks import bricks_of, chunk_elements, telling
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
+from seg3d.probing.layers import (
+    ProbedFunction,
+    ProbedLayer,
+    plain,
+    refuse_second_derivatives,
+    single_under_autocast,
+    uncompiled,
+)
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach, is_positive
@@ -48,6 +55,7 @@ class ProbedNorm(ProbedLayer):
     """
 
     eps: float
+    num_features: int
     slope: float | None
     inplace: bool
 
@@ -59,9 +67,10 @@ class ProbedNorm(ProbedLayer):
         """Apply a (leaky) ReLU as well; see :attr:`slope` and :attr:`inplace`."""
         self.slope, self.inplace = slope, inplace
 
+    @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, D, H, W)``, and activate if there is a :attr:`slope`."""
-        if not (self.is_probing() and input.requires_grad and input.dim() == 5):
+        if not (self.is_probing() and input.requires_grad and self._is_for(input.shape)):
             y = super().forward(input)
             return y if self.slope is None else F.leaky_relu_(y, self.slope)
         input = plain(input)
@@ -80,6 +89,11 @@ class ProbedNorm(ProbedLayer):
         )
         attach(records[0], z)
         return z
+
+    def _is_for(self, shape: torch.Size) -> bool:
+        """Whether these are volumes of several voxels; torch does or refuses everything else."""
+        volumes = len(shape) == 5 and shape[0] > 0 and shape[1] == self.num_features
+        return volumes and shape[2:].numel() > 1
 
     def _pool(self, values: Tensor) -> Tensor:
         """Take ``(B, C)`` to means over all that is normalised together."""
@@ -105,6 +119,16 @@ class ProbedInstanceNorm3d(ProbedNorm, nn.InstanceNorm3d):
 
 class ProbedGroupNorm(ProbedNorm, nn.GroupNorm):
     """:class:`torch.nn.GroupNorm` of volumes in few bits."""
+
+    @property
+    def num_features(self) -> int:  # type: ignore[override]
+        """The number of channels, by the name that it has in the other norms."""
+        return self.num_channels
+
+    @uncompiled
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, C, D, H, W)``; under autocast in float32 on a GPU, as torch does."""
+        return super().forward(input if input.is_cpu else single_under_autocast(input))
 
     def _pool(self, values: Tensor) -> Tensor:
         grouped = values.view(len(values), self.num_groups, -1)

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
-from seg3d.probing.layers import ProbedFunction, ProbedLayer, plain, refuse_second_derivatives
+from seg3d.probing.layers import (
+    ProbedFunction,
+    ProbedLayer,
+    plain,
+    refuse_second_derivatives,
+    single_under_autocast,
+    uncompiled,
+)
 
 
 class ProbedPool(ProbedLayer):
@@ -17,9 +24,11 @@ class ProbedPool(ProbedLayer):
 
     return_indices = False
 
+    @uncompiled
     def forward(self, input: Tensor) -> Any:
         """Pool ``(B, C, D, H, W)``."""
-        if not self.is_probing() or input.dim() != 5 or self.return_indices:
+        usual = input.dim() == 5 and input.numel() > 0
+        if not (self.is_probing() and usual) or self.return_indices:
             return super().forward(input)
         return _Pool.apply(plain(input), self)
 
@@ -36,6 +45,8 @@ class ProbedMaxPool3d(ProbedPool, nn.MaxPool3d):
     """:class:`torch.nn.MaxPool3d` that keeps the places of the maxima, in 32 bits."""
 
     def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        # With places, autocast on a CPU forgets that it does maxima in float32.
+        x = single_under_autocast(x) if x.is_cpu else x
         y, places = F.max_pool3d(x, *self._geometry(), return_indices=True)
         fits = x[0, 0].numel() <= torch.iinfo(torch.int32).max
         return y, places.int() if fits else places

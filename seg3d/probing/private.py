@@ -22,7 +22,8 @@ def is_private(gradient: Tensor) -> bool:
         gradient: a local variable of ``backward``, to which it has no second reference.
     """
     return (
-        _holders(gradient) == _holders_of_a_private_gradient()
+        not torch.compiler.is_compiling()
+        and _holders(gradient) == _holders_of_a_private_gradient()
         and gradient._base is None
         and gradient.untyped_storage().nbytes() == gradient.numel() * gradient.element_size()
         and (

@@ -232,4 +232,5 @@ def attach(record: Record, x: Tensor) -> None:
 def record_of(x: Tensor) -> Record | None:
     """The record that travels with ``x``, unless x has been changed since."""
     record, version = getattr(x, "_probing", (None, 0))
-    return record if version == x._version else None
+    # Tensors of inference mode have no version, and no record.
+    return record if record and version == x._version else None

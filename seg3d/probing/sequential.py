@@ -89,6 +89,8 @@ def is_watched(module: nn.Module, x: Tensor) -> bool:
 
 def _is_alone(x: Tensor) -> bool:
     """Whether x is a tensor of its own and held by a variable of the caller and nothing else."""
+    if torch.compiler.is_compiling():
+        return False
     return x._base is None and _holders(x) == _holders_of_a_fresh_tensor()
 
 

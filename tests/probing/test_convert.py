@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -102,6 +103,61 @@ def test_pools_that_return_places_and_single_volumes_are_torchs() -> None:
     single = nn.AvgPool3d(2)
     probe_model(single)
     assert single(x[0]).shape == (4, 3, 4, 5)
+
+
+def outcome(network: nn.Module, x: Tensor) -> Any:
+    """The output and the gradients, or what was raised."""
+    x = x.clone().requires_grad_()
+    try:
+        y = network(x * 1)
+    except (IndexError, RuntimeError, ValueError) as error:
+        return type(error), str(error)
+    y.sum().backward()
+    return [y, x.grad, *(p.grad for p in network.parameters()), *network.buffers()]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1, 4, 1, 1, 1), id="one voxel"),
+        pytest.param((2, 4, 1, 1, 1), id="two voxels of two volumes"),
+        pytest.param((1, 4, 1, 1, 2), id="two voxels"),
+        pytest.param((0, 4, 5, 6, 7), id="no volumes"),
+        pytest.param((2, 4, 0, 6, 7), id="no voxels"),
+        pytest.param((2, 6, 5, 6, 7), id="too many channels"),
+        pytest.param((2, 3, 5, 6, 7), id="too few channels"),
+        pytest.param((4, 5, 6, 7), id="no batch"),
+        pytest.param((2, 4), id="no axes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match")
+def test_unusual_shapes_are_done_or_refused_as_by_torch(name: str, shape: tuple[int, ...]) -> None:
+    plain = layer(name)
+    probed = copy.deepcopy(plain)
+    probe_model(probed, bits="exact")
+    x = torch.randn(shape, dtype=torch.float64)
+    expected, result = outcome(plain, x), outcome(probed, x)
+    if isinstance(expected, tuple):
+        assert result == expected
+    elif x.numel() == 0:  # of which torch's own gradients are not always defined
+        assert [value.shape for value in result] == [value.shape for value in expected]
+    else:
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_number_types_under_autocast_are_torchs(name: str, dtype: torch.dtype) -> None:
+    x = torch.randn(VOLUME, dtype=dtype)
+    results = []
+    for probe in (False, True):
+        used = LAYERS[name]()
+        if probe:
+            probe_model(used)
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append([value.dtype for value in outcome(used, x)])
+    assert results[1] == results[0]
 
 
 def test_layers_keep_everything_they_had() -> None:

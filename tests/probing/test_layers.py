@@ -316,6 +316,16 @@ def test_only_the_gradients_that_are_wanted() -> None:
     assert torch.equal(dx, torch.autograd.grad(layer(x), x, dy)[0])
 
 
+def test_tensors_from_inference_mode() -> None:
+    layer, x, dy = case("padded")
+    exact = gradients(layer, x, dy)[2]
+    with torch.inference_mode():
+        x = x.clone()
+    probed = probed_copy(layer, "onebit")
+    probed(x).backward(dy)  # where torch itself would have to keep x, and refuses
+    assert torch.equal(probed.bias.grad, exact[1])
+
+
 def test_wrong_shapes_get_torchs_own_message() -> None:
     with pytest.raises(RuntimeError, match="to have 2 channels, but got 3"):
         ProbedConv3d(2, 3, 3)(torch.randn(1, 3, 4, 4, 4))
