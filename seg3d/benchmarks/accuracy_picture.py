@@ -55,7 +55,7 @@ def _draw_dots(axes: Axes, results: dict[str, Any]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.set(xlabel="held-out Dice, mean of the classes: every seed (dot) and their mean (line)")
+    axes.set(xlabel="held-out Dice, mean of the classes (dots: seeds; line: their mean)")
 
 
 def _style(method: str) -> dict[str, Any]:
