@@ -367,7 +367,7 @@ def test_memory_of_a_training_step(make: Callable[[], nn.Module], share: float) 
     assert peaks[1] <= 1.05 * share * peaks[0]
 
 
-@pytest.mark.parametrize("edges", [(32, 32, 32), (33, 35, 37)])
+@pytest.mark.parametrize("edges", [(32, 16, 16), (33, 19, 21)])
 def test_hooks_within_a_block_of_basic_unet_are_called(edges: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     network = NETWORKS["BasicUNet"]().double()
@@ -392,7 +392,7 @@ def test_a_probed_network_can_be_copied_and_pickled(name: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]()
     probe_model(network, bits=1)
-    x = torch.randn(1, 1, 32, 32, 32)
+    x = torch.randn(1, 1, 32, 16, 16)
     # Before it is used: MONAI's DynUNet holds on to its scores, which cannot be copied.
     copies = [copy.deepcopy(network)]
     if name != "ResidualEncoderUNet":  # of which some attributes are lambdas
