@@ -156,14 +156,15 @@ class Decoder:
         """The surrogate of a chunk's bricks, ``(bricks, voxels)``, and what is positive in it."""
         signs, means, codes, scales = self.kept
         coded, chosen, _ = self.choice.of(numbers)
-        positive = self.positive(numbers) if signs.shape[1] else None
-        rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is not None:
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=means.device)
         levels = self.codebook.levels(codes[coded], self.grid.voxels)
         rest = self.rotation.backwards(levels, bricks).mul_(scales[coded])
+        del levels  # which need not be there beside what follows
+        positive = self.positive(numbers) if signs.shape[1] else None
+        rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is None:
             return rest.add_(rows), positive
         if positive is None:
