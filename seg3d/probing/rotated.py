@@ -224,7 +224,6 @@ class Rotation:
         # the signs of every brick of every layer differ.
         matrix = haar_matrix(replace(key, layer=0), voxels)
         self.voxels = voxels
-        self.dtype = dtype
         self._matrix = matrix.to(device, dtype, non_blocking=True)
         self._number = key.number(SIGNS_STREAM)
 
@@ -237,7 +236,7 @@ class Rotation:
         return (rotated @ self._matrix.T).mul_(self._signs(bricks))
 
     def _signs(self, bricks: Tensor) -> Tensor:
-        return random_signs(self._number, bricks, self.voxels, self.dtype)
+        return random_signs(self._number, bricks, self.voxels)
 
 
 def haar_matrix(key: ProbeKey, voxels: int) -> Tensor:
