@@ -17,6 +17,9 @@ Triple = tuple[int, int, int]
 class ConvBlock(ProbedSequential):
     """Convolution, instance norm, leaky ReLU: `(B, C_in, D, H, W)` to `(B, C_out, D', H', W')`."""
 
+    conv: ProbedConv3d
+    norm: ProbedInstanceNorm3d
+
     def __init__(
         self, c_in: int, c_out: int, kernel: Triple, stride: Triple, sketch: str, rank: int
     ) -> None:
@@ -30,11 +33,13 @@ class ConvBlock(ProbedSequential):
     def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and ``x`` for another use; see :meth:`ProbedConv3d.with_skip`."""
         y, skip = self.conv.with_skip(x)
-        return self.norm(y), skip
+        z: Tensor = self.norm(y)
+        return z, skip
 
     def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
         """The same for the parts' concatenation; see :meth:`ProbedConv3d.of_parts`."""
-        return self.norm(self.conv.of_parts(parts))
+        z: Tensor = self.norm(self.conv.of_parts(parts))
+        return z
 
 
 class UNet3d(nn.Module):

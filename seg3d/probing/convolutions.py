@@ -187,7 +187,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         y = self._apply_function(x, record, geometry, weight, bias, onto, inplace=alone)
         return y, start
 
-    def _can_upsample(self, up: nn.ConvTranspose3d, onto: Tensor) -> bool:
+    def _can_upsample(self, up: nn.Module, onto: Tensor) -> bool:
         """Whether ``up`` can be done slab by slab, and what serves it serves us too."""
         return (
             isinstance(up, ProbedConvTranspose3d)

@@ -30,12 +30,13 @@ class Upsampled:
         below: is called once.
     """
 
-    def __init__(self, up: nn.ConvTranspose3d, below: Callable[[], Tensor]) -> None:
+    def __init__(self, up: nn.Module, below: Callable[[], Tensor]) -> None:
         self.up = up
         self.below = below
 
     def __call__(self) -> Tensor:
-        return self.up(self.below())  # type: ignore[no-any-return]
+        u: Tensor = self.up(self.below())
+        return u
 
 
 @dataclass(frozen=True)
@@ -145,4 +146,5 @@ def _passage(ctx: Any, up_weight: Tensor, up_bias: Tensor | None, weight: Tensor
     """With the weights in x's type."""
     bias = None if up_bias is None else up_bias.to(ctx.dtype)
     weights = (up_weight.to(ctx.dtype), bias, weight.to(ctx.dtype))
-    return Passage(*ctx.geometries, ctx.shape, weights)
+    up, conv = ctx.geometries
+    return Passage(up, conv, ctx.shape, weights)
