@@ -178,9 +178,8 @@ class DiskCache(Cache):
 
 def _entry_name(case: Case, plan: Plan) -> str:
     """Changes with the plan, and when a file of the case is written anew."""
-    assert case.label is not None
-    stamps = [stamp(path) for path in (*case.images, case.label)]
-    decided = repr((VERSION, stamps, plan.model_dump_json()))
+    stamps = [stamp(path) for path in case.files]
+    decided = repr((VERSION, case.label, stamps, plan.model_dump_json()))
     return f"{case.name}.{hashlib.sha256(decided.encode()).hexdigest()[:16]}"
 
 
