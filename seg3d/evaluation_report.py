@@ -186,7 +186,7 @@ def _case_table(evaluation: Evaluation) -> Table:
                 Text(case),
                 Text(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
-                *(f"{getattr(overlap, size.replace(' ', '_')):.4g}" for size in sizes),
+                *(_size(getattr(overlap, size.replace(" ", "_"))) for size in sizes),
             )
             case = ""
         rows.add_section()
@@ -215,6 +215,11 @@ def _table(*columns: str) -> Table:
         else:
             rows.add_column(column, justify="right", no_wrap=True)
     return rows
+
+
+def _size(number: float) -> str:
+    """Of voxels all digits, of ml the first four."""
+    return f"{number:.4g}" if isinstance(number, float) else f"{number}"
 
 
 def _shown(number: float) -> str:

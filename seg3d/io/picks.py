@@ -155,7 +155,9 @@ def _columns(path: Path, head: _Head) -> dict[str, int]:
         return {name: column for column, name in enumerate((*PLACES[0], "time"))}
     raise UserError(
         f"{path}: which columns hold inline, crossline and time?",
-        given=f"columns {', '.join(named.values())}" if named else f"{len(row)} columns of numbers",
+        given=f"columns {', '.join(named.values())}"
+        if named
+        else f"{len(row) or 'no'} columns of numbers",
         legal="three columns in this order, or a line above the numbers that names them",
         fix="write a first line such as: inline crossline time; or say it in data.labels.columns",
     )
