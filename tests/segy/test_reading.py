@@ -129,7 +129,9 @@ def test_traces_in_no_order_are_noted(tmp_path):
 # Byte positions
 
 
-@pytest.mark.parametrize("lines", [(9, 21), (5, 21), (17, 21), (9, 13), (17, 13), (181, 185)])
+@pytest.mark.parametrize(
+    "lines", [(9, 21), (5, 21), (5, 17), (17, 21), (9, 13), (17, 13), (181, 185)]
+)
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_positions_are_found(tmp_path, lines, missing):
     coordinates = (181, 185) if lines != (181, 185) else (189, 193)
