@@ -377,14 +377,15 @@ def _foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> 
 
 
 def _largest(path: Path, labels: np.ndarray) -> int:
-    smallest, largest = int(labels.min(where=labels != UNLABELLED, initial=0)), int(labels.max())
+    largest = int(labels.max())
+    smallest = int(labels.min(where=labels != UNLABELLED, initial=largest))
     if smallest < 0 or largest > LARGEST_LABEL:
         raise UserError(
             f"{path} is used as a label but has values that are no class",
             given=f"values from {smallest} to {largest}",
             legal=f"0 (background) to {LARGEST_LABEL}",
         )
-    return max(largest, 0)
+    return largest
 
 
 def _counted(theirs: np.ndarray, ours: np.ndarray, ignored: int | None) -> np.ndarray:

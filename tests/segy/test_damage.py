@@ -178,7 +178,7 @@ def test_a_line_across_both_axes(tmp_path):
 def test_no_numbers(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(coordinates=None))
     path = number_lines(written, np.zeros(30, int), np.zeros(30, int))
-    refused(path, "has no inline and crossline numbers", "9 and 21", "say which byte positions")
+    refused(path, "has no inline and crossline numbers", "9 and 21", "--segy-bytes")
 
 
 @pytest.mark.parametrize("line", ["C 9 SOMETHING IN BYTES 41-44", "C 9 Iline: 41, Xline: 45"])

@@ -161,7 +161,7 @@ def test_coordinates_are_found(tmp_path, coordinates):
 
 def test_positions_may_be_given(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(lines=(41, 45), coordinates=(49, 53)))
-    with pytest.raises(UserError, match="byte positions"):
+    with pytest.raises(UserError, match="has no inline and crossline numbers in the usual places"):
         segy.open_volume(written.path)
     positions = Positions(41, 45, 49, 53)
     header = read_header(written.path, positions)

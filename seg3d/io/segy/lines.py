@@ -270,7 +270,7 @@ def _require_small_numbers(headers: dict[str, np.ndarray], positions: Positions)
     for position in (positions.inline, positions.crossline):
         numbers = headers[word_name(position)]
         if np.median(np.abs(numbers.astype(np.int64))) > LARGEST_LINE_NUMBER:
-            raise NotAGrid(SCATTERED, "numbers too large for lines")
+            raise NotAGrid(NO_NUMBERS, "numbers too large for lines")
 
 
 def _require_one_offset(offsets: np.ndarray) -> None:
