@@ -237,7 +237,7 @@ def predict(
     from seg3d.checkpoint import find_checkpoint
     from seg3d.config import parse_bytes
     from seg3d.device import choose_device
-    from seg3d.jobs import plan_jobs
+    from seg3d.jobs import plan_jobs, require_room_for_probabilities
     from seg3d.predict import Predictor
     from seg3d.progress import progress_bar
     from seg3d.ranks import joined_ranks
@@ -246,6 +246,8 @@ def predict(
     limit = None if memory is None else parse_bytes(memory, "--memory")
     checkpoint = find_checkpoint(run_or_checkpoint)
     jobs = plan_jobs(inputs, output)
+    if probabilities:
+        require_room_for_probabilities(jobs)
     with joined_ranks() as ranks:
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks

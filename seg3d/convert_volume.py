@@ -11,12 +11,11 @@ from rich.console import Console
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
-from seg3d.io import Region, create_volume, open_volume, suffix
+from seg3d.io import SEGY, Region, create_volume, open_volume, suffix
 from seg3d.io.ome_zarr import CHUNK
 from seg3d.progress import progress_bar
 
 BLOCK_BYTES = 2**27
-SEGY = (".sgy", ".segy")
 # What scanners and float32 headers leave of a right angle.
 SHEAR_TOLERANCE_DEGREES = 0.1
 

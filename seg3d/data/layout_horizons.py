@@ -9,11 +9,10 @@ from seg3d.data.cases import Case
 from seg3d.data.layout_folders import files_of
 from seg3d.data.volume_files import LeftOut, channel_files, left_out, visible, volumes_by_stem
 from seg3d.errors import UserError
-from seg3d.io import Interpretation, suffix
+from seg3d.io import SEGY, Interpretation, suffix
 from seg3d.io.layers import MOST_HORIZONS, label_values
 
 IMAGES, HORIZONS = "images", "horizons"
-SEGY = (".sgy", ".segy")
 SHOWN = 10
 
 

@@ -1,6 +1,6 @@
 """Reading and writing volumes; the format follows from the file name's ending."""
 
-from seg3d.io.formats import DICOM, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io.formats import DICOM, SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
 from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, read_labels
@@ -17,6 +17,7 @@ from seg3d.io.volume import (
 __all__ = [
     "DICOM",
     "LARGEST_LABEL",
+    "SEGY",
     "SUFFIXES",
     "UNLABELLED",
     "Header",

@@ -87,6 +87,12 @@ def test_from_horizons_to_a_score(tmp_path: Path, cli: Cli, here: Callable[..., 
         assert_same_headers(survey, output, 8)
         assert set(np.unique(traces(output))) <= {0, 1, 2}
 
+    # Known before anything is computed.
+    wrong = ("predict", run, images / "east.sgy", "--output", tmp_path / "p.sgy", "--probabilities")
+    refused = here(*wrong, *OPTIONS)
+    assert refused.exit_code == 2 and "SEG-Y holds one number" in refused.stderr
+    assert not list(tmp_path.glob("*p.sgy*"))
+
     said = here("evaluate", tmp_path / "predictions", tmp_path / "layers", *OPTIONS).stdout
     assert "reference voxels" in said
     metrics = json.loads((tmp_path / "predictions" / "metrics.json").read_text())
