@@ -60,19 +60,21 @@ def measure(
         shape: of each, in voxels.
         ending: of the files, ``.nii`` or ``.nii.gz``.
         cache: what ``data.cache`` is set to, or ``auto``.
-        channels: of the U-Net, per level.
+        channels: of MONAI's U-Net, per level; its first layer halves the resolution, so that the
+            network is not what takes the time.
         epochs: of the first start; resuming adds one.
         steps: per epoch.
     """
     dataset, run = folder / "dataset", Run(folder / "run")
     seconds, size = make_dataset(dataset, count, shape, ending)
+    network = {"name": "monai.UNet", "channels": channels, "strides": [2] * (len(channels) - 1)}
     settings = {
         "data.labels": json.dumps(
             {"background": 0} | {name: n for n, name in enumerate(ORGANS, 1)}
         ),
         "data.cache": cache,
         "data.folds": count,
-        "network.channels": json.dumps(channels),
+        "network": json.dumps(network),
         "probing.bits": 1,
         "train.iterations_per_epoch": steps,
         "validation.every": 1_000_000,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from seg3d.files import stamp
 
 Split = Literal["train", "val", "test"]
 
@@ -24,6 +27,12 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     split: Split | None = None
+
+    @property
+    def stamp(self) -> str:
+        """Changes when a file of the case is moved or written anew; nothing is read for it."""
+        files = self.images if self.label is None else (*self.images, self.label)
+        return hashlib.sha256(repr([stamp(path) for path in files]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import tracemalloc
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -259,10 +260,10 @@ def test_two_processes_make_each_case_once(
 ) -> None:
     log, make = tmp_path / "made", cache_module._on_disk
 
-    def noted(case: Case, plan: Plan, folder: Path) -> None:
+    def noted(case: Case, plan: Plan, folder: Path, over: Event) -> None:
         with log.open("a") as file:
             file.write(f"{case.name}\n")
-        make(case, plan, folder)
+        make(case, plan, folder, over)
 
     monkeypatch.setattr(cache_module, "_on_disk", noted)
     fork = multiprocessing.get_context("fork")
