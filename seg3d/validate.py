@@ -58,7 +58,7 @@ def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Vali
     Args:
         trainer: whose network is looked at; it is left in training mode.
         cases: with labels.
-        stop: asked between cases; a request ends the validation.
+        stop: asked between slabs; a request ends the validation.
 
     Returns:
         The result, or None if it was stopped.
@@ -71,9 +71,6 @@ def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Vali
     rows = []
     picture: np.ndarray | None = None
     for case in cases:
-        if stop.reason:
-            trainer.network.train()
-            return None
         assert case.label is not None
         confusion = np.zeros((len(plan.classes), len(plan.classes)), dtype=np.int64)
         with (
@@ -82,6 +79,9 @@ def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Vali
         ):
             sketch = _Sketch(image.grid_map) if picture is None else None
             for region, predicted in _segment(trainer, image):
+                if stop.reason:
+                    trainer.network.train()
+                    return None
                 truth = reference.read(region)[0].astype(np.int16) - 1
                 confusion += confusion_matrix(truth, predicted, len(plan.classes))
                 if sketch is not None:
