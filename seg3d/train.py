@@ -290,8 +290,7 @@ def fit(
         speed = clock.read()
         validation = None
         if trainer.validation_is_due:
-            bar.describe("validating")
-            validation = validate(trainer, val_cases, stop)
+            validation = validate(trainer, val_cases, stop, bar.describe)
             bar.describe("training")
             if validation is None:
                 # Cut short: it is done again, from the same weights, when the run is resumed.

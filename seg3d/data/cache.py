@@ -21,7 +21,6 @@ from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 from filelock import FileLock
 
 from seg3d.config import Config
@@ -30,6 +29,7 @@ from seg3d.data.grid_map import network_view
 from seg3d.data.training_case import TrainingCase, padding
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_shape
 from seg3d.files import atomic_write, full_disk_explained, require_space
+from seg3d.free_ram import free_ram
 from seg3d.geometry import Grid
 from seg3d.io import Header, create_volume, open_volume, read_header
 from seg3d.plan import Plan
@@ -91,7 +91,7 @@ def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Pa
     """
     limit = config.data.cache
     if limit == "auto":
-        limit = psutil.virtual_memory().available / 2
+        limit = free_ram() / 2
     in_ram = RamCache(cases, plan)
     return in_ram if sum(in_ram.sizes) <= limit else DiskCache(cases, plan, folder)
 
