@@ -242,7 +242,7 @@ def _in_threads(
     over = Event()
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
         try:
-            for result in pool.map(partial(work, over=over), things):
+            for result in pool.map(work, things, itertools.repeat(over)):
                 advance()
                 yield result
         finally:
