@@ -66,7 +66,7 @@ def measure(
         steps: per epoch.
     """
     dataset, run = folder / "dataset", Run(folder / "run")
-    seconds, size = make_dataset(dataset, count, shape, ending)
+    size = make_dataset(dataset, count, shape, ending)
     network = {"name": "monai.UNet", "channels": channels, "strides": [2] * (len(channels) - 1)}
     settings = {
         "data.labels": json.dumps(
@@ -114,21 +114,18 @@ def measure(
         "shape": shape,
         "ending": ending,
         "dataset_gib": size / GIB,
-        "seconds_to_generate": seconds,
         "settings": settings,
         "starts": starts,
     }
 
 
-def make_dataset(folder: Path, count: int, shape: Shape3, ending: str) -> tuple[float, int]:
-    """Write what is not there yet; returns the seconds that it took and the bytes of all files."""
-    begin = time.perf_counter()
+def make_dataset(folder: Path, count: int, shape: Shape3, ending: str) -> int:
+    """Write the volumes that are not there yet; returns the bytes of all files."""
     for number in range(count):
         name = f"ct_{number:03d}{ending}"
         if not (folder / "labels" / name).exists():
             make_case(folder / "images" / name, folder / "labels" / name, shape, number)
-    size = sum(path.stat().st_size for path in folder.glob("*/*"))
-    return time.perf_counter() - begin, size
+    return sum(path.stat().st_size for path in folder.glob("*/*"))
 
 
 def make_case(image_path: Path, label_path: Path, shape: Shape3, seed: int) -> None:
