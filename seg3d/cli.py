@@ -161,7 +161,7 @@ def train(
     from seg3d.config import load_config
     from seg3d.device import choose_device
     from seg3d.prepare import default_run_folder, prepare
-    from seg3d.run import Run, require_new_run, resume_run
+    from seg3d.run import Run, require_new_run, resume_run, sole_user
     from seg3d.train import train as train_run
 
     choose_device(device)
@@ -185,7 +185,9 @@ def train(
     else:
         require_new_run(run)
         settings = asked
-    ending = train_run(prepare(settings, run, resume, console), run, device, resume, console)
+    with sole_user(run):
+        prepared = prepare(settings, run, resume, console)
+        ending = train_run(prepared, run, device, resume, console)
     console.print(f"{ending}: {run.folder}", highlight=False, markup=False, soft_wrap=True)
     if ending != "finished":
         console.print("  --resume continues it", highlight=False)

@@ -31,7 +31,7 @@ from seg3d.memory import peak_gib
 from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
 from seg3d.plan import Plan, save_plan
-from seg3d.prepare import Prepared
+from seg3d.prepare import Prepared, save_stamps
 from seg3d.probing import choose_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.progress import Bar, progress_bar
@@ -79,6 +79,7 @@ class Trainer:
             config.loss.dice, config.loss.cross_entropy, config.loss.batch_dice
         )
         self.position = Position()
+        self.bits_are_measured = False
 
     def save(self, path: Path) -> None:
         state = {
@@ -87,6 +88,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
             "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
+            "bits_are_measured": self.bits_are_measured,
         }
         save_checkpoint(path, self.config, self.plan, state)
 
@@ -99,8 +101,11 @@ class Trainer:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
-        if chooses_bits(self.config):
-            set_bits(self.network, content.get("bits", {}))
+        self.bits_are_measured = chooses_bits(self.config) and content.get(
+            "bits_are_measured", False
+        )
+        if self.bits_are_measured:
+            set_bits(self.network, content["bits"])
 
     def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
         """Choose the bits of every layer by what single patches show; returns a line about it."""
@@ -117,7 +122,9 @@ class Trainer:
                 self.scaler.update()
 
         runs = [partial(backward, patch) for patch in patches]
-        return summary(choose_bits(self.network, runs, seed=self.config.train.seed))
+        chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+        self.bits_are_measured = True
+        return summary(chosen)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Forward pass of a batch."""
@@ -223,22 +230,28 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     save_plan(plan, run.plan)
     if not run.splits.exists():
         save_splits(prepared.splits, run.splits)
-    measured, checkpoint = False, None
-    if resume:
-        before, _, checkpoint = load_checkpoint(run.last)
-        trainer.load(checkpoint)
-        measured = chooses_bits(before)
+    save_stamps(prepared.stamps, run.cases)
+    if not resume:
+        # Whatever ends it from here on, it can be resumed: a start is a resume from step 0.
+        trainer.save(run.last)
+    checkpoint = load_checkpoint(run.last)[2]
+    trainer.load(checkpoint)
     console.print(f"preprocessed volumes: {cache}", highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console, "preprocessing", len(cache)) as bar:
-        cache.fill(bar.advance)
+        try:
+            cache.fill(bar.advance)
+        except KeyboardInterrupt:
+            return "interrupted"
     stream = patch_stream(cache, config, plan)
     per_step = config.train.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
-    if chooses_bits(config) and not measured:
+    if chooses_bits(config) and not trainer.bits_are_measured:
         last = steps * per_step  # of the patches that training itself will see
         trial = [stream[last + index] for index in range(TRIAL_PATCHES)]
         console.print(f"bits per voxel: {trainer.choose_bits(trial)}", highlight=False)
+        restore_random_states(checkpoint)
+        trainer.save(run.last)
     batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
     journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
     stop = StopRequest(config.train.max_time)
@@ -247,10 +260,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
             "torch.", ""
         )
     )
-    if checkpoint:
-        restore_random_states(checkpoint)
-    else:
-        trainer.save(run.last)
+    restore_random_states(checkpoint)
     with stop.listening(), progress_bar(console, "training", steps, done) as bar:
         ending = fit(trainer, batches, prepared.val, journal, stop, bar, console)
         if ending != "finished":
@@ -280,8 +290,7 @@ def fit(
         speed = clock.read()
         validation = None
         if trainer.validation_is_due:
-            bar.describe("validating")
-            validation = validate(trainer, val_cases, stop)
+            validation = validate(trainer, val_cases, stop, bar.describe)
             bar.describe("training")
             if validation is None:
                 # Cut short: it is done again, from the same weights, when the run is resumed.

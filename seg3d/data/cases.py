@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from seg3d.files import stamp
 from seg3d.io import Interpretation
 
 Split = Literal["train", "val", "test"]
@@ -33,6 +35,21 @@ class Case:
         if isinstance(self.label, Interpretation):
             return *self.images, *self.label.horizons
         return self.images if self.label is None else (*self.images, self.label)
+
+    @property
+    def stamp(self) -> str:
+        """Changes when a file of the case is moved or written anew, or horizons are read otherwise.
+
+        Nothing is read for it.
+        """
+        label = self.label
+        reading = (
+            (label.values, label.columns, label.scale, label.reach)
+            if isinstance(label, Interpretation)
+            else None
+        )
+        state = [reading, *(stamp(path) for path in self.files)]
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,22 @@ def survey_dataset(
         if isinstance(survey, CaseSurvey)
     }
     _require_same_channels(surveys)
+    return surveys
+
+
+def require_foreground(
+    dataset: Dataset, surveys: dict[str, CaseSurvey], background: set[int]
+) -> None:
+    """Require that there is something to be found in a dataset.
+
+    Raises:
+        UserError: if there is not.
+    """
     if not any(value not in background for one in surveys.values() for value in one.labels):
         raise UserError(
             f"no voxel of {dataset.source} carries a label other than background",
             fix="check the label files, or data.labels",
         )
-    return surveys
 
 
 def _require_same_channels(surveys: dict[str, CaseSurvey]) -> None:
