@@ -144,17 +144,17 @@ def choose_bits(
         for name, measured in gradient_noise(network, backward, seed + attempt).items():
             convolution = network.get_submodule(name)
             assert isinstance(convolution, ProbedConvolution)
-            source = convolution.source
-            if source is None or numbered[source].sketch != "rotated":
-                continue
-            now = numbered[source].bits
-            enough = now
-            if attempt == 0:
-                choices = BITS[BITS.index(1) :] if numbered[source] in small else BITS
-                enough = _enough(choices, now, measured.ratio, limit)
-            elif measured.ratio > limit:
-                enough = _enough(BITS[BITS.index(now) + 1 :], now, measured.ratio, limit)
-            wanted[source] = max(wanted.get(source, BITS[0]), enough, key=BITS.index)
+            for source in convolution.sources:
+                if numbered[source].sketch != "rotated":
+                    continue
+                now = numbered[source].bits
+                enough = now
+                if attempt == 0:
+                    choices = BITS[BITS.index(1) :] if numbered[source] in small else BITS
+                    enough = _enough(choices, now, measured.ratio, limit)
+                elif measured.ratio > limit:
+                    enough = _enough(BITS[BITS.index(now) + 1 :], now, measured.ratio, limit)
+                wanted[source] = max(wanted.get(source, BITS[0]), enough, key=BITS.index)
         changed = {source: bits for source, bits in wanted.items() if bits != numbered[source].bits}
         for source, bits in changed.items():
             numbered[source].set_sketch("rotated", numbered[source].rank, bits)

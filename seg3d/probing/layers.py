@@ -9,6 +9,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from seg3d.probing.keys import ProbeKey, process_rank
 from seg3d.probing.names import Bits, check_sketch
@@ -137,6 +139,20 @@ class ProbedFunction(torch.autograd.Function):
         raise RuntimeError(
             "Probed layers have no forward-mode derivative; use eval mode or 'exact'."
         )
+
+
+def is_watched(module: nn.Module, x: Tensor) -> bool:
+    """Whether hooks, or a ``forward`` of its own, see what goes into ``module``."""
+    if "forward" in vars(module):
+        return True
+    # The hooks of whoever measures memory see fake tensors, which have no values.
+    return not isinstance(x, FakeTensor) and bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or _has_any_global_hook()
+    )
 
 
 def single_under_autocast(x: Tensor) -> Tensor:
