@@ -50,6 +50,7 @@ class ProbedActivation(ProbedLayer):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):
+            self.about_to_sketch(input)
             record = sketched_with_signs(
                 input.detach(), make_norm_sketch(self.sketch, self.bits), self.next_key()
             )
