@@ -162,7 +162,8 @@ SHARING: dict[str, Callable[[], nn.Module]] = {
 def forbid_work_in_place(patch: pytest.MonkeyPatch) -> None:
     for module in (norms, activations, convolutions):
         patch.setattr(module, "is_private", lambda gradient: False)
-    patch.setattr(sequential, "_is_alone", lambda x: False)
+    for module in (sequential, convolutions):
+        patch.setattr(module, "is_alone", lambda x: False)
 
 
 def count_work_in_place(patch: pytest.MonkeyPatch) -> list[bool]:
