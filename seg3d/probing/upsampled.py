@@ -22,7 +22,6 @@ from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, Slab, added, rows_of
 
 
-@dataclass(frozen=True)
 class Upsampled:
     """A part of a concatenation: what ``up`` makes of the tensor that ``below`` returns.
 
@@ -31,8 +30,9 @@ class Upsampled:
         below: is called once.
     """
 
-    up: nn.ConvTranspose3d
-    below: Callable[[], Tensor]
+    def __init__(self, up: nn.ConvTranspose3d, below: Callable[[], Tensor]) -> None:
+        self.up = up
+        self.below = below
 
     def __call__(self) -> Tensor:
         return self.up(self.below())  # type: ignore[no-any-return]
