@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from seg3d.benchmarks.tables import print_table
 from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import UNet3d, heads
 from seg3d.networks.unet3d import ConvBlock
-from seg3d.probing import set_bits, set_probe_step
+from seg3d.probing import kernels, set_bits, set_probe_step
+from seg3d.probing.kernels import kernels_for
 
 Step = Callable[[int], None]
 
@@ -31,14 +33,15 @@ def compare(
         name: network_step(network, image, target, amp)
         for name, network in _networks(channels, device).items()
     }
-    whole = _ratios(_times(networks, rounds, device))
+    whole = _ratios(_times(_also_without_kernels(networks, device), rounds, device))
     title = f"training step of UNet3d {channels}, {size}³, batch of {batch}"
     _print(title, whole)
     units = {}
     width, edge = channels[0], size
     while width <= channels[min(2, len(channels) - 1)]:
         name = f"{width} channels, {edge}³"
-        units[name] = _ratios(_times(_units(width, edge, batch, device, amp), rounds, device))
+        steps = _also_without_kernels(_units(width, edge, batch, device, amp), device)
+        units[name] = _ratios(_times(steps, rounds, device))
         _print(f"one unit (convolution, instance norm, leaky ReLU): {name}", units[name])
         width, edge = 2 * width, edge // 2
     return {
@@ -107,6 +110,22 @@ def _units(width: int, edge: int, batch: int, device: torch.device, amp: bool) -
         set_bits(block, bits)
         steps[name] = step_of(block)
     return steps
+
+
+def _also_without_kernels(steps: dict[str, Step], device: torch.device) -> dict[str, Step]:
+    """Where there are kernels, the same methods by the torch path too."""
+    if not kernels_for(None, torch.zeros(1, 1, 1, 1, 1, device=device)):
+        return steps
+
+    def without(step: Step) -> Step:
+        def slower(number: int) -> None:
+            with mock.patch.object(kernels, "enabled", False):
+                step(number)
+
+        return slower
+
+    sketched = {name: step for name, step in steps.items() if name.startswith("seg3d")}
+    return steps | {f"{name}, no kernels": without(step) for name, step in sketched.items()}
 
 
 def _times(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, list[float]]:

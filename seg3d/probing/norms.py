@@ -253,8 +253,8 @@ def normalise(
     grid = BrickGrid.of(y.shape, sketch.voxels)
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
     if encoder is not None and (kernels := kernels_for(grid, y, z)):
-        columns = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
-        kernels.normalise(encoder, y, z, columns)
+        numbers_of_channels = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
+        kernels.normalise(encoder, y, z, numbers_of_channels)
         return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
     for where, numbers in bricks_of(grid, y):
         columns = [grid.spread(values, where) for values in (scale, offset, *affine)]

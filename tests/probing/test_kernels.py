@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -23,6 +26,7 @@ from seg3d.probing.norms import Normalisation, normalise, normalise_backward, po
 from seg3d.probing.packing import unpack
 from seg3d.probing.records import Record, sketched
 from seg3d.probing.rotated import RotatedSketch
+from tests.conftest import ROOT
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KEY = ProbeKey(seed=1, step=2, layer=3)
@@ -216,6 +220,21 @@ def test_training_step() -> None:
     for one, other in zip(fused, plain, strict=True):
         # A code next to a threshold may fall to either side.
         assert (one - other).norm() <= 0.01 * other.norm() + 1e-6
+
+
+def test_kernels_compile_to_machine_code() -> None:
+    """The interpreter takes what the compiler may not; scripts/check_kernels compiles them all."""
+    few = ["--capability", "80", "--bits", "0.5", "--dtypes", "bfloat16", "--shapes", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "scripts/check_kernels", *few],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "9 specialisations, 0 of them spill" in done.stdout
 
 
 def test_what_the_torch_path_does() -> None:

@@ -1,10 +1,12 @@
-"""Fused passes over tensors on a GPU: the same numbers as the torch functions, in one launch each.
+"""Fused passes over tensors on a GPU: what the torch functions do, in one launch each.
 
 Wherever the engine goes through a tensor chunk by chunk it asks :func:`kernels_for` first.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,8 +21,7 @@ BRICK_VOXELS = range(8, 129)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability: the first with bfloat16 in its tensor cores
 
-# Whether to use them where they can be used; for comparisons.
-enabled = True
+enabled = os.environ.get("SEG3D_KERNELS", "1") != "0"
 
 
 def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
@@ -54,4 +55,15 @@ def _suits(x: Tensor) -> bool:
 def _device_suits(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) >= AMPERE
+    if torch.cuda.get_device_capability(device) < AMPERE:
+        return False
+    try:
+        from seg3d.probing.kernels import passes
+
+        passes.moments(torch.ones(1, 1, 1, 1, 1, device=device))
+    except Exception as error:
+        # Triton wants a C compiler, a writable cache and a driver of its taste, and says so by
+        # exceptions of any type. Without it there is the torch path.
+        warnings.warn(f"no fused GPU kernels, training is slower: {error}", stacklevel=2)
+        return False
+    return True
