@@ -253,7 +253,8 @@ class Rebuilder:
 
     def _columns(self, x: Tensor, *values: Slope) -> Tensor:
         """Numbers for the kernels, by sample and channel: ``(values, B, C)``."""
-        columns = torch.empty(len(values), self.grid.batch, self.grid.channels, device=x.device)
+        shape = (len(values), self.grid.batch, self.grid.channels)
+        columns = torch.empty(shape, dtype=torch.float32, device=x.device)
         for column, value in zip(columns, values, strict=True):
             column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
         return columns
