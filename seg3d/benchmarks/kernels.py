@@ -1,7 +1,7 @@
 """Compile the GPU kernels on a machine that need not have a GPU, and say what they take there.
 
-Every specialisation that the engine asks for is compiled to machine code by Triton, the values
-being those of real calls: what would be launched is compiled instead.
+The engine's own calls are made, on a CPU, and where a kernel would be launched Triton only compiles it
+to machine code, with the specialisation that it chooses itself.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,7 +18,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from seg3d.probing import ProbeKey, kernels
 from seg3d.probing.activations import activate_backward, sketched_with_signs
@@ -28,58 +27,62 @@ from seg3d.probing.norms import Normalisation, normalise, normalise_backward, po
 from seg3d.probing.records import sketched
 from seg3d.probing.rotated import RotatedSketch
 
-TYPES = {
-    torch.float32: "*fp32",
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.uint8: "*u8",
-}
 # Bricks of 128 voxels; of 100, which divide the plane; of 72, which stick out; small ones.
 SHAPES = ((1, 4, 2, 16, 16), (1, 4, 2, 40, 40), (1, 4, 2, 13, 11), (1, 4, 8, 4, 4), (1, 4, 2, 3, 4))
 
 
-@dataclass
-class Compiler:
-    """Takes the place of the function that launches kernels.
+@dataclass(frozen=True)
+class Needs:
+    """What a kernel takes: registers a thread, bytes spilled, bytes of shared memory a program."""
 
-    Attributes:
-        capability: of the GPU, such as 80 or 90.
-        rows: for every specialisation its name, and registers, bytes spilled, and bytes of shared
-            memory of a program.
-    """
+    registers: int
+    spilled: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """All that Triton asks about a GPU until it launches something."""
 
     capability: int
-    rows: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
-    def __call__(self, kernel: Any, programs: int, **arguments: Any) -> None:
-        source = _source(kernel, arguments)
-        name = f"sm_{self.capability} {kernel.fn.__name__} {_words(source)}"
-        if name in self.rows:
-            return
-        options = {name: arguments[name] for name in passes.OPTIONS if name in arguments}
-        target = GPUTarget("cuda", self.capability, 32)
-        compiled = triton.compile(source, target=target, options=options)
-        registers, stack = _resources(compiled.asm["cubin"])
-        self.rows[name] = registers, stack, compiled.metadata.shared
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
 
 
 def compile_all(
-    capability: int, bits: tuple[float, ...], dtypes: tuple[torch.dtype, ...], shapes: Any = SHAPES
-) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Every specialisation with registers, bytes spilled, and bytes of shared memory."""
-    compiler = Compiler(capability)
-    seen = 0
+    capability: int, bits: float, dtype: torch.dtype, shape: tuple[int, ...]
+) -> list[tuple[str, Needs]]:
+    """Names and needs of all kernels for tensors of one kind.
+
+    Args:
+        capability: of the GPU, such as 80 or 90.
+        bits: of the sketch.
+        dtype: of the tensors.
+        shape: ``(B, C, D, H, W)``.
+    """
+    done: dict[str, tuple[str, Needs]] = {}
+
+    def compile_only(kernel: Any, programs: int, **arguments: Any) -> None:
+        compiled = kernel.warmup(grid=(programs,), **arguments)
+        flags = ("NORMALISE", "PURPOSE", "SIGNED", "EDGE", "BLOCK")
+        words = [f"{flag}={arguments[flag]}" for flag in flags if flag in arguments]
+        name = " ".join([kernel.fn.__name__, *words])
+        done[compiled.hash] = name, _needs(compiled.asm["cubin"], compiled.metadata.shared)
+
+    driver.set_active(_Driver(capability))
     with (
-        mock.patch.object(passes, "_launch", compiler),
+        mock.patch.object(passes, "_launch", compile_only),
         mock.patch.object(kernels, "_device_suits", lambda device: True),
     ):
-        for dtype in dtypes:
-            for shape in shapes:
-                for number in bits:
-                    _calls(torch.zeros(shape, dtype=dtype), RotatedSketch(number))
-                    rows = list(compiler.rows.items())
-                    yield from rows[seen:]
-                    seen = len(rows)
+        _calls(torch.zeros(shape, dtype=dtype), RotatedSketch(bits))
+    return list(done.values())
 
 
 def _calls(x: Tensor, sketch: RotatedSketch) -> None:
@@ -97,36 +100,7 @@ def _calls(x: Tensor, sketch: RotatedSketch) -> None:
         fill(x, slice(0, batch), slice(0, -(-x.shape[2] // step)))
 
 
-def _source(kernel: Any, arguments: dict[str, Any]) -> ASTSource:
-    """The kernel with its arguments, specialised as Triton does it at a launch."""
-    signature, constants, attributes = {}, {}, {}
-    for index, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name]
-        specialised = not parameter.do_not_specialize
-        if parameter.is_constexpr or (specialised and type(value) is int and value == 1):
-            signature[parameter.name] = "constexpr"
-            constants[(index,)] = getattr(value, "value", value)
-            continue
-        if isinstance(value, Tensor):
-            signature[parameter.name] = TYPES[value.dtype]
-        else:
-            large = parameter.name.endswith("_number") or abs(value) >= 2**31
-            signature[parameter.name] = "i64" if large else "i32"
-        if isinstance(value, Tensor) or (specialised and value % 16 == 0):
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    return ASTSource(kernel, signature, constants, attributes)
-
-
-def _words(source: ASTSource) -> str:
-    """What tells this specialisation from others."""
-    names = source.fn.arg_names
-    numbers = [f"{names[i]}={value}" for (i,), value in sorted(source.constants.items())]
-    aligned = [names[i] for (i,) in sorted(source.attrs) if source.signature[names[i]] == "i32"]
-    tensor = next(iter(source.signature.values()))
-    return " ".join([tensor, *numbers, "aligned:" + ",".join(aligned)])
-
-
-def _resources(cubin: bytes) -> tuple[int, int]:
+def _needs(cubin: bytes, shared: int) -> Needs:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -134,4 +108,4 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True)
     found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout + done.stderr)
     assert found, done.stdout + done.stderr
-    return int(found[1]), int(found[2])
+    return Needs(int(found[1]), int(found[2]), shared)

@@ -60,10 +60,10 @@ def centred(
         tl.store(means + brick * 2 + 1, above, mask=here)
         mean = tl.where(positive, above.to(tl.float32)[:, None], below.to(tl.float32)[:, None])
     else:
-        means_ = tl.sum(tl.where(in_brick, v, 0.0), axis=1) / voxels
-        means_ = means_.to(means.dtype.element_ty)
-        tl.store(means + brick, means_, mask=here)
-        mean = means_.to(tl.float32)[:, None]
+        whole = tl.sum(tl.where(in_brick, v, 0.0), axis=1) / voxels
+        whole = whole.to(means.dtype.element_ty)
+        tl.store(means + brick, whole, mask=here)
+        mean = whole.to(tl.float32)[:, None]
     # Subtracting the means as they were rounded loses nothing to the rounding.
     return tl.where(in_brick, v - mean, 0.0)
 

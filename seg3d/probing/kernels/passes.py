@@ -146,7 +146,7 @@ def _rebuild(
         first_sample=samples.start,
         first_layer=layers.start,
         layers_here=layers.stop - layers.start,
-        PURPOSE=purpose,
+        PURPOSE=purpose.value,
         **_arguments(decoder, dz, columns, samples, layers),
     )
 
