@@ -1,6 +1,6 @@
 """Compile the GPU kernels on a machine that need not have a GPU, and say what they take there.
 
-The engine's own calls are made, on a CPU, and where a kernel would be launched Triton only compiles it
+The engine's own calls are made, on a CPU. Where a kernel would be launched Triton only compiles it
 to machine code, with the specialisation that it chooses itself.
 """
 

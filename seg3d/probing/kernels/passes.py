@@ -23,12 +23,8 @@ from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
 from seg3d.probing.rotated import CHOICE_STREAM, SIGNS_STREAM, Decoder, Encoder, haar_matrix
 
-# With these no kernel spills registers, and four programs or more run on a multiprocessor at once.
 ROWS = 16  # units of a program: bricks, or groups of them
 PART = 32  # voxels of them that are rotated at a time
-# One stage: the matrix, which all programs share, is to come through the first-level cache.
-OPTIONS = {"num_warps": 4, "num_stages": 1}
-
 MOMENTS_BLOCK = 2048
 MOMENTS_PROGRAMS = 2048  # about so many keep any GPU busy
 # Triton's interpreter, which runs kernels on a CPU, cannot multiply matrices in bfloat16.
@@ -194,8 +190,20 @@ def _arguments(
 
 
 def _launch_on_units(kernel: Any, *, units: int, **arguments: Any) -> None:
-    programs = triton.cdiv(units, ROWS)
-    _launch(kernel, programs, units=units, ROWS=ROWS, HALF=HALF, **OPTIONS, **arguments)
+    # Voxels that are read one by one and not in fours take so many registers that four warps,
+    # with which most programs run at a time, would not have enough.
+    by_fours = arguments["voxels"] % 16 == 0 and not arguments["EDGE"]
+    _launch(
+        kernel,
+        triton.cdiv(units, ROWS),
+        units=units,
+        ROWS=ROWS,
+        HALF=HALF,
+        num_warps=4 if by_fours else 8,
+        # The matrix, which all programs share, is to come through the first-level cache.
+        num_stages=1,
+        **arguments,
+    )
 
 
 def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
