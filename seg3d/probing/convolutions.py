@@ -64,6 +64,13 @@ class ProbedConvolution(ProbedLayer):
         y = self._apply_function(x if batched else x.unsqueeze(0), record, geometry)
         return y if batched else y.squeeze(0)
 
+    def _note_source(self, x: Tensor, source: Any, key: ProbeKey) -> None:
+        if isinstance(source, Record):
+            self.sources += (source.layer,)
+        else:
+            self.sources += (key.layer,)
+            self.about_to_sketch(x)
+
     def _apply_function(
         self,
         x: Tensor,
@@ -78,7 +85,7 @@ class ProbedConvolution(ProbedLayer):
         x = _autocast(plain(x))
         key = self.next_key()
         source = self._source(record)
-        self.sources += (source.layer if isinstance(source, Record) else key.layer,)
+        self._note_source(x, source, key)
         whole = weight is None
         return _Convolve.apply(
             x,
@@ -203,7 +210,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         start = stop - up.out_channels
         key = self.next_key()
         source = max((self, up), key=lambda layer: BITS.index(layer.bits))._source(record_of(x))
-        self.sources += (source.layer if isinstance(source, Record) else key.layer,)
+        self._note_source(x, source, key)
         up.sources = self.sources[-1:]
         weight = self.weight[:, start:stop]
         geometries = up.geometry(), self._own_geometry()

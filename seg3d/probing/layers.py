@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from itertools import count
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,13 @@ from seg3d.probing.names import Bits, check_sketch
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 _construction_order = count()
+
+
+class Sketched(NamedTuple):
+    """What a layer has sketched: shape, ``(B, C, D, H, W)``, and bytes of an element."""
+
+    shape: torch.Size
+    element_size: int
 
 
 class ProbedLayer(nn.Module):
@@ -35,12 +42,14 @@ class ProbedLayer(nn.Module):
         rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``.
         bits: kept per voxel by the sketch ``rotated``, one of ``seg3d.probing.BITS``.
         probe_key: names the next draw, the rank of the process apart.
+        sketched: last, or None if it has had no need to.
     """
 
     sketch: str
     rank: int
     bits: Bits
     probe_key: ProbeKey
+    sketched: Sketched | None = None
 
     def __init__(
         self, *args: Any, sketch: str = "rotated", rank: int = 64, bits: Bits = 1, **kwargs: Any
@@ -76,6 +85,10 @@ class ProbedLayer(nn.Module):
         """
         key, self.probe_key = self.probe_key, self.probe_key.next_call()
         return key.of_rank(process_rank())
+
+    def about_to_sketch(self, x: Tensor) -> None:
+        """Keep in mind what of: see :attr:`sketched`."""
+        self.sketched = Sketched(x.shape, x.element_size())
 
     def is_probing(self) -> bool:
         """Whether a forward pass now would keep a sketch."""

@@ -25,8 +25,8 @@ from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.norms import ProbedNorm
-from seg3d.probing.records import is_positive, record_of
-from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch
+from seg3d.probing.records import record_of
+from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch, is_positive
 
 from .helpers import assert_mean_is, gradients
 from .test_sketches import excess_energy
