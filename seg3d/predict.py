@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import DTypeLike
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import stamp
+from seg3d.free_ram import free_ram
 from seg3d.io import create_volume
 from seg3d.io.regions import Region
 from seg3d.jobs import Job
@@ -313,10 +313,10 @@ class Predictor:
 def _limit(memory: float | None, device: torch.device, processes: int) -> Memory:
     """What a prediction may take."""
     if device.type != "cuda":
-        return Memory(memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes)
+        return Memory(memory or SHARE_OF_RAM * free_ram() / processes)
     free, total = torch.cuda.mem_get_info(device)
     limit = Memory(
-        memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes,
+        memory or SHARE_OF_RAM * free_ram() / processes,
         memory or SHARE_OF_GPU * free,
     )
     # Convolutions choose a way that needs less workspace when they meet with the limit.

@@ -163,7 +163,7 @@ def compare(
 def network_step(way: Way, image: Tensor, target: Tensor) -> Step:
     """A training step without the optimiser, which is the same for all."""
     loss = DiceCrossEntropy()
-    network = way.make().to(image.device, memory_format=way.memory_format)
+    network = way.make().to(image.device).to(memory_format=way.memory_format)  # type: ignore[call-overload]
     image = image.contiguous(memory_format=way.memory_format)
 
     def step(number: int) -> None:

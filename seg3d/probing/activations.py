@@ -19,7 +19,7 @@ from seg3d.probing.layers import (
 )
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
-from seg3d.probing.records import KeptSketch, Record, attach, is_one, record_of
+from seg3d.probing.records import KeptSketch, Record, attach, is_one, keeps, record_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 
 
@@ -41,6 +41,7 @@ class ProbedActivation(ProbedLayer):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):
+            self.about_to_sketch(input)
             record = sketched_with_signs(
                 input.detach(), make_norm_sketch(self.sketch, self.bits), self.next_key()
             )
@@ -84,11 +85,9 @@ class _Activate(ProbedFunction):
     def forward(
         ctx: Any, x: Tensor, slope: float | Tensor, record: Record, inplace: bool
     ) -> Tensor:
-        storage = x.untyped_storage()._cdata
-        keeps_x = any(kept.untyped_storage()._cdata == storage for kept in record.kept)
         if isinstance(slope, Tensor):
             z = F.prelu(x, slope.to(x.dtype))
-        elif inplace and not keeps_x:
+        elif inplace and not keeps(record.kept, x):
             z = F.leaky_relu_(x, slope)
             ctx.mark_dirty(x)
         else:

@@ -75,6 +75,7 @@ class ProbedNorm(ProbedLayer):
             y = super().forward(input)
             return y if self.slope is None else F.leaky_relu_(y, self.slope)
         input = plain(input)
+        self.about_to_sketch(input)
         scale, offset = self._scale_and_offset(input)
         records: list[Record] = []
         z = _Normalise.apply(

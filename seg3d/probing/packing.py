@@ -85,12 +85,12 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     return words.view(torch.uint8).view(len(packed), -1)
 
 
-def random_signs(number: int, bricks: Tensor, voxels: int, dtype: torch.dtype) -> Tensor:
-    """Signs, +1 or -1, of the bricks with these numbers (int64): ``(bricks, voxels)``."""
+def random_signs(number: int, bricks: Tensor, voxels: int) -> Tensor:
+    """Signs, +1 or -1 (int8), of the bricks with these numbers (int64): ``(bricks, voxels)``."""
     words = -(-voxels // 64)
     counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
     bits = unpack(random_words(number, counters).view(torch.uint8), 1)[:, :voxels]
-    return bits.to(dtype).mul_(2).sub_(1)
+    return bits.view(torch.int8).mul(2).sub_(1)
 
 
 @lru_cache(maxsize=3)

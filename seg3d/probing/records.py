@@ -276,6 +276,12 @@ def is_one(slope: float | Tensor) -> bool:
     return not isinstance(slope, Tensor) and slope == 1
 
 
+def keeps(kept: tuple[Tensor, ...], x: Tensor) -> bool:
+    """Whether x itself, or what shares its memory, is among what is kept."""
+    storage = x.untyped_storage()._cdata
+    return any(tensor.untyped_storage()._cdata == storage for tensor in kept)
+
+
 def attach(record: Record, x: Tensor) -> None:
     """Let ``record`` travel with ``x``."""
     x._probing = record, x._version  # type: ignore[attr-defined]

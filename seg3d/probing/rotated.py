@@ -190,14 +190,15 @@ class Decoder(Coder):
         """The surrogate of a chunk's bricks, ``(bricks, voxels)``, and what is positive in it."""
         signs, means, codes, scales = self.kept
         coded, chosen, _ = self.choice.of(numbers)
-        positive = self.positive(numbers) if signs.shape[1] else None
-        rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is not None:
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=means.device)
         levels = self.codebook.levels(codes[coded], self.grid.voxels)
         rest = self.rotation.backwards(levels, bricks).mul_(scales[coded])
+        del levels  # which need not be there beside what follows
+        positive = self.positive(numbers) if signs.shape[1] else None
+        rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is None:
             return rest.add_(rows), positive
         if positive is None:
@@ -262,7 +263,6 @@ class Rotation:
         # the signs of every brick of every layer differ.
         matrix = haar_matrix(replace(key, layer=0), voxels)
         self.voxels = voxels
-        self.dtype = dtype
         self._matrix = matrix.to(device, dtype, non_blocking=True)
         self._number = key.number(SIGNS_STREAM)
 
@@ -275,7 +275,7 @@ class Rotation:
         return (rotated @ self._matrix.T).mul_(self._signs(bricks))
 
     def _signs(self, bricks: Tensor) -> Tensor:
-        return random_signs(self._number, bricks, self.voxels, self.dtype)
+        return random_signs(self._number, bricks, self.voxels)
 
 
 def haar_matrix(key: ProbeKey, voxels: int) -> Tensor:
