@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seg3d.errors import UserError
 from seg3d.files import require_folder
-from seg3d.io import SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io import SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 
 FIRST_CHANNEL = "_0000"
 # What the prediction of a DICOM series is.
@@ -85,6 +85,21 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
             fix="give another --output",
         )
     return jobs
+
+
+def require_room_for_probabilities(jobs: Sequence[Job]) -> None:
+    """Require that class probabilities can be written in the formats of the outputs.
+
+    Raises:
+        UserError: if one of them is SEG-Y.
+    """
+    for job in jobs:
+        if suffix(job.probabilities) in SEGY:
+            raise UserError(
+                "--probabilities: SEG-Y holds one number for each sample",
+                given=job.probabilities,
+                fix="name another format, survey by survey: --output NAME.nii.gz",
+            )
 
 
 def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:

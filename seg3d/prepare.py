@@ -59,7 +59,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     """
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
-    dataset = find_dataset(config.data.folder)
+    dataset = find_dataset(config.data.folder, config.data.labels)
     console.print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
     if resume:
         plan = load_checkpoint(run.last)[1]
@@ -144,12 +144,13 @@ def _survey_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan
     ]
     if absent:
         console.print(f"Warning: no labelled case contains {', '.join(absent)}.")
-    console.print(_in_words(plan), highlight=False, markup=False)
+    unit = next(iter(surveys.values())).units[0]
+    console.print(_in_words(plan, unit), highlight=False, markup=False)
     return plan
 
 
-def _in_words(plan: Plan) -> str:
-    spacing = "as stored" if plan.spacing is None else f"{_by(plan.spacing)} mm"
+def _in_words(plan: Plan, unit: str) -> str:
+    spacing = "as stored" if plan.spacing is None else f"{_by(plan.spacing)} {unit}"
     return "\n".join(
         [
             "plan:",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
 from seg3d.plan import Plan, save_plan
 from seg3d.prepare import Prepared, save_stamps
-from seg3d.probing import choose_bits, set_bits, set_probe_step
+from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.progress import Bar, progress_bar
 from seg3d.run import Run
@@ -79,7 +79,7 @@ class Trainer:
             config.loss.dice, config.loss.cross_entropy, config.loss.batch_dice
         )
         self.position = Position()
-        self.bits_are_measured = False
+        self.bits_are_chosen = False
 
     def save(self, path: Path) -> None:
         state = {
@@ -88,7 +88,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
             "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
-            "bits_are_measured": self.bits_are_measured,
+            "bits_are_chosen": self.bits_are_chosen,
         }
         save_checkpoint(path, self.config, self.plan, state)
 
@@ -101,14 +101,15 @@ class Trainer:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
-        self.bits_are_measured = chooses_bits(self.config) and content.get(
-            "bits_are_measured", False
-        )
-        if self.bits_are_measured:
+        self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
+        if self.bits_are_chosen:
             set_bits(self.network, content["bits"])
 
     def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
-        """Choose the bits of every layer by what single patches show; returns a line about it."""
+        """Choose the bits of every layer by what single patches show; returns a line about it.
+
+        Weights that no step has trained yet would ask for too many: they get bits by rule.
+        """
 
         def backward(patch: dict[str, Any]) -> None:
             scale = math.inf
@@ -122,9 +123,13 @@ class Trainer:
                 self.scaler.update()
 
         runs = [partial(backward, patch) for patch in patches]
-        chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
-        self.bits_are_measured = True
-        return summary(chosen)
+        if self.position.step == 0:
+            chosen = first_bits(self.network, runs[0])
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
+            chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+        self.bits_are_chosen = True
+        return f"bits per voxel: {summary(chosen)}"
 
     def losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Forward pass of a batch."""
@@ -165,6 +170,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.position.step += 1
+
+    @property
+    def bits_are_due(self) -> bool:
+        """Whether bits are to be chosen anew: after the first epoch, 4, 16, 64, ..."""
+        epochs = self.position.epochs_done
+        fours = epochs & (epochs - 1) == 0 and epochs.bit_length() % 2 == 1
+        return chooses_bits(self.config) and fours and epochs < self.config.train.epochs
 
     @property
     def validation_is_due(self) -> bool:
@@ -246,10 +258,13 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     per_step = config.train.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
-    if chooses_bits(config) and not trainer.bits_are_measured:
-        last = steps * per_step  # of the patches that training itself will see
-        trial = [stream[last + index] for index in range(TRIAL_PATCHES)]
-        console.print(f"bits per voxel: {trainer.choose_bits(trial)}", highlight=False)
+
+    def trial() -> list[dict[str, Any]]:
+        """Patches behind the last of those that training itself will see."""
+        return [stream[steps * per_step + index] for index in range(TRIAL_PATCHES)]
+
+    if chooses_bits(config) and not trainer.bits_are_chosen:
+        console.print(trainer.choose_bits(trial()), highlight=False)
         restore_random_states(checkpoint)
         trainer.save(run.last)
     batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
@@ -262,7 +277,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     )
     restore_random_states(checkpoint)
     with stop.listening(), progress_bar(console, "training", steps, done) as bar:
-        ending = fit(trainer, batches, prepared.val, journal, stop, bar, console)
+        ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
         if ending != "finished":
             trainer.save(run.last)
     journal.close()
@@ -272,6 +287,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
 def fit(
     trainer: Trainer,
     batches: Iterator[dict[str, Any]],
+    trial: Callable[[], Sequence[dict[str, Any]]],
     val_cases: Sequence[Case],
     journal: Journal,
     stop: StopRequest,
@@ -299,6 +315,8 @@ def fit(
         journal.scalars(position.epochs_done, scalars)
         if validation is not None:
             journal.picture(position.epochs_done, "validation", validation.picture)
+        if trainer.bits_are_due:
+            console.print(trainer.choose_bits(trial()), highlight=False)
         # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
         trainer.keep(validation)
         console.print(

@@ -125,7 +125,7 @@ def test_a_run_goes_on_with_every_other_sketch(tmp_path: Path, cubes: Path) -> N
         assert {one.sketch for one in layers} == {"exact", sketch}  # the first is always exact
 
 
-def test_bits_are_measured_when_a_run_goes_on_with_auto(tmp_path: Path, cubes: Path) -> None:
+def test_bits_are_chosen_when_a_run_goes_on_with_auto(tmp_path: Path, cubes: Path) -> None:
     folder = tmp_path / "run"
     printed = start(folder, cubes, "probing.bits=2")
     assert "bits per voxel" not in printed
@@ -203,7 +203,7 @@ def test_a_run_that_ended_in_preprocessing_goes_on_there(
     assert "(1 of 2 from before)" in printed
     assert len(made) == len(set(made)) == 2
     whole, broken = (load_checkpoint(Run(tmp_path / name).last)[2] for name in ("whole", "broken"))
-    assert whole["bits"] == broken["bits"] and whole["bits_are_measured"]
+    assert whole["bits"] == broken["bits"] and whole["bits_are_chosen"]
     for name, weight in whole["network"].items():
         assert torch.equal(weight, broken["network"][name]), name
 
