@@ -179,7 +179,7 @@ def train(
 @click.argument("run_or_checkpoint", type=path)
 @click.argument("inputs", type=path, nargs=-1, required=True)
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
-@click.option("--probabilities", is_flag=True, help="Write class probabilities too (4D, float).")
+@click.option("--probabilities", is_flag=True, help="Write class probabilities too (see below).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
 @click.option(
     "--memory",
@@ -205,6 +205,9 @@ def predict(
     Predictions have the shape, position and name of their input and the label values of the
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
     than the memory. Several GPUs share each volume if torchrun starts the command on them.
+
+    Probabilities go to NAME_probabilities, one float channel per class. SEG-Y has one channel only:
+    there it is the probability of the second class, if there are two.
 
     \b
     Example:
@@ -309,6 +312,8 @@ def convert(source: Path, target: Path) -> None:
 @click.option("--shape", type=int, nargs=3, default=(128, 128, 128), show_default=True,
               help="Inlines, crosslines and samples.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--format", "ending", type=click.Choice(["nii.gz", "sgy"]), default="nii.gz",
+              show_default=True, help="NIfTI or SEG-Y.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: all cores]")
 @debug_option
 def synth(
@@ -317,6 +322,7 @@ def synth(
     count: int,
     shape: tuple[int, int, int],
     seed: int,
+    ending: str,
     workers: int | None,
 ) -> None:
     """Make synthetic seismic volumes to train on, with faults or facies as labels.
@@ -337,7 +343,14 @@ def synth(
     console = Console()
     with progress_bar(console, "volumes", count) as bar:
         write_dataset(
-            out, kind, count=count, shape=shape, seed=seed, workers=workers, advance=bar.advance
+            out,
+            kind,
+            count=count,
+            shape=shape,
+            seed=seed,
+            ending=f".{ending}",  # type: ignore[arg-type]
+            workers=workers,
+            advance=bar.advance,
         )
     console.print(str(out), highlight=False, markup=False, soft_wrap=True)
 

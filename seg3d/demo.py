@@ -22,11 +22,12 @@ from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near
 from seg3d.files import atomic_write
 from seg3d.io import Volume, read_labels, read_volume
 from seg3d.jobs import Job, plan_jobs
-from seg3d.pictures import seismic_sections, three_planes
+from seg3d.pictures import three_planes
 from seg3d.predict import Predictor
 from seg3d.prepare import prepare
 from seg3d.resources import resource
 from seg3d.run import Run, require_new_run
+from seg3d.seismic_picture import scales_of, seismic_sections
 from seg3d.synth import dataset as synth
 from seg3d.train import Ending, train
 
@@ -84,7 +85,7 @@ def _draw_brain(
 def _draw_survey(
     image: Volume, rows: dict[str, np.ndarray], class_names: list[str], title: str
 ) -> np.ndarray:
-    return seismic_sections(image.array[0], rows, class_names, title=title)
+    return seismic_sections(image.array[0], rows, class_names, scales_of(image.header), title)
 
 
 BRAIN = Sample(
@@ -102,9 +103,15 @@ BRAIN = Sample(
 FAULTS = Sample(
     config="configs/demo_faults.yaml",
     description=synth.description("faults", SEED),
-    making=f"{SURVEYS} synthetic surveys and {TEST_SURVEYS} test surveys of {SIDE}³ voxels",
+    making=f"{SURVEYS} synthetic surveys and {TEST_SURVEYS} test surveys (SEG-Y, {SIDE}³)",
     make=lambda folder: synth.write_dataset(
-        folder, "faults", count=SURVEYS, test=TEST_SURVEYS, shape=(SIDE, SIDE, SIDE), seed=SEED
+        folder,
+        "faults",
+        count=SURVEYS,
+        test=TEST_SURVEYS,
+        shape=(SIDE, SIDE, SIDE),
+        seed=SEED,
+        ending=".sgy",
     ),
     draw=_draw_survey,
     tolerance=2,

@@ -24,7 +24,7 @@ from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import stamp
-from seg3d.io import create_volume
+from seg3d.io import create_volume, holds_one_channel
 from seg3d.io.regions import Region
 from seg3d.jobs import Job
 from seg3d.memory import inference_memory
@@ -128,16 +128,19 @@ class Predictor:
 
         Args:
             job: what to predict, and where to.
-            probabilities: write the class probabilities too.
+            probabilities: write the class probabilities too, a channel for each; in a format that
+                holds one channel only, that of the second of two classes.
             resume: go on with what is unfinished, and leave alone what is finished.
             advance: told the number of windows that have just been done.
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
-                or what is unfinished was begun in another way.
+                the format cannot hold so many probabilities, or what is unfinished was begun in
+                another way.
         """
         outputs = {"labels": job.output}
         if probabilities:
+            self._require_room_for_classes(job)
             outputs["probabilities"] = job.probabilities
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(map(Path.exists, outputs.values())):
@@ -155,6 +158,15 @@ class Predictor:
                 for name, path in outputs.items():
                     _write(path, unfinished.read(name), case, task.tiling.slices_written)
                 unfinished.discard()
+
+    def _require_room_for_classes(self, job: Job) -> None:
+        if holds_one_channel(job.output) and len(self.plan.classes) > 2:
+            raise UserError(
+                f"{job.probabilities} cannot hold the probabilities of several classes",
+                given=", ".join(self.plan.class_names),
+                legal="two classes, of which the second one's is written",
+                fix="leave out --probabilities, or seg3d convert the volume to .ome.zarr before",
+            )
 
     def windows(self, job: Job) -> int:
         """How many windows this process does for a job, for a progress bar.
@@ -338,8 +350,13 @@ def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
 
 
 def _write(path: Path, array: np.ndarray, case: CaseReader, slices_at_once: int) -> None:
-    """Write an array `(C, D, H, W)` in streaming order to the file that it shall be."""
+    """Write an array `(C, D, H, W)` in streaming order to the file that it shall be.
+
+    Of two channels that add up to one, a format of one channel gets the second.
+    """
     grid_map = case.grid_map
+    if holds_one_channel(path):
+        array = array[-1:]
     depth, height, width = grid_map.stored
     with create_volume(path, case.header, array.dtype, channels=len(array)) as volume:
         for start in range(0, depth, slices_at_once):

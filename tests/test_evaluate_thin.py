@@ -137,6 +137,18 @@ def test_probabilities_beside_a_prediction_give_a_curve(tmp_path: Path) -> None:
     assert content["cases"]["without"]["average_precision"] is None
 
 
+def test_a_single_channel_is_the_probability_of_the_foreground(tmp_path: Path) -> None:
+    foreground = np.zeros(SHAPE)
+    foreground[2], foreground[9] = 0.9, 0.4
+    save_case(tmp_path, sheets(2), sheets(2, 9), foreground)
+    both = evaluate(pairs(tmp_path)).average_precision()
+    path = tmp_path / "predictions" / "a_probabilities.nii.gz"
+    save_nifti(path, foreground.astype(np.float32))
+    assert evaluate(pairs(tmp_path)).average_precision() == both and both.mean == 1.0
+    save_nifti(path, (1 - foreground).astype(np.float32))
+    assert evaluate(pairs(tmp_path)).average_precision().mean < 0.5
+
+
 def test_no_curve_without_probabilities_or_without_foreground(tmp_path: Path) -> None:
     save_case(tmp_path, sheets(4), sheets(5))
     assert write_curve(evaluate(pairs(tmp_path)), tmp_path) == ()

@@ -1,6 +1,14 @@
 """Reading and writing volumes; the format follows from the file name's ending."""
 
-from seg3d.io.formats import DICOM, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io.formats import (
+    DICOM,
+    SUFFIXES,
+    holds_one_channel,
+    is_plain_folder,
+    is_volume,
+    stem,
+    suffix,
+)
 from seg3d.io.header import Header
 from seg3d.io.labels import LARGEST_LABEL, LabelReader, read_labels
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
@@ -24,6 +32,7 @@ __all__ = [
     "VolumeReader",
     "VolumeWriter",
     "create_volume",
+    "holds_one_channel",
     "is_plain_folder",
     "is_volume",
     "open_volume",
