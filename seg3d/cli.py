@@ -364,7 +364,8 @@ def synth(
 def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) -> None:
     """Train, predict and evaluate on sample data, in a few minutes.
 
-    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys.
+    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys, SEG-Y in and
+    out. The folder then holds the data, the run, the predictions and prediction.png.
 
     \b
     Example:
@@ -379,6 +380,8 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
     choose_device(device)
     folder = run_folder or Path("runs") / f"demo_{sample}"
     ending = run_demo(SAMPLES[sample], folder, device, Console())
+    if ending == "interrupted":
+        click.echo("interrupted", err=True)
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
 
 

@@ -60,7 +60,8 @@ class Overlap:
     """How much of one class there is in one case; all zero where it is in neither file.
 
     Attributes:
-        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml.
+        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml;
+            NaN for voxels that are not measured in mm.
         reference_voxels, predicted_voxels: the same in voxels.
         intersection_voxels: voxels that have the class in both.
         near: of the voxels of either, how many have one of the other nearby; None if nobody asked.

@@ -32,7 +32,7 @@ DEFINITIONS = {
     "std is the sample standard deviation (n - 1), null for fewer than two cases",
     "foreground_mean_dice": "mean over the classes of their mean Dice; classes without a "
     "defined Dice and the background (0) do not count",
-    "volumes": "number of voxels times the volume of a voxel, in ml",
+    "volumes": "number of voxels times the volume of a voxel, in ml; null where units are not mm",
     "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere",
     "missing": "references without a prediction; they are in no number of this file",
     "unreferenced": "predictions without a reference; they are in no number of this file",
@@ -147,7 +147,7 @@ def _entry(evaluation: Evaluation, value: int, overlap: Overlap) -> dict[str, An
     return (
         {"name": evaluation.names[value]}
         | {name: _or_none(getattr(overlap, name)) for name in _measures(evaluation)}
-        | {name: getattr(overlap, name) for name in COUNTS}
+        | {name: _or_none(getattr(overlap, name)) for name in COUNTS}
     )
 
 
@@ -173,7 +173,13 @@ def _or_none(number: float) -> float | None:
 
 def _case_table(evaluation: Evaluation) -> Table:
     dices = _dices(evaluation)
-    rows = _table("case", "class", *dices.values(), "reference ml", "predicted ml")
+    in_ml = not any(
+        math.isnan(overlap.reference_ml)
+        for overlaps in evaluation.cases.values()
+        for overlap in overlaps.values()
+    )
+    unit = "ml" if in_ml else "voxels"
+    rows = _table("case", "class", *dices.values(), f"reference {unit}", f"predicted {unit}")
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():
@@ -181,8 +187,10 @@ def _case_table(evaluation: Evaluation) -> Table:
                 Text(case),
                 Text(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
-                f"{overlap.reference_ml:.4g}",
-                f"{overlap.predicted_ml:.4g}",
+                *(
+                    f"{getattr(overlap, f'{whose}_{unit}'):{'.4g' if in_ml else ''}}"
+                    for whose in ("reference", "predicted")
+                ),
             )
             case = ""
         rows.add_section()
