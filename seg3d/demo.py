@@ -46,7 +46,7 @@ MADE = (
 )
 SEED = 2026
 SUBJECTS = 10
-SURVEYS, TEST_SURVEYS, SIDE = 24, 3, 96
+SURVEYS, TEST_SURVEYS, SIDE = 24, 6, 96
 
 
 @dataclass(frozen=True)
