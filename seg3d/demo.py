@@ -163,7 +163,8 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     console.print(sample.caveat)
 
     picture = folder / "prediction.png"
-    _draw(sample, jobs[0], references, prepared.plan.class_names, evaluation, picture)
+    title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
+    _draw(sample, jobs[0], references, prepared.plan.class_names, title, picture)
     console.print(
         f"run folder   {folder}\npicture      {picture}\n"
         f"TensorBoard  tensorboard --logdir {folder}",
@@ -177,7 +178,7 @@ def _draw(
     job: Job,
     references: Path,
     class_names: list[str],
-    evaluation: Evaluation,
+    title: str,
     path: Path,
 ) -> None:
     image = read_volume(job.images[0])
@@ -185,13 +186,17 @@ def _draw(
         "reference": read_labels(references / job.output.name).array[0],
         "prediction": read_labels(job.output).array[0],
     }
-    scores = f"mean Dice {evaluation.foreground_mean_dice():.3f}"
-    if sample.tolerance is not None:
-        dice = evaluation.foreground_mean_dice("tolerance_dice")
-        scores += f", {dice:.3f} with a tolerance of {sample.tolerance} voxels"
-    drawn = sample.draw(image, rows, class_names, f"Held-out volume, {scores}")
+    drawn = sample.draw(image, rows, class_names, title)
     with atomic_write(path, suffix=".png") as temporary:
         matplotlib.image.imsave(temporary, drawn)
+
+
+def _scores(sample: Sample, evaluation: Evaluation) -> str:
+    scores = f"mean Dice {evaluation.foreground_mean_dice():.3f}"
+    if sample.tolerance is None:
+        return scores
+    dice = evaluation.foreground_mean_dice("tolerance_dice")
+    return f"{scores}, {dice:.3f} with a tolerance of {sample.tolerance} voxels"
 
 
 def _remove_earlier_demo(folder: Path, sample: Sample) -> None:

@@ -179,7 +179,7 @@ def _case_table(evaluation: Evaluation) -> Table:
         for overlap in overlaps.values()
     )
     unit = "ml" if in_ml else "voxels"
-    rows = _table("case", "class", *dices.values(), f"reference {unit}", f"predicted {unit}")
+    rows = _table("case", "class", *dices.values(), f"reference\n{unit}", f"predicted\n{unit}")
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():

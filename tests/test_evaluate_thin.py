@@ -167,7 +167,7 @@ def test_samples_in_ms_have_no_volume_in_ml(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=io.StringIO())
     console.print(table(evaluation))
     text = console.export_text()
-    assert "reference voxels" in text and str(int(labels.sum())) in text and "ml" not in text
+    assert "voxels" in text and str(int(labels.sum())) in text and "ml" not in text
 
 
 def test_no_curve_without_probabilities_or_without_foreground(tmp_path: Path) -> None:
