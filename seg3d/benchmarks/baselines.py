@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import DynUNet
+from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
@@ -61,9 +61,9 @@ class PlainUNet3d(UNet3d):
         return self.decoder[level](x)
 
 
-def dynunet(deep_supervision: bool = False) -> DynUNet:
+def dynunet(deep_supervision: bool = False, channels: Sequence[int] = CHANNELS) -> DynUNet:
     """MONAI's implementation of nnU-Net's network, with as many channels and levels."""
-    levels = len(CHANNELS)
+    levels = len(channels)
     return DynUNet(
         spatial_dims=3,
         in_channels=1,
@@ -71,12 +71,17 @@ def dynunet(deep_supervision: bool = False) -> DynUNet:
         kernel_size=[3] * levels,
         strides=[1] + [2] * (levels - 1),
         upsample_kernel_size=[2] * (levels - 1),
-        filters=CHANNELS,
+        filters=channels,
         norm_name=("instance", {"affine": True}),
         act_name=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
         deep_supervision=deep_supervision,
         deep_supr_num=levels - 2,
     )
+
+
+def monai_unet(kind: type[UNet] = UNet, channels: Sequence[int] = CHANNELS) -> UNet:
+    """MONAI's UNet, or its CheckpointUNet, with residual units and as many channels and levels."""
+    return kind(3, 1, 4, channels, [2] * (len(channels) - 1), num_res_units=2)
 
 
 # A module, and the method of it that is a part of the network.
@@ -261,7 +266,8 @@ class Compiled(nn.Module):
                 ):
                     self._compiled(parameters, x)
             return self._compiled(parameters, x)
-        self._compiled = self._compiled or torch.compile(self.network)
+        if self._compiled is None:
+            self._compiled = torch.compile(self.network)
         with config.patch(activation_memory_budget=self.budget):
             return self._compiled(x)
 
@@ -294,3 +300,15 @@ class Offloaded(nn.Module):
     def forward(self, x: Tensor) -> Any:
         with save_on_cpu(pin_memory=True):
             return self.network(x)
+
+
+# Ways to train an exact network, by name; it may be changed.
+BASELINES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "plain": lambda network: network,
+    "checkpoint-blocks": lambda network: checkpointed(network, blocks),
+    "checkpoint-stages": lambda network: checkpointed(network, stages),
+    "two-bit": TwoBit,
+    "compile-0.5": lambda network: Compiled(network, 0.5),
+    "compile-0.2": lambda network: Compiled(network, 0.2),
+    "offload": Offloaded,
+}

@@ -12,30 +12,15 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from monai.networks.nets import BasicUNet, SegResNet, UNet
+from monai.networks.nets import BasicUNet, SegResNet
 from monai.networks.nets.unet import CheckpointUNet
 from torch import nn
 
-from seg3d.benchmarks.baselines import (
-    CHANNELS,
-    Compiled,
-    Offloaded,
-    PlainUNet3d,
-    TwoBit,
-    blocks,
-    checkpointed,
-    dynunet,
-    stages,
-)
+from seg3d.benchmarks.baselines import BASELINES, CHANNELS, PlainUNet3d, dynunet, monai_unet
 from seg3d.benchmarks.tables import print_table
 from seg3d.memory import GIB, inference_memory, measured_training_memory, training_memory
 from seg3d.networks import UNet3d
 from seg3d.probing import SKETCHES, probe_model
-
-
-def _monai_unet(kind: type[UNet] = UNet) -> nn.Module:
-    return kind(3, 1, 4, CHANNELS, [2] * (len(CHANNELS) - 1), num_res_units=2)
-
 
 # Besides UNet3d: for those of MONAI only that which works for any network.
 DYNUNETS: dict[str, Callable[[], nn.Module]] = {
@@ -43,27 +28,18 @@ DYNUNETS: dict[str, Callable[[], nn.Module]] = {
     "DynUNet-supervised": lambda: dynunet(deep_supervision=True),
 }
 OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "MONAI-UNet": _monai_unet,
+    "MONAI-UNet": monai_unet,
     "BasicUNet": lambda: BasicUNet(3, 1, 4),
     "SegResNet": lambda: SegResNet(3, 8, 1, 4),
 }
 NETWORKS = ("UNet3d", *DYNUNETS, *OTHERS)
-BASELINES: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "plain": lambda network: network,
-    "inference": lambda network: network,
-    "checkpoint-blocks": lambda network: checkpointed(network, blocks),
-    "checkpoint-stages": lambda network: checkpointed(network, stages),
-    "two-bit": TwoBit,
-    "compile-0.5": lambda network: Compiled(network, 0.5),
-    "compile-0.2": lambda network: Compiled(network, 0.2),
-    "offload": Offloaded,
-}
 DEFAULT_SKETCH: str = inspect.signature(UNet3d).parameters["probing"].default
 SEG3D = {f"seg3d-{sketch}": sketch for sketch in SKETCHES}
 CHECKPOINT_UNET = "CheckpointUNet"
-METHODS = (*BASELINES, CHECKPOINT_UNET, *SEG3D, "seg3d-inference")
+METHODS = (*BASELINES, "inference", CHECKPOINT_UNET, *SEG3D, "seg3d-inference")
 DEFAULT_METHODS = (
     *BASELINES,
+    "inference",
     CHECKPOINT_UNET,
     "seg3d-independent",
     "seg3d-multichannel",
@@ -116,9 +92,11 @@ class Setting:
         """The network, on ``meta``, that trains by the method."""
         with torch.device("meta"):
             if self.method == CHECKPOINT_UNET:
-                return _monai_unet(CheckpointUNet)
+                return monai_unet(CheckpointUNet)
             foreign = (DYNUNETS | OTHERS).get(self.network)
             network = PlainUNet3d(1, 4, CHANNELS) if foreign is None else foreign()
+            if self.method == "inference":
+                return network
             if self.method in BASELINES:
                 return BASELINES[self.method](network)
             sketch = SEG3D.get(self.method, DEFAULT_SKETCH)

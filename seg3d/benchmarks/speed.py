@@ -5,40 +5,144 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from monai.networks.nets.unet import CheckpointUNet
 from torch import Tensor, nn
 
-from seg3d.benchmarks.baselines import PlainUNet3d, TwoBit, checkpointed, stages
+from seg3d.benchmarks.baselines import BASELINES, PlainUNet3d, dynunet, monai_unet
+from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.tables import print_table
+from seg3d.benchmarks.training import backward_passes, draw_batch
 from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import UNet3d, heads
 from seg3d.networks.unet3d import ConvBlock
-from seg3d.probing import set_bits, set_probe_step
+from seg3d.probing import choose_bits, set_bits, set_probe_step
 
 Step = Callable[[int], None]
+Patch = tuple[Tensor, Tensor]
+BITS = (0.125, 1, 2)
+PUBLISHED = ("independent", "multichannel", "orthogonal")
+RANK = 64
+PATCHES_FOR_BITS = 6
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train.
+
+    Attributes:
+        make: the network, on the CPU.
+        reference: the way whose time is 1.00.
+        amp: bf16 autocast.
+        memory_format: of the network's weights and of the image.
+    """
+
+    make: Callable[[], nn.Module]
+    reference: str = "plain"
+    amp: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+
+
+def ways(channels: list[int], patches: list[Patch], amp: bool) -> dict[str, Way]:
+    """All ways by name, without those of MONAI all of the same network.
+
+    Args:
+        channels: per level.
+        patches: from which ``auto`` chooses its bits.
+        amp: bf16 autocast in all of them.
+    """
+
+    def unet(sketch: str, bits: float = 1) -> nn.Module:
+        network = UNet3d(1, BRAIN.classes, channels, sketch, rank=RANK)
+        set_bits(network, bits)
+        return network
+
+    def auto() -> nn.Module:
+        network = unet("rotated")
+        choose_bits(network, backward_passes(network, patches))
+        return network
+
+    def baseline(name: str) -> nn.Module:
+        return BASELINES[name](PlainUNet3d(1, BRAIN.classes, channels))
+
+    half = "plain, bf16 autocast"
+    found = {name: Way(partial(baseline, name)) for name in BASELINES}
+    found |= {
+        "plain, channels last": Way(
+            partial(baseline, "plain"), memory_format=torch.channels_last_3d
+        ),
+        "MONAI's DynUNet, plain": Way(partial(dynunet, channels=channels)),
+        "MONAI's UNet, plain": Way(partial(monai_unet, channels=channels), "MONAI's UNet, plain"),
+        "MONAI's CheckpointUNet": Way(
+            partial(monai_unet, CheckpointUNet, channels), "MONAI's UNet, plain"
+        ),
+        **{f"{name}, r = {RANK}": Way(partial(unet, name)) for name in PUBLISHED},
+        **{f"seg3d, {bits:g} bit": Way(partial(unet, "rotated", bits)) for bits in BITS},
+        "seg3d, auto": Way(auto),
+    }
+    if amp:
+        return {name: Way(way.make, way.reference, amp=True) for name, way in found.items()}
+    return found | {
+        half: Way(partial(baseline, "plain"), half, amp=True),
+        "seg3d, 1 bit, bf16 autocast": Way(partial(unet, "rotated"), half, amp=True),
+    }
+
+
+def legal_methods(device: torch.device, amp: bool) -> list[str]:
+    """Names of all ways that the device can go."""
+    needs_gpu = ("offload", "plain, channels last")
+    return [name for name in ways([1, 1], [], amp) if device.type != "cpu" or name not in needs_gpu]
 
 
 def compare(
-    size: int, batch: int, channels: list[int], rounds: int, device: torch.device, amp: bool
+    size: int,
+    batch: int,
+    channels: list[int],
+    rounds: int,
+    device: torch.device,
+    amp: bool,
+    methods: list[str],
 ) -> dict[str, Any]:
-    """Print and return the times of every method, taken in turn so that all meet the same load."""
+    """Print and return the times of every method, taken in turn so that all meet the same load.
+
+    Args:
+        size: of the cubes, in voxels along the edge; cut out of subjects bent from a brain.
+        batch: number of cubes.
+        channels: of the networks, per level.
+        rounds: in each of which every method makes a step; one more warms up.
+        device: where.
+        amp: bf16 autocast in all methods.
+        methods: names out of `legal_methods`.
+    """
     torch.manual_seed(0)
-    image = torch.randn(batch, 1, *[size] * 3, device=device)
-    target = torch.randint(0, 3, image.shape, device=device, dtype=torch.int16)
-    networks = {
-        name: network_step(network, image, target, amp)
-        for name, network in _networks(channels, device).items()
+    torch.backends.cudnn.benchmark = True
+    generator = torch.Generator().manual_seed(0)
+    cohort = BRAIN.subjects(range(2))
+    patches = [
+        patch
+        for _ in range(max(batch, PATCHES_FOR_BITS))
+        for patch in draw_batch(BRAIN, cohort, size, generator)
+    ]
+    image, target = (torch.cat(parts).to(device) for parts in zip(*patches[:batch], strict=True))
+    chosen = {
+        name: way
+        for name, way in ways(channels, patches[:PATCHES_FOR_BITS], amp).items()
+        if name in methods
     }
-    whole = _ratios(_times(networks, rounds, device))
-    title = f"training step of UNet3d {channels}, {size}³, batch of {batch}"
-    _print(title, whole)
+    steps = {name: network_step(way, image, target) for name, way in chosen.items()}
+    references = {name: way.reference for name, way in chosen.items()}
+    whole = _ratios(_times(steps, rounds, device), references)
+    _print(f"training step of UNet3d {channels}, {size}³, batch of {batch}", whole)
     units = {}
     width, edge = channels[0], size
     while width <= channels[min(2, len(channels) - 1)]:
         name = f"{width} channels, {edge}³"
-        units[name] = _ratios(_times(_units(width, edge, batch, device, amp), rounds, device))
+        times = _times(_units(width, edge, batch, device, amp), rounds, device)
+        units[name] = _ratios(times, dict.fromkeys(times, "plain"))
         _print(f"one unit (convolution, instance norm, leaky ReLU): {name}", units[name])
         width, edge = 2 * width, edge // 2
     return {
@@ -51,38 +155,20 @@ def compare(
     }
 
 
-def network_step(network: nn.Module, image: Tensor, target: Tensor, amp: bool) -> Step:
+def network_step(way: Way, image: Tensor, target: Tensor) -> Step:
     """A training step without the optimiser, which is the same for all."""
     loss = DiceCrossEntropy()
+    network = way.make().to(image.device, memory_format=way.memory_format)
+    image = image.contiguous(memory_format=way.memory_format)
 
     def step(number: int) -> None:
         network.zero_grad(set_to_none=True)
         set_probe_step(network, seed=0, step=number)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=amp):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=way.amp):
             scores = heads(network(image))
         loss(scores, target)["loss"].backward()
 
     return step
-
-
-def _networks(channels: list[int], device: torch.device) -> dict[str, nn.Module]:
-    def make(probing: str) -> nn.Module:
-        return UNet3d(1, 3, channels, probing).to(device)
-
-    def rotated(bits: float) -> nn.Module:
-        network = make("rotated")
-        set_bits(network, bits)
-        return network
-
-    return {
-        "plain": make("exact"),
-        "checkpointing per stage": checkpointed(PlainUNet3d(1, 3, channels).to(device), stages),
-        "two-bit activations": TwoBit(make("exact")),
-        "independent probes, r = 64": make("independent"),
-        "seg3d, 1/8 bit": rotated(0.125),
-        "seg3d, 1 bit": rotated(1),
-        "seg3d, 2 bits": rotated(2),
-    }
 
 
 def _units(width: int, edge: int, batch: int, device: torch.device, amp: bool) -> dict[str, Step]:
@@ -103,7 +189,7 @@ def _units(width: int, edge: int, batch: int, device: torch.device, amp: bool) -
         ("seg3d, 1/8 bit", "rotated", 0.125),
         ("seg3d, 1 bit", "rotated", 1.0),
     ):
-        block = ConvBlock(width, width, (3, 3, 3), (1, 1, 1), sketch, 64).to(device)
+        block = ConvBlock(width, width, (3, 3, 3), (1, 1, 1), sketch, RANK).to(device)
         set_bits(block, bits)
         steps[name] = step_of(block)
     return steps
@@ -122,23 +208,33 @@ def _times(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[st
     return times
 
 
-def _ratios(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def _ratios(
+    times: dict[str, list[float]], references: dict[str, str]
+) -> dict[str, dict[str, float | None]]:
     return {
         name: {
             "seconds": statistics.median(own),
-            "times_plain": statistics.median(
-                one / plain for one, plain in zip(own, times["plain"], strict=True)
-            ),
+            "times_plain": _ratio(own, times.get(references[name])),
         }
         for name, own in times.items()
     }
 
 
-def _print(title: str, rows: dict[str, dict[str, float]]) -> None:
+def _ratio(own: list[float], plain: list[float] | None) -> float | None:
+    """Median over the rounds; None if the reference was not asked for."""
+    if plain is None:
+        return None
+    return statistics.median(one / other for one, other in zip(own, plain, strict=True))
+
+
+def _print(title: str, rows: dict[str, dict[str, float | None]]) -> None:
+    def cell(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
     print_table(
         title,
         ("method", "seconds", "× plain"),
-        [(n, f"{row['seconds']:.3f}", f"{row['times_plain']:.2f}") for n, row in rows.items()],
+        [(n, cell(row["seconds"], 3), cell(row["times_plain"], 2)) for n, row in rows.items()],
     )
 
 
