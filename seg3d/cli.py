@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,35 @@ def _segy_bytes(ctx: click.Context, option: click.Parameter, value: str | None) 
             given=value,
             legal="INLINE,CROSSLINE or INLINE,CROSSLINE,X,Y, such as 189,193 or 189,193,181,185",
         )
-    segy.assume(segy.Positions(*map(int, numbers)))
+    segy.assume(positions=segy.Positions(*map(int, numbers)))
 
 
-segy_option = click.option(
+def _segy_depth(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        from seg3d.io import segy
+
+        segy.assume(domain="depth")
+
+
+_segy_bytes_option = click.option(
     "--segy-bytes",
     metavar="INLINE,CROSSLINE",
     expose_value=False,
     callback=_segy_bytes,
     help="Where SEG-Y trace headers have the line numbers, such as 189,193.  [default: found]",
 )
+_segy_depth_option = click.option(
+    "--segy-depth",
+    is_flag=True,
+    expose_value=False,
+    callback=_segy_depth,
+    help="Samples of SEG-Y files lie in depth, not in time.",
+)
+
+
+def segy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What SEG-Y files do not say themselves."""
+    return _segy_bytes_option(_segy_depth_option(command))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,7 +134,7 @@ def main() -> None:
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 @device_option
 @click.option("--fold", type=click.IntRange(min=0), help="Fold to train, counted from 0.")
-@segy_option
+@segy_options
 @debug_option
 @click.pass_context
 def train(
@@ -141,7 +161,7 @@ def train(
     from seg3d.config import load_config
     from seg3d.device import choose_device
     from seg3d.prepare import default_run_folder, prepare
-    from seg3d.run import Run, require_new_run, resume_run
+    from seg3d.run import Run, require_new_run, resume_run, sole_user
     from seg3d.train import train as train_run
 
     choose_device(device)
@@ -165,7 +185,9 @@ def train(
     else:
         require_new_run(run)
         settings = asked
-    ending = train_run(prepare(settings, run, resume, console), run, device, resume, console)
+    with sole_user(run):
+        prepared = prepare(settings, run, resume, console)
+        ending = train_run(prepared, run, device, resume, console)
     console.print(f"{ending}: {run.folder}", highlight=False, markup=False, soft_wrap=True)
     if ending != "finished":
         console.print("  --resume continues it", highlight=False)
@@ -188,7 +210,7 @@ def train(
 )
 @click.option("--resume", is_flag=True, help="Go on where an earlier call stopped.")
 @device_option
-@segy_option
+@segy_options
 @debug_option
 def predict(
     run_or_checkpoint: Path,
@@ -220,7 +242,7 @@ def predict(
     from seg3d.checkpoint import find_checkpoint
     from seg3d.config import parse_bytes
     from seg3d.device import choose_device
-    from seg3d.jobs import plan_jobs
+    from seg3d.jobs import plan_jobs, require_room_for_probabilities
     from seg3d.predict import Predictor
     from seg3d.progress import progress_bar
     from seg3d.ranks import joined_ranks
@@ -233,6 +255,8 @@ def predict(
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks
         )
+        if probabilities:
+            require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = Console(quiet=not ranks.first)
         windows = sum(predictor.windows(job) for job in jobs)
         with progress_bar(console, "windows", windows) as bar:
@@ -247,6 +271,7 @@ def predict(
 @click.option("--output", type=path, help="Folder for the metrics.  [default: PREDICTIONS]")
 @click.option("--tolerance", type=click.IntRange(min=1), metavar="VOXELS",
               help="Also a Dice that forgives this distance, for thin structures.")  # fmt: skip
+@segy_options
 @debug_option
 def evaluate(
     predictions: Path, references: Path, output: Path | None, tolerance: int | None
@@ -283,7 +308,7 @@ def evaluate(
 @main.command()
 @click.argument("source", metavar="A", type=path)
 @click.argument("target", metavar="B", type=path)
-@segy_option
+@segy_options
 @debug_option
 def convert(source: Path, target: Path) -> None:
     """Write volume A as B, in the format of B's ending, whatever their size.
@@ -303,6 +328,34 @@ def convert(source: Path, target: Path) -> None:
     for note in convert_volume(source, target, console):
         click.echo(f"note: {note}", err=True)
     console.print(str(target), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("config", type=path)
+@click.option("--data", type=path, help="Dataset folder; overrides data.folder.")
+@click.option("--output", type=path, required=True, help="Folder for the label volumes.")
+@segy_options
+@debug_option
+def layers(config: Path, data: Path | None, output: Path) -> None:
+    """Write the layers between horizons, as data.labels.horizons of CONFIG says, as SEG-Y volumes.
+
+    To be looked at before training, and to be compared with predictions. Each has the headers of
+    its survey; dataset.json beside them has the names of the values.
+
+    \b
+    Example:
+      seg3d layers configs/seismic_layers.yaml --data surveys --output layers/
+      seg3d evaluate predictions/ layers/
+    """
+    from rich.console import Console
+
+    from seg3d.config import load_config
+    from seg3d.layers import write_layers
+
+    overrides = () if data is None else (f"data.folder={json.dumps(str(data.absolute()))}",)
+    console = Console()
+    for file in write_layers(load_config(config, overrides).data, output, console):
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
 
 
 @main.command()
@@ -387,7 +440,7 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
 
 @main.command()
 @click.argument("source", metavar="[RUN | VOLUME]", type=path, required=False)
-@segy_option
+@segy_options
 @debug_option
 def info(source: Path | None) -> None:
     """Show versions and devices; or a run's state, labels and score; or a volume's geometry.

@@ -15,6 +15,7 @@ from seg3d.errors import UserError
 from seg3d.io import (
     LARGEST_LABEL,
     SUFFIXES,
+    UNLABELLED,
     is_plain_folder,
     is_volume,
     read_header,
@@ -227,7 +228,8 @@ def evaluate(
     """Compare every complete pair, one case in memory at a time.
 
     Classes are the values above 0 found in any file, and those of ``label_names`` even if they
-    are found nowhere. Voxels whose reference has the class named ``ignore`` count nowhere.
+    are found nowhere. Voxels whose reference has the class named ``ignore`` count nowhere, and
+    neither do traces that are missing in either file.
 
     Args:
         pairs: from `find_pairs`; incomplete ones end in ``missing`` and ``unreferenced``.
@@ -313,8 +315,8 @@ def _overlaps(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[in
     # bincount makes 64-bit copies: slice by slice, they stay small.
     for theirs, ours in zip(reference.array[0].T, prediction.array[0].T, strict=True):
         theirs, ours = theirs.ravel(), ours.ravel()
-        if ignored is not None:
-            theirs, ours = theirs[theirs != ignored], ours[theirs != ignored]
+        counted = _counted(theirs, ours, ignored)
+        theirs, ours = theirs[counted], ours[counted]
         for count, labels in (
             (in_reference, theirs),
             (in_prediction, ours),
@@ -340,9 +342,8 @@ def _overlaps(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[in
 def _near(
     theirs: np.ndarray, ours: np.ndarray, value: int, ignored: int | None, tolerance: int
 ) -> Near:
-    in_reference, in_prediction = theirs == value, ours == value
-    if ignored is not None:
-        in_prediction &= theirs != ignored
+    counted = _counted(theirs, ours, ignored)
+    in_reference, in_prediction = counted & (theirs == value), counted & (ours == value)
     return Near(
         reference_voxels=voxels_near(in_reference, in_prediction, tolerance),
         predicted_voxels=voxels_near(in_prediction, in_reference, tolerance),
@@ -373,13 +374,14 @@ def _foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> 
         )
     counts = ScoreCounts()
     for theirs, scores in zip(read_labels(pair.reference).array[0].T, foreground.T, strict=True):
-        known = theirs != (-1 if ignored is None else ignored)
+        known = _counted(theirs, theirs, ignored)
         counts.add(scores[known], theirs[known] > 0)
     return counts
 
 
 def _largest(path: Path, labels: np.ndarray) -> int:
-    smallest, largest = int(labels.min()), int(labels.max())
+    largest = int(labels.max())
+    smallest = int(labels.min(where=labels != UNLABELLED, initial=largest))
     if smallest < 0 or largest > LARGEST_LABEL:
         raise UserError(
             f"{path} is used as a label but has values that are no class",
@@ -387,6 +389,14 @@ def _largest(path: Path, labels: np.ndarray) -> int:
             legal=f"0 (background) to {LARGEST_LABEL}",
         )
     return largest
+
+
+def _counted(theirs: np.ndarray, ours: np.ndarray, ignored: int | None) -> np.ndarray:
+    """Of which voxels both the reference and the prediction say something."""
+    counted: np.ndarray = (theirs != UNLABELLED) & (ours != UNLABELLED)
+    if ignored is not None:
+        counted &= theirs != ignored
+    return counted
 
 
 def _share(part: int, whole: int) -> float:

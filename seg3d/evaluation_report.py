@@ -32,8 +32,10 @@ DEFINITIONS = {
     "std is the sample standard deviation (n - 1), null for fewer than two cases",
     "foreground_mean_dice": "mean over the classes of their mean Dice; classes without a "
     "defined Dice and the background (0) do not count",
-    "volumes": "number of voxels times the volume of a voxel, in ml; null where units are not mm",
-    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere",
+    "volumes": "number of voxels times the volume of a voxel, in ml; null for surveys, whose "
+    "axes are not in mm",
+    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere, "
+    "nor do traces that are missing in a SEG-Y file",
     "missing": "references without a prediction; they are in no number of this file",
     "unreferenced": "predictions without a reference; they are in no number of this file",
     "tolerance_precision, tolerance_recall": "share of the predicted voxels of a class that have "
@@ -173,13 +175,11 @@ def _or_none(number: float) -> float | None:
 
 def _case_table(evaluation: Evaluation) -> Table:
     dices = _dices(evaluation)
-    in_ml = not any(
-        math.isnan(overlap.reference_ml)
-        for overlaps in evaluation.cases.values()
-        for overlap in overlaps.values()
-    )
-    unit = "ml" if in_ml else "voxels"
-    rows = _table("case", "class", *dices.values(), f"reference\n{unit}", f"predicted\n{unit}")
+    overlaps_of_all = [one for overlaps in evaluation.cases.values() for one in overlaps.values()]
+    unit = "voxels" if any(math.isnan(one.reference_ml) for one in overlaps_of_all) else "ml"
+    sizes = [f"reference_{unit}", f"predicted_{unit}"]
+    headings = [size.replace("_", "\n") for size in sizes]
+    rows = _table("case", "class", *dices.values(), *headings)
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():
@@ -187,10 +187,7 @@ def _case_table(evaluation: Evaluation) -> Table:
                 Text(case),
                 Text(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
-                *(
-                    f"{getattr(overlap, f'{whose}_{unit}'):{'.4g' if in_ml else ''}}"
-                    for whose in ("reference", "predicted")
-                ),
+                *(_size(getattr(overlap, size)) for size in sizes),
             )
             case = ""
         rows.add_section()
@@ -219,6 +216,11 @@ def _table(*columns: str) -> Table:
         else:
             rows.add_column(column, justify="right", no_wrap=True)
     return rows
+
+
+def _size(number: float) -> str:
+    """Of voxels all digits, of ml the first four."""
+    return f"{number:.4g}" if isinstance(number, float) else f"{number}"
 
 
 def _shown(number: float) -> str:

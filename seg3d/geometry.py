@@ -52,7 +52,7 @@ class Grid:
 
     @property
     def voxel_volume_ml(self) -> float:
-        """Volume of one voxel in ml (right for sheared grids too); NaN if the units are not mm."""
+        """Volume of one voxel in ml (right for sheared grids too); NaN where axes are not in mm."""
         if set(self.units) != {"mm"}:
             return math.nan
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0

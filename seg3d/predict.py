@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import DTypeLike
 from torch import Tensor, nn
@@ -24,9 +23,10 @@ from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import stamp
-from seg3d.io import create_volume, holds_one_channel
+from seg3d.free_ram import free_ram
+from seg3d.io import SEGY, create_volume, suffix
 from seg3d.io.regions import Region
-from seg3d.jobs import Job
+from seg3d.jobs import Job, require_room_for_probabilities
 from seg3d.memory import inference_memory
 from seg3d.networks import build_network
 from seg3d.plan import Plan
@@ -128,8 +128,8 @@ class Predictor:
 
         Args:
             job: what to predict, and where to.
-            probabilities: write the class probabilities too, a channel for each; in a format that
-                holds one channel only, that of the second of two classes.
+            probabilities: write the class probabilities too, a channel for each; in SEG-Y, which
+                has one number for a sample, that of the second of two classes.
             resume: go on with what is unfinished, and leave alone what is finished.
             advance: told the number of windows that have just been done.
 
@@ -140,7 +140,7 @@ class Predictor:
         """
         outputs = {"labels": job.output}
         if probabilities:
-            self._require_room_for_classes(job)
+            require_room_for_probabilities([job], self.plan.class_names)
             outputs["probabilities"] = job.probabilities
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(map(Path.exists, outputs.values())):
@@ -158,15 +158,6 @@ class Predictor:
                 for name, path in outputs.items():
                     _write(path, unfinished.read(name), case, task.tiling.slices_written)
                 unfinished.discard()
-
-    def _require_room_for_classes(self, job: Job) -> None:
-        if holds_one_channel(job.output) and len(self.plan.classes) > 2:
-            raise UserError(
-                f"{job.probabilities} cannot hold the probabilities of several classes",
-                given=", ".join(self.plan.class_names),
-                legal="two classes, of which the second one's is written",
-                fix="leave out --probabilities, or seg3d convert the volume to .ome.zarr before",
-            )
 
     def windows(self, job: Job) -> int:
         """How many windows this process does for a job, for a progress bar.
@@ -325,10 +316,10 @@ class Predictor:
 def _limit(memory: float | None, device: torch.device, processes: int) -> Memory:
     """What a prediction may take."""
     if device.type != "cuda":
-        return Memory(memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes)
+        return Memory(memory or SHARE_OF_RAM * free_ram() / processes)
     free, total = torch.cuda.mem_get_info(device)
     limit = Memory(
-        memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes,
+        memory or SHARE_OF_RAM * free_ram() / processes,
         memory or SHARE_OF_GPU * free,
     )
     # Convolutions choose a way that needs less workspace when they meet with the limit.
@@ -352,10 +343,10 @@ def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
 def _write(path: Path, array: np.ndarray, case: CaseReader, slices_at_once: int) -> None:
     """Write an array `(C, D, H, W)` in streaming order to the file that it shall be.
 
-    Of two channels that add up to one, a format of one channel gets the second.
+    Of two channels that add up to one, SEG-Y gets the second.
     """
     grid_map = case.grid_map
-    if holds_one_channel(path):
+    if suffix(path) in SEGY:
         array = array[-1:]
     depth, height, width = grid_map.stored
     with create_volume(path, case.header, array.dtype, channels=len(array)) as volume:

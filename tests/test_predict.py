@@ -132,7 +132,7 @@ def test_probabilities_in_segy_are_those_of_the_second_of_two_classes(tmp_path: 
     np.testing.assert_allclose(read_volume(job.probabilities).array[0], voxels, atol=1e-5)
 
     job = Job((tmp_path / "in.sgy",), tmp_path / "three.sgy")
-    with pytest.raises(UserError, match="three_probabilities.sgy cannot hold"):
+    with pytest.raises(UserError, match="three_probabilities.sgy, classes"):
         predictor(plan_for(orientation="none")).run(job, probabilities=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "in.sgy", "out.sgy", "out_probabilities.sgy",

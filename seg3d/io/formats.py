@@ -44,7 +44,7 @@ FORMATS: dict[str, Format] = {
     DICOM: dicom,
 }
 SUFFIXES = tuple(ending for ending in FORMATS if ending != DICOM)
-ONE_CHANNEL = (".sgy", ".segy")
+SEGY = tuple(ending for ending, module in FORMATS.items() if module is segy)
 STORES = (".ome.zarr", ".zarr")
 FOLDERS = (*STORES, DICOM)
 
@@ -81,11 +81,6 @@ def is_volume(path: Path) -> bool:
     if path.is_dir():
         return _store(path).name.lower().endswith(STORES) or _is_series(path)
     return path.name.lower().endswith(SUFFIXES)
-
-
-def holds_one_channel(path: Path) -> bool:
-    """Whether the format that a path's ending names has one number for each voxel and no more."""
-    return suffix(path) in ONE_CHANNEL
 
 
 def is_plain_folder(path: Path) -> bool:

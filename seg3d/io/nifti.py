@@ -1,9 +1,9 @@
 """NIfTI: headers through nibabel, voxels through memory maps.
 
 ``.nii`` is mapped. ``.nii.gz`` can only be read from its beginning: it is unpacked at the first
-`read`, in RAM up to 1 GiB, above that in an unnamed file in the folder for temporary files
-(``TMPDIR``). It is packed when it is finished; until then the voxels are in RAM, or above 1 GiB in
-an unnamed file in the output's folder.
+`read`, in RAM up to 1 GiB for all that are open, above that in an unnamed file in the folder for
+temporary files (``TMPDIR``). It is packed when it is finished; until then the voxels are in RAM
+within the same 1 GiB, or in an unnamed file in the output's folder.
 """
 
 from __future__ import annotations
