@@ -201,7 +201,7 @@ def train(
 @click.argument("run_or_checkpoint", type=path)
 @click.argument("inputs", type=path, nargs=-1, required=True)
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
-@click.option("--probabilities", is_flag=True, help="Write class probabilities too (4D, float).")
+@click.option("--probabilities", is_flag=True, help="Write class probabilities too (see below).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
 @click.option(
     "--memory",
@@ -228,6 +228,9 @@ def predict(
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
     than the memory. Several GPUs share each volume if torchrun starts the command on them.
 
+    Probabilities go to NAME_probabilities, one float channel per class. SEG-Y has one channel only:
+    there it is the probability of the second class, if there are two.
+
     \b
     Example:
       seg3d predict runs/medical_ct scans/ --output predictions/
@@ -248,12 +251,12 @@ def predict(
     limit = None if memory is None else parse_bytes(memory, "--memory")
     checkpoint = find_checkpoint(run_or_checkpoint)
     jobs = plan_jobs(inputs, output)
-    if probabilities:
-        require_room_for_probabilities(jobs)
     with joined_ranks() as ranks:
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks
         )
+        if probabilities:
+            require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = Console(quiet=not ranks.first)
         windows = sum(predictor.windows(job) for job in jobs)
         with progress_bar(console, "windows", windows) as bar:
@@ -362,6 +365,8 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
 @click.option("--shape", type=int, nargs=3, default=(128, 128, 128), show_default=True,
               help="Inlines, crosslines and samples.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--format", "ending", type=click.Choice(["nii.gz", "sgy"]), default="nii.gz",
+              show_default=True, help="NIfTI or SEG-Y.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: all cores]")
 @debug_option
 def synth(
@@ -370,6 +375,7 @@ def synth(
     count: int,
     shape: tuple[int, int, int],
     seed: int,
+    ending: str,
     workers: int | None,
 ) -> None:
     """Make synthetic seismic volumes to train on, with faults or facies as labels.
@@ -390,7 +396,14 @@ def synth(
     console = Console()
     with progress_bar(console, "volumes", count) as bar:
         write_dataset(
-            out, kind, count=count, shape=shape, seed=seed, workers=workers, advance=bar.advance
+            out,
+            kind,
+            count=count,
+            shape=shape,
+            seed=seed,
+            ending=f".{ending}",  # type: ignore[arg-type]
+            workers=workers,
+            advance=bar.advance,
         )
     console.print(str(out), highlight=False, markup=False, soft_wrap=True)
 
@@ -404,7 +417,8 @@ def synth(
 def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) -> None:
     """Train, predict and evaluate on sample data, in a few minutes.
 
-    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys.
+    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys, SEG-Y in and
+    out. The folder then holds the data, the run, the predictions and prediction.png.
 
     \b
     Example:
@@ -419,6 +433,8 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
     choose_device(device)
     folder = run_folder or Path("runs") / f"demo_{sample}"
     ending = run_demo(SAMPLES[sample], folder, device, Console())
+    if ending == "interrupted":
+        click.echo("interrupted", err=True)
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
 
 

@@ -154,6 +154,9 @@ Orientation = Annotated[
 Channels = Annotated[list[PositiveInt], Field(min_length=2), "list of two or more integers ≥ 1"]
 Labels = dict[str, Integer | list[Integer]]
 
+Tversky = Annotated[tuple[PositiveFloat, PositiveFloat], "[of false alarms, of misses], both > 0"]
+ClassWeights = Annotated[dict[str, PositiveFloat], "mapping of class names to numbers > 0"]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -370,6 +373,19 @@ class LossConfig(Section):
     dice: NonNegativeFloat = Field(1.0, description="weight of the soft Dice loss")
     cross_entropy: NonNegativeFloat = Field(1.0, description="weight of the cross-entropy")
     batch_dice: bool = Field(True, description="one Dice over the batch instead of one per patch")
+    tversky: Tversky = Field(
+        (0.5, 0.5),
+        description="in the Dice term, weights of false alarms and of misses; [0.5, 0.5] is Dice, "
+        "others are the Tversky index",
+    )
+    focal: NonNegativeFloat = Field(
+        0.0,
+        description="in the cross-entropy, exponent γ of the focal loss: voxels that are right "
+        "already count less; 0 is the plain cross-entropy",
+    )
+    class_weights: ClassWeights = Field(
+        {}, description="in the cross-entropy, of the classes named; the others have 1"
+    )
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> LossConfig:

@@ -61,7 +61,8 @@ class Overlap:
     """How much of one class there is in one case; all zero where it is in neither file.
 
     Attributes:
-        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml.
+        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml;
+            NaN for voxels that are not measured in mm.
         reference_voxels, predicted_voxels: the same in voxels.
         intersection_voxels: voxels that have the class in both.
         near: of the voxels of either, how many have one of the other nearby; None if nobody asked.
@@ -361,18 +362,20 @@ def _foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> 
     """Count how probable the classes other than the first are, all together."""
     assert pair.reference
     _require_same_grid(probabilities, pair.reference)
-    background = read_volume(probabilities).array[0]
-    if background.dtype.kind != "f" or not (background.min() >= 0 and background.max() <= 1):
+    first, *others = read_volume(probabilities).array
+    # The only one of a format that holds no more is that of the foreground.
+    foreground = 1 - first if others else first
+    if foreground.dtype.kind != "f" or not (foreground.min() >= 0 and foreground.max() <= 1):
         raise UserError(
             f"{probabilities} does not hold class probabilities",
-            given=f"{background.dtype} from {background.min():g} to {background.max():g}",
-            legal="one channel per class, background first, from 0 to 1",
+            given=f"{first.dtype} from {first.min():g} to {first.max():g}",
+            legal="one channel per class, background first, from 0 to 1; or foreground alone",
             fix="write it with seg3d predict --probabilities, or take it away",
         )
     counts = ScoreCounts()
-    for theirs, scores in zip(read_labels(pair.reference).array[0].T, background.T, strict=True):
+    for theirs, scores in zip(read_labels(pair.reference).array[0].T, foreground.T, strict=True):
         known = _counted(theirs, theirs, ignored)
-        counts.add(1 - scores[known], theirs[known] > 0)
+        counts.add(scores[known], theirs[known] > 0)
     return counts
 
 

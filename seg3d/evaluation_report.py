@@ -177,8 +177,9 @@ def _case_table(evaluation: Evaluation) -> Table:
     dices = _dices(evaluation)
     overlaps_of_all = [one for overlaps in evaluation.cases.values() for one in overlaps.values()]
     unit = "voxels" if any(math.isnan(one.reference_ml) for one in overlaps_of_all) else "ml"
-    sizes = [f"reference {unit}", f"predicted {unit}"]
-    rows = _table("case", "class", *dices.values(), *sizes)
+    sizes = [f"reference_{unit}", f"predicted_{unit}"]
+    headings = [size.replace("_", "\n") for size in sizes]
+    rows = _table("case", "class", *dices.values(), *headings)
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():
@@ -186,7 +187,7 @@ def _case_table(evaluation: Evaluation) -> Table:
                 Text(case),
                 Text(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
-                *(_size(getattr(overlap, size.replace(" ", "_"))) for size in sizes),
+                *(_size(getattr(overlap, size)) for size in sizes),
             )
             case = ""
         rows.add_section()

@@ -87,17 +87,18 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def require_room_for_probabilities(jobs: Sequence[Job]) -> None:
+def require_room_for_probabilities(jobs: Sequence[Job], class_names: Sequence[str]) -> None:
     """Require that class probabilities can be written in the formats of the outputs.
 
     Raises:
-        UserError: if one of them is SEG-Y.
+        UserError: if one of them is SEG-Y, and there are more than two classes.
     """
     for job in jobs:
-        if suffix(job.probabilities) in SEGY:
+        if suffix(job.probabilities) in SEGY and len(class_names) > 2:
             raise UserError(
                 "--probabilities: SEG-Y holds one number for each sample",
-                given=job.probabilities,
+                given=f"{job.probabilities}, classes {', '.join(class_names)}",
+                legal="two classes, of which the second one's probability is written",
                 fix="name another format, survey by survey: --output NAME.nii.gz",
             )
 

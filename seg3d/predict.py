@@ -24,9 +24,9 @@ from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import stamp
 from seg3d.free_ram import free_ram
-from seg3d.io import create_volume
+from seg3d.io import SEGY, create_volume, suffix
 from seg3d.io.regions import Region
-from seg3d.jobs import Job
+from seg3d.jobs import Job, require_room_for_probabilities
 from seg3d.memory import inference_memory
 from seg3d.networks import build_network
 from seg3d.plan import Plan
@@ -128,16 +128,19 @@ class Predictor:
 
         Args:
             job: what to predict, and where to.
-            probabilities: write the class probabilities too.
+            probabilities: write the class probabilities too, a channel for each; in SEG-Y, which
+                has one number for a sample, that of the second of two classes.
             resume: go on with what is unfinished, and leave alone what is finished.
             advance: told the number of windows that have just been done.
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
-                or what is unfinished was begun in another way.
+                the format cannot hold so many probabilities, or what is unfinished was begun in
+                another way.
         """
         outputs = {"labels": job.output}
         if probabilities:
+            require_room_for_probabilities([job], self.plan.class_names)
             outputs["probabilities"] = job.probabilities
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(map(Path.exists, outputs.values())):
@@ -338,8 +341,13 @@ def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
 
 
 def _write(path: Path, array: np.ndarray, case: CaseReader, slices_at_once: int) -> None:
-    """Write an array `(C, D, H, W)` in streaming order to the file that it shall be."""
+    """Write an array `(C, D, H, W)` in streaming order to the file that it shall be.
+
+    Of two channels that add up to one, SEG-Y gets the second.
+    """
     grid_map = case.grid_map
+    if suffix(path) in SEGY:
+        array = array[-1:]
     depth, height, width = grid_map.stored
     with create_volume(path, case.header, array.dtype, channels=len(array)) as volume:
         for start in range(0, depth, slices_at_once):

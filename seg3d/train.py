@@ -26,7 +26,7 @@ from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.device import choose_device, compute_dtype
 from seg3d.errors import RunFailed
 from seg3d.journal import Journal
-from seg3d.losses import DiceCrossEntropy
+from seg3d.losses import make_loss
 from seg3d.memory import peak_gib
 from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
@@ -75,9 +75,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, config.train)
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.loss = DiceCrossEntropy(
-            config.loss.dice, config.loss.cross_entropy, config.loss.batch_dice
-        )
+        self.loss = make_loss(config.loss, plan.class_names)
         self.position = Position()
         self.bits_are_chosen = False
 

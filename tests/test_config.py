@@ -70,6 +70,9 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "loss.dice": ("0", 0),
     "loss.cross_entropy": ("0.5", 0.5),
     "loss.batch_dice": ("false", False),
+    "loss.tversky": ("[0.3, 0.7]", [0.3, 0.7]),
+    "loss.focal": ("2", 2),
+    "loss.class_weights": ("{fault: 4}", {"fault": 4}),
     "train.epochs": ("7", 7),
     "train.iterations_per_epoch": ("7", 7),
     "train.batch_size": ("7", 7),
@@ -407,6 +410,8 @@ def test_values_in_one_line():
             "mapping of class names to integers or lists of integers, or null, or horizons "
             "(see below)",
         ),
+        ("loss.tversky", "[0, 1]", "[of false alarms, of misses], both > 0"),
+        ("loss.class_weights", "{fault: 0}", "mapping of class names to numbers > 0"),
         ("loss", "{dice: 0, cross_entropy: 0}", "dice and cross_entropy should not both be 0"),
         ("augment.flip", "5", "keys prob, axes"),
         ("network", "UNet3d", "keys name, channels, deep_supervision"),
