@@ -16,7 +16,7 @@ from seg3d.files import UnfinishedFile, reserve
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths, slabs, whole
 
 # Up to so many bytes are unpacked in RAM, more in a temporary file.
-LARGEST_IN_RAM = 2**30
+LARGEST_IN_RAM = 2**26
 # So many bytes are copied, or mapped, at once.
 STEP = 2**24
 
@@ -153,7 +153,7 @@ class Scratch:
         self.size = byte_count(shape, dtype)
         self._ram: np.ndarray | None = None
         self._file: IO[bytes] | None = None
-        if self.size <= LARGEST_IN_RAM:
+        if ram_of_scratch(self.size):
             self._ram = np.empty(shape, dtype, order="F")
         else:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -195,6 +195,11 @@ class Scratch:
         """The bytes of the array, piece by piece."""
         for start in range(0, self.size, STEP):
             yield self.array().reshape(-1, order="F").view(np.uint8).data[start : start + STEP]
+
+
+def ram_of_scratch(size: int) -> int:
+    """Bytes of RAM that a `Scratch` of so many bytes takes."""
+    return size if size <= LARGEST_IN_RAM else 0
 
 
 def byte_count(shape: tuple[int, ...], dtype: np.dtype) -> int:
