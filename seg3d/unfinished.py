@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from numpy.typing import DTypeLike
 
 from seg3d.data.intensity import Moments
 from seg3d.errors import UserError
@@ -60,7 +59,7 @@ class Unfinished:
     def exists(self) -> bool:
         return self._task.is_file()
 
-    def begin(self, task: Task, shape: Shape3, arrays: dict[str, tuple[DTypeLike, int]]) -> None:
+    def begin(self, task: Task, shape: Shape3, arrays: dict[str, tuple[np.dtype, int]]) -> None:
         """Make the folder, in place of one that may be there, and room for the arrays.
 
         Args:
