@@ -206,7 +206,8 @@ def train(
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="Most RAM, and GPU memory, to take (4GiB).  [default: 50% and 80% of what is free]",
+    help="Most RAM for the process, and GPU memory, (4GiB).  "
+    "[default: 50% and 80% of what is free]",
 )
 @click.option("--resume", is_flag=True, help="Go on where an earlier call stopped.")
 @device_option
@@ -258,7 +259,7 @@ def predict(
         if probabilities:
             require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = Console(quiet=not ranks.first)
-        windows = sum(predictor.windows(job) for job in jobs)
+        windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
         with progress_bar(console, "windows", windows) as bar:
             for job in jobs:
                 predictor.run(job, probabilities=probabilities, resume=resume, advance=bar.advance)

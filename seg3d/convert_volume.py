@@ -45,7 +45,7 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
         with create_volume(target, header, reader.dtype, header.channels) as writer:
             voxel_bytes = reader.dtype.itemsize * header.channels
             slow = {axis for axis in (reader.slow_axis, writer.slow_axis) if axis is not None}
-            pieces = blocks(header.grid.shape, slow, voxel_bytes)
+            pieces = blocks(header.grid.shape, slow, voxel_bytes, BLOCK_BYTES)
             with progress_bar(console, "blocks", len(pieces)) as bar:
                 for region in pieces:
                     writer.write(region, reader.read(region))
@@ -53,16 +53,17 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
     return _notes(source, header.grid, target, ending)
 
 
-def blocks(shape: Shape3, axes: set[int], voxel_bytes: int) -> list[Region]:
-    """Boxes of at most `BLOCK_BYTES` that fill a volume; edges are multiples of Zarr's chunks.
+def blocks(shape: Shape3, axes: set[int], voxel_bytes: int, most: int) -> list[Region]:
+    """Boxes that fill a volume, whose edges are multiples of Zarr's chunks.
 
     Args:
         shape: of the volume.
         axes: to be cut first; the others only if a box would still be too large.
         voxel_bytes: bytes of a voxel, all channels.
+        most: bytes of a box, unless it has no edge that is longer than a chunk.
     """
     edges = list(shape)
-    while math.prod(edges) * voxel_bytes > BLOCK_BYTES and max(edges) > CHUNK:
+    while math.prod(edges) * voxel_bytes > most and max(edges) > CHUNK:
         wanted = [axis for axis in axes if edges[axis] > CHUNK] or range(3)
         axis = max(wanted, key=edges.__getitem__)
         edges[axis] = CHUNK * math.ceil(edges[axis] / 2 / CHUNK)

@@ -7,13 +7,31 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from seg3d.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NewFolders:
+    """Make a folder, and those above it if need be; remember which.
+
+    Args:
+        folder: need not be there yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._made = [one for one in (folder, *folder.parents) if not one.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def discard(self) -> None:
+        """Remove those that were made, unless something lies in them."""
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
 
 class UnfinishedFile:
@@ -29,7 +47,7 @@ class UnfinishedFile:
 
     def __init__(self, path: str | Path, suffix: str = "") -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._folders = NewFolders(self.path.parent)
         handle, name = tempfile.mkstemp(suffix, f".{self.path.name}.", self.path.parent)
         os.close(handle)
         self.temporary = Path(name)
@@ -44,6 +62,7 @@ class UnfinishedFile:
     def discard(self) -> None:
         """Remove it, unless it has its name already."""
         self.temporary.unlink(missing_ok=True)
+        self._folders.discard()
 
 
 class UnfinishedFolder:
@@ -58,7 +77,7 @@ class UnfinishedFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._folders = NewFolders(self.path.parent)
         self.temporary = self._hidden()
 
     def finish(self) -> None:
@@ -80,6 +99,7 @@ class UnfinishedFolder:
     def discard(self) -> None:
         """Remove it, unless it has its name already."""
         shutil.rmtree(self.temporary, ignore_errors=True)
+        self._folders.discard()
 
     def _hidden(self) -> Path:
         return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))

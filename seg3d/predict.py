@@ -7,24 +7,25 @@ window can touch any more is resampled back, turned into labels and written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
 from torch import Tensor, nn
 
 from seg3d.checkpoint import load_checkpoint
 from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.convert_volume import blocks
 from seg3d.data.blocks import CaseReader
 from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import stamp
 from seg3d.free_ram import free_ram
-from seg3d.io import SEGY, create_volume, suffix
+from seg3d.io import SEGY, create_volume, ram_of, suffix
 from seg3d.io.regions import Region
 from seg3d.jobs import Job, require_room_for_probabilities
 from seg3d.memory import inference_memory
@@ -38,8 +39,18 @@ from seg3d.unfinished import Task, Unfinished
 
 # Without --memory: of the RAM, and of the GPU's memory, that is free.
 SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
+# Bytes that go from what is unfinished to the output.
+WRITTEN_AT_ONCE = 2**24
 
 Advance = Callable[[int], object]
+
+
+class Output(NamedTuple):
+    """A file to be written, its number type and its channels."""
+
+    path: Path
+    dtype: np.dtype
+    channels: int
 
 
 def unheard(windows: int) -> None:
@@ -54,8 +65,9 @@ class Predictor:
         config: of the run that trained it.
         plan: of that run.
         device: where to compute.
-        memory: bytes of RAM, and of the GPU's memory, that may be taken besides what is taken
-            already; by default `SHARE_OF_RAM` and `SHARE_OF_GPU` of what is free.
+        memory: bytes of RAM that the process may take in all, and of the GPU's memory that it may
+            take besides what is taken already; by default `SHARE_OF_RAM` and `SHARE_OF_GPU` of what
+            is free.
         ranks: the processes that share the work.
     """
 
@@ -138,16 +150,15 @@ class Predictor:
                 the format cannot hold so many probabilities, or what is unfinished was begun in
                 another way.
         """
-        outputs = {"labels": job.output}
         if probabilities:
             require_room_for_probabilities([job], self.plan.class_names)
-            outputs["probabilities"] = job.probabilities
+        outputs = self._outputs(job, probabilities)
         unfinished = Unfinished(job.output)
-        if resume and not unfinished.exists and all(map(Path.exists, outputs.values())):
-            advance(self.windows(job))
+        if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
+            advance(self.windows(job, probabilities=probabilities))
             return
         with CaseReader(job.images, self.plan) as case:
-            task = self._agree(case, unfinished, resume, probabilities)
+            task = self._agree(case, unfinished, resume, outputs)
             try:
                 self._fill(case, task, unfinished, advance)
             except UserError:
@@ -155,18 +166,23 @@ class Predictor:
                 raise
             self.ranks.wait()
             if self.ranks.first:
-                for name, path in outputs.items():
-                    _write(path, unfinished.read(name), case, task.tiling.slices_written)
+                for name, output in outputs.items():
+                    _write(output.path, unfinished, name, case)
                 unfinished.discard()
 
-    def windows(self, job: Job) -> int:
+    def windows(self, job: Job, *, probabilities: bool = False) -> int:
         """How many windows this process does for a job, for a progress bar.
+
+        Args:
+            job: as for `run`.
+            probabilities: as for `run`.
 
         Raises:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
         with CaseReader(job.images, self.plan) as case:
-            return _count(case, self._windows(case), self._tiles(case, self._tiling(case)))
+            tiling = self._tiling(case, self._outputs(job, probabilities))
+            return _count(case, self._windows(case), self._tiles(case, tiling))
 
     def probabilities(self, images: Sequence[Path], advance: Advance = unheard) -> np.ndarray:
         """Class probabilities of a volume, on its own grid, in RAM.
@@ -182,7 +198,7 @@ class Predictor:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
         with CaseReader(images, self.plan) as case:
-            tiling = self._tiling(case)
+            tiling = self._tiling(case, {})
             case.measure()
             result = np.empty((len(self.plan.classes), *case.header.grid.shape), np.float32)
             for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
@@ -210,25 +226,30 @@ class Predictor:
                 break
         return np.array(values, dtype=kind)
 
+    def _outputs(self, job: Job, probabilities: bool) -> dict[str, Output]:
+        outputs = {"labels": Output(job.output, self._values.dtype, 1)}
+        if probabilities:
+            kind, classes = np.dtype(np.float32), len(self.plan.classes)
+            outputs["probabilities"] = Output(job.probabilities, kind, classes)
+        return outputs
+
     def _agree(
-        self, case: CaseReader, unfinished: Unfinished, resume: bool, probabilities: bool
+        self, case: CaseReader, unfinished: Unfinished, resume: bool, outputs: dict[str, Output]
     ) -> Task:
         """Begin the task, or find how it was begun; all processes come to the same."""
         identity = {
             "images": [stamp(path) for path in case.images],
             "network": self._fingerprint,
             "predict": self.config.predict.model_dump(mode="json"),
-            "probabilities": probabilities,
+            "probabilities": "probabilities" in outputs,
             "precision": str(self.dtype),
             "device": self.device.type,
             "memory": self.memory,
         }
         if self.ranks.first and not (resume and unfinished.exists):
-            tiling = self._tiling(case)
+            tiling = self._tiling(case, outputs)
             case.measure()
-            arrays: dict[str, tuple[DTypeLike, int]] = {"labels": (self._values.dtype, 1)}
-            if probabilities:
-                arrays["probabilities"] = (np.dtype(np.float32), len(self.plan.classes))
+            arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
         self.ranks.wait()
         return unfinished.task(identity)
@@ -279,7 +300,7 @@ class Predictor:
         if self.ranks.rank + 1 < len(edges):
             yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
 
-    def _tiling(self, case: CaseReader) -> Tiling:
+    def _tiling(self, case: CaseReader, outputs: Mapping[str, Output]) -> Tiling:
         work = Work(
             grid_map=case.grid_map,
             windows=self._windows(case),
@@ -289,6 +310,11 @@ class Predictor:
             written=self._values.itemsize + 4 * len(self.plan.classes),
             network=self._network_bytes[0],
             per_window=self._network_bytes[1],
+            files=case.ram
+            + sum(
+                ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
+                for one in outputs.values()
+            ),
             on_gpu=self.device.type == "cuda",
         )
         most = self.config.predict.window_batch
@@ -340,17 +366,16 @@ def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
     return scores
 
 
-def _write(path: Path, array: np.ndarray, case: CaseReader, slices_at_once: int) -> None:
-    """Write an array `(C, D, H, W)` in streaming order to the file that it shall be.
+def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:
+    """Write an array, which is in streaming order, to the file that it shall be.
 
     Of two channels that add up to one, SEG-Y gets the second.
     """
     grid_map = case.grid_map
-    if suffix(path) in SEGY:
-        array = array[-1:]
-    depth, height, width = grid_map.stored
-    with create_volume(path, case.header, array.dtype, channels=len(array)) as volume:
-        for start in range(0, depth, slices_at_once):
-            part = slice(start, min(start + slices_at_once, depth))
-            region = grid_map.in_file((part, slice(0, height), slice(0, width)))
-            volume.write(region, grid_map.in_file_order(array[:, part]))
+    dtype, channels = unfinished.dtype(name), unfinished.channels(name)
+    written = slice(-1, None) if suffix(path) in SEGY else slice(None)
+    with create_volume(path, case.header, dtype, len(range(channels)[written])) as volume:
+        slow = {0} if volume.slow_axis is None else {0, grid_map.order.index(volume.slow_axis)}
+        for region in blocks(grid_map.stored, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
+            voxels = grid_map.in_file_order(unfinished.read(name, region)[written])
+            volume.write(grid_map.in_file(region), voxels)

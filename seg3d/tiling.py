@@ -26,8 +26,10 @@ from seg3d.sliding_window import Windows
 FLOAT, DOUBLE = 4, 8
 # Of the limit, that voxels in passing may take: those being read, or resampled and written.
 IN_PASSING = 1 / 16
-# What PyTorch loads and generates with its first operations on a CPU, as seen (x86-64, 2.13).
-FIRST_OPERATIONS = 64 * 2**20
+# What Python and the libraries take, of which PyTorch loads and generates some with its first
+# operations, as seen with a tiny volume (x86-64, PyTorch 2.13 for CPUs). A number, not a
+# measurement, so that the same limit always makes the same cut.
+PROCESS = 560 * 2**20
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Memory:
     """Bytes, to be had or needed.
 
     Attributes:
-        ram: of the process, besides what it takes before it begins.
+        ram: of the process, in all.
         gpu: in tensors on the GPU on which the network computes; 0 if it computes on a CPU.
     """
 
@@ -63,6 +65,7 @@ class Work:
         written: bytes of a voxel of all that is written.
         network: bytes of the network's parameters.
         per_window: bytes that the network needs besides for each window of a batch.
+        files: bytes of RAM that the files take while they are open.
         on_gpu: whether the network computes on a GPU.
     """
 
@@ -74,6 +77,7 @@ class Work:
     written: int
     network: int
     per_window: int
+    files: int
     on_gpu: bool
 
     @cached_property
@@ -214,6 +218,7 @@ class _Use:
         self.work = work
         self.cuts = cuts
         self.sums_on_gpu = sums_on_gpu
+        self.fixed = PROCESS + work.files
         seen, scored = cuts[0].seen * cuts[1].seen, cuts[0].scored * cuts[1].scored
         thickness = min(work.windows.size[0], work.grid_map.shape[0])
         self.held = FLOAT * (
@@ -242,20 +247,21 @@ class _Use:
         passing = max(self.read, self.written)
         network = work.network + work.per_window * window_batch
         if not work.on_gpu:
-            return Memory(FIRST_OPERATIONS + self.held + max(network, passing))
+            return Memory(self.fixed + self.held + max(network, passing))
         if self.sums_on_gpu:
-            return Memory(passing, self.held + max(network, passing))
+            return Memory(self.fixed + passing, self.held + max(network, passing))
         voxels = math.prod(work.windows.size) * window_batch
         copies = FLOAT * (work.channels + work.classes) * voxels
-        return Memory(self.held + max(copies, passing), network)
+        return Memory(self.fixed + self.held + max(copies, passing), network)
 
     def tiling(self, limit: Memory, window_batch: int) -> Tiling:
         """The cut, with as many slices at once as pay."""
-        room = IN_PASSING * limit.ram
+        free = limit.ram - self.fixed
+        room = IN_PASSING * free
         if self.sums_on_gpu:
             room = min(room, IN_PASSING * limit.gpu, limit.gpu - self.held)
         else:
-            room = min(room, limit.ram - self.held - FIRST_OPERATIONS)
+            room = min(room, free - self.held)
         edges = self.cuts[0].borders, self.cuts[1].borders
         slices = (max(1, int(room / one)) for one in (self.read, self.written))
         return Tiling(edges, window_batch, self.sums_on_gpu, *slices)

@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from numpy.typing import DTypeLike
 
 from seg3d.data.intensity import Moments
 from seg3d.errors import UserError
-from seg3d.files import atomic_write, reserve
+from seg3d.files import NewFolders, atomic_write, reserve
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
 from seg3d.tiling import Tiling
@@ -55,13 +53,13 @@ class Unfinished:
     def __init__(self, output: Path) -> None:
         self.folder = output.with_name(f".{output.name}.unfinished")
         self._task = self.folder / "task.json"
-        self._new_folders: list[Path] = []
+        self._above: NewFolders | None = None
 
     @property
     def exists(self) -> bool:
         return self._task.is_file()
 
-    def begin(self, task: Task, shape: Shape3, arrays: dict[str, tuple[DTypeLike, int]]) -> None:
+    def begin(self, task: Task, shape: Shape3, arrays: dict[str, tuple[np.dtype, int]]) -> None:
         """Make the folder, in place of one that may be there, and room for the arrays.
 
         Args:
@@ -73,8 +71,8 @@ class Unfinished:
             UserError: if the disk has too little space; then nothing is left behind.
         """
         self.discard()
-        self._new_folders = [one for one in self.folder.parents if not one.exists()]
-        self.folder.mkdir(parents=True)
+        self._above = NewFolders(self.folder.parent)
+        self.folder.mkdir()
         try:
             for name, (dtype, channels) in arrays.items():
                 path = self._array(name)
@@ -118,11 +116,22 @@ class Unfinished:
 
     def write(self, name: str, region: Region, array: np.ndarray) -> None:
         """Store the voxels `(C, d, h, w)` of a region of an array."""
-        # Mapped for a moment only, since mapped pages count as memory of the process.
-        self.read(name)[:, *region] = array
+        self._map(name)[:, *region] = array
 
-    def read(self, name: str) -> np.ndarray:
-        """An array `(C, D, H, W)`, as a memory map that can be written to."""
+    def read(self, name: str, region: Region) -> np.ndarray:
+        """The voxels `(C, d, h, w)` of a region of an array."""
+        return self._map(name)[:, *region].copy()
+
+    def dtype(self, name: str) -> np.dtype:
+        """The number type of an array."""
+        return self._map(name).dtype
+
+    def channels(self, name: str) -> int:
+        """C of an array."""
+        return len(self._map(name))
+
+    def _map(self, name: str) -> np.ndarray:
+        # For a moment only, since mapped pages count as memory of the process.
         return open_memmap(self._array(name), "r+")
 
     def note(self, region: Region, rank: int) -> None:
@@ -158,9 +167,8 @@ class Unfinished:
     def discard(self) -> None:
         """Remove the folder, and those above it that were made for it and are empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):
-            for folder in self._new_folders:
-                folder.rmdir()
+        if self._above is not None:
+            self._above.discard()
 
     def _array(self, name: str) -> Path:
         return self.folder / f"{name}.npy"

@@ -132,7 +132,7 @@ def test_what_makes_no_sense_changes_nothing(tmp_path):
     voxel_bytes=st.sampled_from([1, 2, 4, 12]),
 )
 def test_blocks_are_small_and_fill_the_volume_once(shape, axes, voxel_bytes):
-    found = blocks(shape, axes, voxel_bytes)
+    found = blocks(shape, axes, voxel_bytes, BLOCK_BYTES)
     sizes = [[part.stop - part.start for part in region] for region in found]
     assert max(map(np.prod, sizes)) * voxel_bytes <= BLOCK_BYTES
     assert sum(map(np.prod, sizes)) == np.prod(shape)
@@ -143,7 +143,7 @@ def test_blocks_are_small_and_fill_the_volume_once(shape, axes, voxel_bytes):
 
 
 def test_blocks_are_slabs_while_they_are_thick_enough():
-    found = blocks((512, 512, 1000), {2}, 2)
+    found = blocks((512, 512, 1000), {2}, 2, BLOCK_BYTES)
     assert len(found) > 1
     assert all(region[:2] == (slice(0, 512), slice(0, 512)) for region in found)
 

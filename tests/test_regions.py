@@ -109,7 +109,7 @@ def test_scaling_is_applied_to_every_region(tmp_path, ending):
 
 
 def test_unpacking_and_packing_through_a_temporary_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("seg3d.io.arrays.MOST_IN_RAM", 0)
+    monkeypatch.setattr("seg3d.io.arrays.LARGEST_IN_RAM", 0)
     monkeypatch.setattr("seg3d.io.arrays.STEP", 100)
     array = numbers((2, 5, 6, 7))
     path = tmp_path / "volume.nii.gz"
@@ -121,32 +121,10 @@ def test_unpacking_and_packing_through_a_temporary_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_all_that_is_unpacked_shares_the_ram(tmp_path, monkeypatch):
-    array = numbers((20, 20, 20))
-    path = save_nifti(tmp_path / "scan.nii.gz", array)
-    monkeypatch.setattr("seg3d.io.arrays.MOST_IN_RAM", 2 * array.nbytes)
-
-    def opened():
-        reader = open_volume(path)
-        assert np.array_equal(reader.read(whole(array.shape))[0], array)
-        return reader
-
-    def in_ram(readers):
-        return [not isinstance(reader._array(), np.memmap) for reader in readers]
-
-    readers = [opened() for _ in range(3)]
-    assert in_ram(readers) == [True, True, False]
-    readers.pop(0).close()
-    readers.append(opened())
-    assert in_ram(readers) == [True, False, True]
-    del readers
-    assert in_ram([opened(), opened()]) == [True, True]
-
-
 @pytest.mark.parametrize("in_ram", [0, 2**30])
 @pytest.mark.parametrize("kept", [0.5, -8, -1])
 def test_a_cut_file_is_damaged_wherever_it_is_unpacked(tmp_path, monkeypatch, in_ram, kept):
-    monkeypatch.setattr("seg3d.io.arrays.MOST_IN_RAM", in_ram)
+    monkeypatch.setattr("seg3d.io.arrays.LARGEST_IN_RAM", in_ram)
     path = save_nifti(tmp_path / "scan.nii.gz", numbers((20, 20, 20)))
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept > 0 else kept])

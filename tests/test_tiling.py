@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
 from seg3d.io.regions import Region, whole
 from seg3d.sliding_window import Windows
-from seg3d.tiling import Memory, Tiling, Work, borders, choose_tiling
+from seg3d.tiling import PROCESS, Memory, Tiling, Work, borders, choose_tiling
 from tests.plans import small_plan
 from tests.volumes import affine_of
 
@@ -38,8 +39,13 @@ def work_on(
     windows = Windows.covering(grid_map.shape, window, overlap)
     return Work(
         grid_map, windows, channels=1, classes=3, stored=4, written=13, network=MIB,
-        per_window=8 * MIB, on_gpu=on_gpu,
+        per_window=8 * MIB, files=0, on_gpu=on_gpu,
     )  # fmt: skip
+
+
+def beside_process(ram: float, gpu: float = 0) -> Memory:
+    """So many MiB, besides what Python and the libraries take."""
+    return Memory(PROCESS + ram * MIB, gpu * MIB)
 
 
 def tiles(work: Work, tiling: Tiling) -> list[Region]:
@@ -58,7 +64,7 @@ def windows_of(work: Work, tiling: Tiling) -> int:
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.7]),
     spacing=st.sampled_from([None, (2.0, 1.0, 0.7)]),
     affine=st.sampled_from([affine_of((1.0, 0.5, 2.0)), SHEARED]),
-    mib=st.sampled_from([66, 70, 80, 100, 1000]),
+    mib=st.sampled_from([2, 6, 16, 36, 900]),
 )
 def test_tiles_cover_the_volume_once(
     shape: Shape3,
@@ -70,12 +76,12 @@ def test_tiles_cover_the_volume_once(
 ) -> None:
     work = work_on(shape, window, overlap, spacing, affine)
     try:
-        tiling = choose_tiling(work, Memory(mib * MIB), 4, "volume")
+        tiling = choose_tiling(work, beside_process(mib), 4, "volume")
     except UserError as error:
         # What it says would do does.
         (least,) = re.findall(r"at least ([\d.]+ [MG]iB) of RAM", str(error))
         size = parse_bytes(least, "") * 1.001
-        assert size > mib * MIB
+        assert size > PROCESS + mib * MIB
         tiling = choose_tiling(work, Memory(size), 4, "volume")
     covered = np.zeros(work.grid_map.stored, int)
     for tile in tiles(work, tiling):
@@ -86,19 +92,19 @@ def test_tiles_cover_the_volume_once(
 
 def test_all_at_once_if_there_is_room() -> None:
     work = work_on((512, 512, 512))
-    tiling = choose_tiling(work, Memory(4096 * MIB), 4, "volume")
+    tiling = choose_tiling(work, beside_process(4096), 4, "volume")
     assert tiles(work, tiling) == [whole(work.grid_map.stored)]
     assert tiling.window_batch == 4 and windows_of(work, tiling) == work.windows.count
     # Longer volumes take no more.
     long = work_on((512, 512, 5120))
-    assert choose_tiling(long, Memory(4096 * MIB), 4, "volume") == tiling
+    assert choose_tiling(long, beside_process(4096), 4, "volume") == tiling
 
 
 def test_less_memory_makes_smaller_tiles_and_more_work() -> None:
     work = work_on((512, 512, 512))
     counts = []
-    for mib in (380, 300, 200, 150, 120):
-        tiling = choose_tiling(work, Memory(mib * MIB), 4, "volume")
+    for mib in (316, 236, 136, 86, 56):
+        tiling = choose_tiling(work, beside_process(mib), 4, "volume")
         counts.append(windows_of(work, tiling))
     assert counts == sorted(counts)
     # A row of windows is repeated at each border.
@@ -108,25 +114,33 @@ def test_less_memory_makes_smaller_tiles_and_more_work() -> None:
 
 def test_too_little_memory_is_explained() -> None:
     with pytest.raises(UserError) as raised:
-        choose_tiling(work_on((512, 512, 512)), Memory(64 * MIB), 4, "scan.nii")
+        choose_tiling(work_on((512, 512, 512)), Memory(PROCESS), 4, "scan.nii")
     assert re.fullmatch(
         r"scan\.nii: too little memory for windows of \[64, 64, 64\] voxels\n"
-        r"  given: 64\.00 MiB of RAM\n"
+        r"  given: 560\.00 MiB of RAM\n"
         r"  legal: at least \d+\.\d\d MiB of RAM\n"
         r"  to do: raise --memory",
         str(raised.value),
     )
 
 
+def test_what_files_hold_in_ram_counts() -> None:
+    work = work_on((512, 512, 512))
+    with pytest.raises(UserError, match=r"at least 1\.\d\d GiB of RAM"):
+        choose_tiling(replace(work, files=1000 * MIB), beside_process(1000), 4, "scan.nrrd")
+    held = choose_tiling(replace(work, files=1000 * MIB), beside_process(1100), 4, "scan.nrrd")
+    assert held == choose_tiling(work, beside_process(100), 4, "scan.nii")
+
+
 def test_the_gpu_holds_the_sums_if_it_can() -> None:
     work = work_on((256, 256, 256), on_gpu=True)
-    roomy = choose_tiling(work, Memory(200 * MIB, 1000 * MIB), 4, "volume")
+    roomy = choose_tiling(work, beside_process(200, 1000), 4, "volume")
     assert roomy.sums_on_gpu and roomy.window_batch == 4
-    small = choose_tiling(work, Memory(1000 * MIB, 40 * MIB), 8, "volume")
+    small = choose_tiling(work, beside_process(1000, 40), 8, "volume")
     assert not small.sums_on_gpu and small.window_batch == 4
     assert tiles(work, small) == [whole(work.grid_map.stored)]
     with pytest.raises(UserError, match=r"at least .* of RAM and .* of the GPU's memory"):
-        choose_tiling(work, Memory(1000 * MIB, 4 * MIB), 4, "volume")
+        choose_tiling(work, beside_process(1000, 4), 4, "volume")
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 1000])

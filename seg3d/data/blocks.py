@@ -33,6 +33,7 @@ class CaseReader:
     Attributes:
         header: of the first image, with the channels of all.
         stored_bytes: of a voxel with all its channels in the files.
+        ram: bytes of RAM that the files take while they are open.
         grid_map: the way between the file's grid and the network's.
         moments: of the intensities, per channel.
         device: where voxels are put as they are read.
@@ -49,6 +50,7 @@ class CaseReader:
         self._stored = ImageReader(images)
         self.header = self._stored.header
         self.stored_bytes = self._stored.stored_bytes
+        self.ram = self._stored.ram
         self._require_channels()
         self.grid_map = GridMap.of(self.header.grid, self._stored.slow_axis, plan)
         self.moments = [Moments() for _ in plan.channels]

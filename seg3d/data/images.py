@@ -10,7 +10,7 @@ import numpy as np
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid
-from seg3d.io import Header, Interpretation, Region, VolumeReader, open_volume
+from seg3d.io import Header, Interpretation, Region, VolumeReader, open_volume, ram_of
 
 
 class ImageReader(VolumeReader):
@@ -23,6 +23,7 @@ class ImageReader(VolumeReader):
 
     Attributes:
         stored_bytes: of a voxel with all its channels in the files.
+        ram: bytes of RAM that the files take while they are open.
 
     Raises:
         UserError: if a file cannot be opened, or channels lie on different grids.
@@ -40,7 +41,12 @@ class ImageReader(VolumeReader):
         channels = sum(reader.header.channels for reader in self._readers)
         self.header = Header(first.grid, channels, first.native)
         self.slow_axis = self._readers[0].slow_axis
-        self.stored_bytes = sum(one.dtype.itemsize * one.header.channels for one in self._readers)
+        voxel_bytes = [one.dtype.itemsize * one.header.channels for one in self._readers]
+        self.stored_bytes = sum(voxel_bytes)
+        self.ram = sum(
+            ram_of(path, first.grid.shape, size)
+            for path, size in zip(images, voxel_bytes, strict=True)
+        )
 
     def read(self, region: Region) -> np.ndarray:
         parts = [reader.read(region) for reader in self._readers]
@@ -82,7 +88,7 @@ def require_finite(images: Sequence[Path], count: int, where: str | None = None)
         raise UserError(
             f"{', '.join(map(str, images))} holds {count} voxels that are NaN or infinite",
             given=where,
-            legal="finite numbers",
+            legal="finite numbers, as float32 holds them",
             fix="replace them (for example by the smallest value of the volume)",
         )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import threading
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
 from io import BufferedIOBase
@@ -17,8 +15,8 @@ import numpy as np
 from seg3d.files import UnfinishedFile, reserve
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths, slabs, whole
 
-# Up to so many bytes are unpacked in RAM, in all volumes together, more in temporary files.
-MOST_IN_RAM = 2**30
+# Up to so many bytes are unpacked in RAM, more in a temporary file.
+LARGEST_IN_RAM = 2**26
 # So many bytes are copied, or mapped, at once.
 STEP = 2**24
 
@@ -136,31 +134,8 @@ class MappedWriter(ArrayWriter):
         self._file.discard()
 
 
-class _Room:
-    """How much of `MOST_IN_RAM` is taken."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken = 0
-
-    def take(self, size: int) -> bool:
-        """Take so many bytes, if there is room for them."""
-        with self._lock:
-            enough = self._taken + size <= MOST_IN_RAM
-            if enough:
-                self._taken += size
-        return enough
-
-    def give_back(self, size: int) -> None:
-        with self._lock:
-            self._taken -= size
-
-
-_room = _Room()
-
-
 class Scratch:
-    """Room for an array in Fortran order: in RAM, or if there it is short in an unnamed file.
+    """Room for an array in Fortran order: in RAM, or if it is large in an unnamed file.
 
     Args:
         shape: of the array.
@@ -178,8 +153,7 @@ class Scratch:
         self.size = byte_count(shape, dtype)
         self._ram: np.ndarray | None = None
         self._file: IO[bytes] | None = None
-        if _room.take(self.size):
-            self._give_back = weakref.finalize(self, _room.give_back, self.size)
+        if ram_of_scratch(self.size):
             self._ram = np.empty(shape, dtype, order="F")
         else:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -213,16 +187,19 @@ class Scratch:
 
     def close(self) -> None:
         """Let the memory or the file go."""
+        self._ram = None
         if self._file is not None:
             self._file.close()
-        elif self._ram is not None:
-            self._ram = None
-            self._give_back()
 
     def _parts(self) -> Iterator[memoryview]:
         """The bytes of the array, piece by piece."""
         for start in range(0, self.size, STEP):
             yield self.array().reshape(-1, order="F").view(np.uint8).data[start : start + STEP]
+
+
+def ram_of_scratch(size: int) -> int:
+    """Bytes of RAM that a `Scratch` of so many bytes takes."""
+    return size if size <= LARGEST_IN_RAM else 0
 
 
 def byte_count(shape: tuple[int, ...], dtype: np.dtype) -> int:

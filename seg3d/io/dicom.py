@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from seg3d.errors import UserError
+from seg3d.geometry import Shape3
 from seg3d.io import itk
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths
@@ -68,6 +69,10 @@ class _Slice:
     @property
     def normal(self) -> np.ndarray:
         return np.cross(self.affine[:3, 0], self.affine[:3, 1])
+
+
+def ram_of(path: Path, shape: Shape3, voxel_bytes: int) -> int:
+    return 0
 
 
 class _Reader(VolumeReader):

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from seg3d.errors import UserError
+from seg3d.geometry import Shape3
 from seg3d.io import dicom, itk, nifti, npy, ome_zarr, segy
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter
@@ -27,6 +28,9 @@ class Format(Protocol):
         self, path: Path, header: Header, dtype: np.dtype, channels: int
     ) -> VolumeWriter:
         """Begin a file (or folder)."""
+
+    def ram_of(self, path: Path, shape: Shape3, voxel_bytes: int) -> int:
+        """Bytes of RAM that it takes while it is open."""
 
 
 DICOM = ""

@@ -5,6 +5,8 @@ These files are compressed as a rule, so a volume is read, and written, whole: i
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from seg3d.errors import UserError
 from seg3d.files import atomic_write
+from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
@@ -29,6 +32,11 @@ def open_volume(path: Path) -> VolumeReader:
 
 def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) -> VolumeWriter:
     return _Writer(path, header, dtype, channels)
+
+
+def ram_of(path: Path, shape: Shape3, voxel_bytes: int) -> int:
+    # ITK's own and numpy's.
+    return 2 * math.prod(shape) * voxel_bytes
 
 
 class _Reader(ArrayReader):
@@ -167,4 +175,5 @@ def _said(error: BaseException) -> str:
     """The line of an ITK error that says something."""
     lines = str(error).strip().splitlines()
     # ITK ends with the system's last errno, which need have nothing to do with it.
-    return ([line.strip() for line in lines if "ERROR" in line] or lines)[-1]
+    line = ([line.strip() for line in lines if "ERROR" in line] or lines)[-1]
+    return re.sub(r"\(0x[0-9a-f]+\)", "", line)

@@ -1,15 +1,16 @@
 """NIfTI: headers through nibabel, voxels through memory maps.
 
 ``.nii`` is mapped. ``.nii.gz`` can only be read from its beginning: it is unpacked at the first
-`read`, in RAM up to 1 GiB for all that are open, above that in an unnamed file in the folder for
-temporary files (``TMPDIR``). It is packed when it is finished; until then the voxels are in RAM
-within the same 1 GiB, or in an unnamed file in the output's folder.
+`read`, in RAM up to 64 MiB, above that in an unnamed file in the folder for temporary files
+(``TMPDIR``). It is packed when it is finished; until then the voxels are in RAM, or above 64 MiB in
+an unnamed file in the output's folder.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import math
 import tempfile
 import zlib
 from pathlib import Path
@@ -23,8 +24,9 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from seg3d.errors import UserError
-from seg3d.files import atomic_write, full_disk_explained
-from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch
+from seg3d.files import NewFolders, atomic_write, full_disk_explained
+from seg3d.geometry import Shape3
+from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch, ram_of_scratch
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
@@ -54,6 +56,10 @@ def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) ->
     return MappedWriter(path, _head(native), *layout, order="F")
 
 
+def ram_of(path: Path, shape: Shape3, voxel_bytes: int) -> int:
+    return ram_of_scratch(math.prod(shape) * voxel_bytes) if _is_packed(path) else 0
+
+
 class _Reader(ArrayReader):
     """An uncompressed file; integers stay what they are unless the header scales them."""
 
@@ -67,6 +73,8 @@ class _Reader(ArrayReader):
         self.dtype = voxel_dtype(path, self._stored.dtype)
         if self._scaled:
             self.dtype = np.dtype(np.float32)
+        if not _is_packed(path):
+            self._array()
 
     def _array(self) -> np.ndarray:
         stored = self._stored
@@ -116,8 +124,12 @@ class _PackedWriter(ArrayWriter):
     def __init__(self, path: Path, head: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         self.path = path
         self._head = head
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._scratch = Scratch(shape, dtype, path.parent, "free some space")
+        self._folders = NewFolders(path.parent)
+        try:
+            self._scratch = Scratch(shape, dtype, path.parent, "free some space")
+        except BaseException:
+            self._folders.discard()
+            raise
 
     def _array(self) -> np.ndarray:
         return self._scratch.array()
@@ -135,6 +147,7 @@ class _PackedWriter(ArrayWriter):
 
     def discard(self) -> None:
         self._scratch.close()
+        self._folders.discard()
 
 
 def _native(header: Header, dtype: np.dtype, channels: int) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 
 from seg3d.errors import UserError
+from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, MappedWriter
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
@@ -32,6 +33,10 @@ def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) ->
     described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     write_array_header_1_0(head, described)
     return MappedWriter(path, head.getvalue(), dtype, shape, order="C")
+
+
+def ram_of(path: Path, shape: Shape3, voxel_bytes: int) -> int:
+    return 0
 
 
 class _Reader(ArrayReader):

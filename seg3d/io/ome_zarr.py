@@ -19,6 +19,7 @@ import numpy as np
 
 from seg3d.errors import UserError
 from seg3d.files import UnfinishedFolder, full_disk_explained
+from seg3d.geometry import Shape3
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.ome_metadata import SPACE, attributes_of, multiscale_of
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter
@@ -38,6 +39,10 @@ def open_volume(path: Path) -> VolumeReader:
 
 def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) -> VolumeWriter:
     return _Writer(path, header, dtype, channels)
+
+
+def ram_of(path: Path, shape: Shape3, voxel_bytes: int) -> int:
+    return 0
 
 
 class _Image(NamedTuple):

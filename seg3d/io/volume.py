@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from seg3d.errors import UserError
-from seg3d.geometry import Grid
+from seg3d.geometry import Grid, Shape3
 from seg3d.io.formats import FOLDERS, FORMATS, suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter, whole
@@ -63,6 +63,17 @@ def create_volume(
             f"{path} is a {'folder' if path.is_dir() else 'file'}", fix="give another name"
         )
     return FORMATS[ending].create_volume(path, header, np.dtype(dtype), channels)
+
+
+def ram_of(path: str | Path, shape: Shape3, voxel_bytes: int) -> int:
+    """Bytes of RAM that a volume takes while it is open to be read or written.
+
+    Args:
+        path: of the volume; its ending gives the format.
+        shape: `(X, Y, Z)`.
+        voxel_bytes: bytes of a voxel with all its channels.
+    """
+    return FORMATS[suffix(path)].ram_of(Path(path), shape, voxel_bytes)
 
 
 def read_header(path: str | Path) -> Header:

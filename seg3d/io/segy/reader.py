@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from seg3d.geometry import Shape3
 from seg3d.io.header import Header
 from seg3d.io.regions import Region, VolumeReader, lengths
-from seg3d.io.segy.layout import in_file_order, runs
+from seg3d.io.segy.layout import BLOCK_BYTES, in_file_order, runs
 from seg3d.io.segy.lines import Positions
 from seg3d.io.segy.samples import FORMATS, decode
-from seg3d.io.segy.survey import Domain, Survey, read_survey
+from seg3d.io.segy.survey import HEADER_WORDS_BYTES, Domain, Survey, read_survey
 
 
 def open_volume(
@@ -19,6 +20,11 @@ def open_volume(
 ) -> SegyReader:
     """Open a survey for reading by regions; see `read_survey`."""
     return SegyReader(read_survey(path, positions, domain))
+
+
+def ram_of(path: Path, shape: Shape3, voxel_bytes: int) -> int:
+    """Bytes of RAM that a survey takes: those of its trace headers, and of a block of traces."""
+    return HEADER_WORDS_BYTES * shape[0] * shape[1] + 2 * BLOCK_BYTES
 
 
 class SegyReader(VolumeReader):

@@ -20,6 +20,8 @@ from seg3d.io.segy.scalars import scaled
 Domain = Literal["time", "depth"]
 
 METRES_PER_FOOT = 0.3048
+# Of RAM, for each trace, while a survey is opened.
+HEADER_WORDS_BYTES = 120
 # Sample intervals are in µs; depth is written as if a metre were a millisecond.
 INTERVALS_PER_UNIT = 1000.0
 HEADER_WORDS: dict[str, Word] = {

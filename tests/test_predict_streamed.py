@@ -1,0 +1,121 @@
+"""Long predictions through the command line: killed and resumed, shared, and bounded in RAM."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from seg3d.checkpoint import save_checkpoint
+from seg3d.networks import build_network
+from tests.conftest import Cli, command, environment
+from tests.plans import classes, small_config, small_plan
+
+SHAPE = (20, 16, 100)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and a long volume."""
+    folder = tmp_path_factory.mktemp("inputs")
+    plan = small_plan(classes=classes([0], [1], [2]), patch_size=(16, 16, 16))
+    torch.manual_seed(0)
+    state = {"network": build_network(small_config(), plan).state_dict()}
+    save_checkpoint(folder / "network.pt", small_config(), plan, state)
+    noise = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    nib.save(nib.nifti1.Nifti1Image(noise, np.eye(4)), folder / "scan.nii")
+    return folder
+
+
+def arguments(inputs: Path, folder: Path) -> list[object]:
+    return [
+        "predict", inputs / "network.pt", inputs / "scan.nii", "--output", folder / "scan.nii",
+        "--probabilities", "--device", "cpu", "--set", "predict.overlap=0.7",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, cli: Cli, inputs: Path) -> dict[str, bytes]:
+    """What an uninterrupted process writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    cli(*arguments(inputs, folder))
+    return written(folder)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_killed_prediction_goes_on_to_the_same_bytes(
+    tmp_path: Path, cli: Cli, inputs: Path, whole: dict[str, bytes]
+) -> None:
+    notes = tmp_path / ".scan.nii.unfinished" / "done_0.jsonl"
+    process = subprocess.Popen(command(*arguments(inputs, tmp_path)), env=environment())
+    while process.poll() is None and not (notes.is_file() and notes.read_text().count("\n") > 2):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not names(tmp_path)
+    cli(*arguments(inputs, tmp_path), "--resume")
+    assert written(tmp_path) == whole
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def test_two_processes_write_the_bytes_of_one(
+    tmp_path: Path, inputs: Path, whole: dict[str, bytes]
+) -> None:
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*two, "-m", "seg3d", *map(str, arguments(inputs, tmp_path))],
+        env=environment(), check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert written(tmp_path) == whole
+
+
+def test_too_little_memory_says_how_much_would_do(tmp_path: Path, cli: Cli, inputs: Path) -> None:
+    failed = cli(*arguments(inputs, tmp_path / "out"), "--memory", "100MiB", status=2)
+    (least,) = re.findall(r"legal: at least ([\d.]+) MiB of RAM", failed.stderr)
+    assert 500 < float(least) < 700 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_is_written_in_the_end_is_never_mapped_whole(tmp_path: Path) -> None:
+    """Mapped pages count as RAM of the process: 128 MiB of labels take a few blocks of 16 MiB."""
+    shape = (256, 256, 2048)
+    header = nib.nifti1.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.eye(4)).header
+    with (tmp_path / "scan.nii").open("wb") as file:
+        header.write_to(file)
+        file.truncate(352 + int(np.prod(shape)))
+    program = (
+        "import re, sys\nfrom pathlib import Path\nimport numpy as np\n"
+        "from seg3d.data.blocks import CaseReader\nfrom seg3d.predict import _write\n"
+        "from seg3d.tiling import Tiling\n"
+        "from seg3d.unfinished import Task, Unfinished\nfrom tests.plans import small_plan\n"
+        "status = Path('/proc/self/status')\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', status.read_text())[1]) // 1024\n"
+        "unfinished = Unfinished(Path('labels.nii'))\n"
+        "with CaseReader([Path('scan.nii')], small_plan()) as case:\n"
+        "    arrays = {'labels': (np.dtype(np.uint8), 1)}\n"
+        "    tiling = Tiling(((0, 1), (0, 1)), 1, False, 1, 1)\n"
+        "    unfinished.begin(Task({}, tiling, []), case.grid_map.stored, arrays)\n"
+        "    unfinished.write('labels', (slice(5, 6), slice(7, 8), slice(9, 10)), 1)\n"
+        "    start = peak()\n    _write(Path('labels.nii'), unfinished, 'labels', case)\n"
+        "print(peak() - start)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, env=environment(), check=True, cwd=tmp_path,
+    )  # fmt: skip
+    labels = np.asarray(nib.load(tmp_path / "labels.nii").dataobj)
+    assert labels.sum() == labels[9, 7, 5] == 1
+    assert int(done.stdout) < 4 * 16 + 16
