@@ -82,6 +82,7 @@ def train(
     seed: int,
     edge: int,
     loss: DiceCrossEntropy | None = None,
+    before_step: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train in place by Adam with a linearly falling rate; returns the losses."""
     generator = torch.Generator().manual_seed(seed)
@@ -91,6 +92,8 @@ def train(
     losses = []
     network.train()
     for step in range(steps):
+        if before_step is not None:
+            before_step(step)
         patches = draw_batch(task, cohort, edge, generator)
         image, target = (torch.cat(parts) for parts in zip(*patches, strict=True))
         set_probe_step(network, seed, step)
