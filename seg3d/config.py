@@ -361,7 +361,7 @@ class ProbingConfig(Section):
     )
     bits: Literal["auto", "exact"] | BitsOfLayers | BitsPerVoxel = Field(
         "auto",
-        description="kept per voxel by rotated; auto measures, before the first step, how few are "
+        description="kept per voxel by rotated; auto measures, as training goes on, how few are "
         "enough in each layer",
     )
     rank: PositiveInt = Field(
