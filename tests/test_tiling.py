@@ -118,7 +118,7 @@ def test_too_little_memory_is_explained() -> None:
         choose_tiling(work_on((512, 512, 512)), Memory(PROCESS), 4, "scan.nii")
     assert re.fullmatch(
         r"scan\.nii: too little memory for windows of \[64, 64, 64\] voxels\n"
-        r"  given: 560\.00 MiB of RAM\n"
+        r"  given: 640\.00 MiB of RAM\n"
         r"  legal: at least \d+\.\d\d MiB of RAM\n"
         r"  to do: raise --memory",
         str(raised.value),
