@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,35 @@ def _segy_bytes(ctx: click.Context, option: click.Parameter, value: str | None) 
             given=value,
             legal="INLINE,CROSSLINE or INLINE,CROSSLINE,X,Y, such as 189,193 or 189,193,181,185",
         )
-    segy.assume(segy.Positions(*map(int, numbers)))
+    segy.assume(positions=segy.Positions(*map(int, numbers)))
 
 
-segy_option = click.option(
+def _segy_depth(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        from seg3d.io import segy
+
+        segy.assume(domain="depth")
+
+
+_segy_bytes_option = click.option(
     "--segy-bytes",
     metavar="INLINE,CROSSLINE",
     expose_value=False,
     callback=_segy_bytes,
     help="Where SEG-Y trace headers have the line numbers, such as 189,193.  [default: found]",
 )
+_segy_depth_option = click.option(
+    "--segy-depth",
+    is_flag=True,
+    expose_value=False,
+    callback=_segy_depth,
+    help="Samples of SEG-Y files lie in depth, not in time.",
+)
+
+
+def segy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What SEG-Y files do not say themselves."""
+    return _segy_bytes_option(_segy_depth_option(command))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,7 +134,7 @@ def main() -> None:
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 @device_option
 @click.option("--fold", type=click.IntRange(min=0), help="Fold to train, counted from 0.")
-@segy_option
+@segy_options
 @debug_option
 @click.pass_context
 def train(
@@ -141,7 +161,7 @@ def train(
     from seg3d.config import load_config
     from seg3d.device import choose_device
     from seg3d.prepare import default_run_folder, prepare
-    from seg3d.run import Run, require_new_run, resume_run
+    from seg3d.run import Run, require_new_run, resume_run, sole_user
     from seg3d.train import train as train_run
 
     choose_device(device)
@@ -165,7 +185,9 @@ def train(
     else:
         require_new_run(run)
         settings = asked
-    ending = train_run(prepare(settings, run, resume, console), run, device, resume, console)
+    with sole_user(run):
+        prepared = prepare(settings, run, resume, console)
+        ending = train_run(prepared, run, device, resume, console)
     console.print(f"{ending}: {run.folder}", highlight=False, markup=False, soft_wrap=True)
     if ending != "finished":
         console.print("  --resume continues it", highlight=False)
@@ -179,7 +201,7 @@ def train(
 @click.argument("run_or_checkpoint", type=path)
 @click.argument("inputs", type=path, nargs=-1, required=True)
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
-@click.option("--probabilities", is_flag=True, help="Write class probabilities too (4D, float).")
+@click.option("--probabilities", is_flag=True, help="Write class probabilities too (see below).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
 @click.option(
     "--memory",
@@ -189,7 +211,7 @@ def train(
 )
 @click.option("--resume", is_flag=True, help="Go on where an earlier call stopped.")
 @device_option
-@segy_option
+@segy_options
 @debug_option
 def predict(
     run_or_checkpoint: Path,
@@ -207,6 +229,9 @@ def predict(
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
     than the memory. Several GPUs share each volume if torchrun starts the command on them.
 
+    Probabilities go to NAME_probabilities, one float channel per class. SEG-Y has one channel only:
+    there it is the probability of the second class, if there are two.
+
     \b
     Example:
       seg3d predict runs/medical_ct scans/ --output predictions/
@@ -218,7 +243,7 @@ def predict(
     from seg3d.checkpoint import find_checkpoint
     from seg3d.config import parse_bytes
     from seg3d.device import choose_device
-    from seg3d.jobs import plan_jobs
+    from seg3d.jobs import plan_jobs, require_room_for_probabilities
     from seg3d.predict import Predictor
     from seg3d.progress import progress_bar
     from seg3d.ranks import joined_ranks
@@ -231,6 +256,8 @@ def predict(
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks
         )
+        if probabilities:
+            require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = Console(quiet=not ranks.first)
         windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
         with progress_bar(console, "windows", windows) as bar:
@@ -245,6 +272,7 @@ def predict(
 @click.option("--output", type=path, help="Folder for the metrics.  [default: PREDICTIONS]")
 @click.option("--tolerance", type=click.IntRange(min=1), metavar="VOXELS",
               help="Also a Dice that forgives this distance, for thin structures.")  # fmt: skip
+@segy_options
 @debug_option
 def evaluate(
     predictions: Path, references: Path, output: Path | None, tolerance: int | None
@@ -281,7 +309,7 @@ def evaluate(
 @main.command()
 @click.argument("source", metavar="A", type=path)
 @click.argument("target", metavar="B", type=path)
-@segy_option
+@segy_options
 @debug_option
 def convert(source: Path, target: Path) -> None:
     """Write volume A as B, in the format of B's ending, whatever their size.
@@ -304,12 +332,42 @@ def convert(source: Path, target: Path) -> None:
 
 
 @main.command()
+@click.argument("config", type=path)
+@click.option("--data", type=path, help="Dataset folder; overrides data.folder.")
+@click.option("--output", type=path, required=True, help="Folder for the label volumes.")
+@segy_options
+@debug_option
+def layers(config: Path, data: Path | None, output: Path) -> None:
+    """Write the layers between horizons, as data.labels.horizons of CONFIG says, as SEG-Y volumes.
+
+    To be looked at before training, and to be compared with predictions. Each has the headers of
+    its survey; dataset.json beside them has the names of the values.
+
+    \b
+    Example:
+      seg3d layers configs/seismic_layers.yaml --data surveys --output layers/
+      seg3d evaluate predictions/ layers/
+    """
+    from rich.console import Console
+
+    from seg3d.config import load_config
+    from seg3d.layers import write_layers
+
+    overrides = () if data is None else (f"data.folder={json.dumps(str(data.absolute()))}",)
+    console = Console()
+    for file in write_layers(load_config(config, overrides).data, output, console):
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command()
 @click.argument("kind", type=click.Choice(["faults", "layers"]))
 @click.option("--out", type=path, required=True, help="Folder of the dataset.")
 @click.option("--count", type=click.IntRange(min=1), required=True, help="Volumes.")
 @click.option("--shape", type=int, nargs=3, default=(128, 128, 128), show_default=True,
               help="Inlines, crosslines and samples.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--format", "ending", type=click.Choice(["nii.gz", "sgy"]), default="nii.gz",
+              show_default=True, help="NIfTI or SEG-Y.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: all cores]")
 @debug_option
 def synth(
@@ -318,6 +376,7 @@ def synth(
     count: int,
     shape: tuple[int, int, int],
     seed: int,
+    ending: str,
     workers: int | None,
 ) -> None:
     """Make synthetic seismic volumes to train on, with faults or facies as labels.
@@ -338,7 +397,14 @@ def synth(
     console = Console()
     with progress_bar(console, "volumes", count) as bar:
         write_dataset(
-            out, kind, count=count, shape=shape, seed=seed, workers=workers, advance=bar.advance
+            out,
+            kind,
+            count=count,
+            shape=shape,
+            seed=seed,
+            ending=f".{ending}",  # type: ignore[arg-type]
+            workers=workers,
+            advance=bar.advance,
         )
     console.print(str(out), highlight=False, markup=False, soft_wrap=True)
 
@@ -352,7 +418,8 @@ def synth(
 def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) -> None:
     """Train, predict and evaluate on sample data, in a few minutes.
 
-    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys.
+    brain: tissues in MR of the head. faults: faults in synthetic seismic surveys, SEG-Y in and
+    out. The folder then holds the data, the run, the predictions and prediction.png.
 
     \b
     Example:
@@ -367,12 +434,14 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
     choose_device(device)
     folder = run_folder or Path("runs") / f"demo_{sample}"
     ending = run_demo(SAMPLES[sample], folder, device, Console())
+    if ending == "interrupted":
+        click.echo("interrupted", err=True)
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)
 
 
 @main.command()
 @click.argument("source", metavar="[RUN | VOLUME]", type=path, required=False)
-@segy_option
+@segy_options
 @debug_option
 def info(source: Path | None) -> None:
     """Show versions and devices; or a run's state, labels and score; or a volume's geometry.

@@ -88,10 +88,22 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-def _distinct(values: list[int]) -> list[int]:
+def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError("should be given once each")
     return values
+
+
+def _columns_of_picks(columns: list[str]) -> list[str]:
+    if sorted(set(columns) - {"_"}) not in (["crossline", "inline", "time"], ["time", "x", "y"]):
+        raise ValueError("should say where each pick lies")
+    return columns
+
+
+def _not_zero(value: float) -> float:
+    if value == 0:
+        raise ValueError("should not be 0")
+    return value
 
 
 def _orientation(code: str) -> str:
@@ -140,9 +152,10 @@ Orientation = Annotated[
     str, AfterValidator(_orientation), "three letters, one each of R/L, A/P and S/I, or none"
 ]
 Channels = Annotated[list[PositiveInt], Field(min_length=2), "list of two or more integers ≥ 1"]
-Labels = Annotated[
-    dict[str, Integer | list[Integer]], "mapping of class names to integers or lists of integers"
-]
+Labels = dict[str, Integer | list[Integer]]
+
+Tversky = Annotated[tuple[PositiveFloat, PositiveFloat], "[of false alarms, of misses], both > 0"]
+ClassWeights = Annotated[dict[str, PositiveFloat], "mapping of class names to numbers > 0"]
 
 
 class Section(BaseModel):
@@ -155,9 +168,62 @@ class Section(BaseModel):
         return {} if section is None else section
 
 
+class HorizonsConfig(Section):
+    """Labels made from the picks of horizons."""
+
+    horizons: Annotated[
+        list[str], Field(min_length=1), AfterValidator(_distinct),
+        "list of file names, each once",
+    ] = Field(
+        description="files in horizons/SURVEY/, from top to bottom; each row has inline, crossline "
+        "and time (or depth)",
+    )  # fmt: skip
+    layers: Annotated[list[str], "list of names"] | None = Field(
+        None,
+        description="names of the layers from top to bottom, one more than horizons; those of one "
+        "name are one class, background and ignore may be among them; null makes names of the "
+        "files",
+    )
+    columns: Annotated[
+        list[Literal["inline", "crossline", "x", "y", "time", "_"]],
+        AfterValidator(_columns_of_picks),
+        "list of time and either inline and crossline or x and y, with _ for other columns",
+    ] | None = Field(
+        None, description="of the files; null goes by the names above the numbers"
+    )  # fmt: skip
+    scale: Annotated[Number, AfterValidator(_not_zero), "number other than 0"] = Field(
+        1.0,
+        description="what turns times in the files into ms (or m) downwards: 1000 for seconds, -1 "
+        "for heights",
+    )
+    reach: NonNegativeFloat = Field(
+        10.0, description="bins from the nearest pick up to which gaps are filled; the rest is "
+        "ignored"
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _a_name_for_each_layer(self) -> HorizonsConfig:
+        if self.layers is not None and len(self.layers) != len(self.horizons) + 1:
+            raise ValueError(f"{len(self.horizons) + 1} layers for {len(self.horizons)} horizons")
+        return self
+
+
+def _labels_kind(value: Any) -> str:
+    """A class may be called horizons too; it has integers."""
+    if isinstance(value, dict):
+        given = value.get("horizons", 0)
+        integers = given if isinstance(given, list) and given else [given]
+        return "classes" if all(isinstance(one, int) for one in integers) else "horizons"
+    return "horizons" if isinstance(value, HorizonsConfig) else "classes"
+
+
 class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
-    labels: Labels | None = Field(
+    labels: Annotated[
+        Annotated[Labels | None, Tag("classes")] | Annotated[HorizonsConfig, Tag("horizons")],
+        Discriminator(_labels_kind),
+        "mapping of class names to integers or lists of integers, or null, or horizons (see below)",
+    ] = Field(
         None,
         description="class name: value in the label files, or several values that are merged "
         "(predictions carry the first); a class named 'ignore' is left out of the loss; null "
@@ -307,6 +373,19 @@ class LossConfig(Section):
     dice: NonNegativeFloat = Field(1.0, description="weight of the soft Dice loss")
     cross_entropy: NonNegativeFloat = Field(1.0, description="weight of the cross-entropy")
     batch_dice: bool = Field(True, description="one Dice over the batch instead of one per patch")
+    tversky: Tversky = Field(
+        (0.5, 0.5),
+        description="in the Dice term, weights of false alarms and of misses; [0.5, 0.5] is Dice, "
+        "others are the Tversky index",
+    )
+    focal: NonNegativeFloat = Field(
+        0.0,
+        description="in the cross-entropy, exponent γ of the focal loss: voxels that are right "
+        "already count less; 0 is the plain cross-entropy",
+    )
+    class_weights: ClassWeights = Field(
+        {}, description="in the cross-entropy, of the classes named; the others have 1"
+    )
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> LossConfig:
@@ -448,3 +527,8 @@ def _overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
 def documented_keys() -> list[tuple[str, str, str, str]]:
     """All keys as (key, default, what is legal, description), in the order of the models."""
     return keys_of(Config())
+
+
+def documented_horizon_keys() -> list[tuple[str, str, str, str]]:
+    """Likewise those of labels from horizons."""
+    return keys_of(HorizonsConfig(horizons=["top.dat", "base.dat"]), "data.labels.")

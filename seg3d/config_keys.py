@@ -122,7 +122,8 @@ def _tagged(kind: Any, tag: int | str) -> Any:
     """The section that stands under ``tag`` in a union of sections."""
     choices = get_args(get_args(kind)[0]) if get_origin(kind) is Annotated else get_args(kind)
     for choice in choices:
-        if any(getattr(one, "tag", None) == tag for one in get_args(choice)):
+        marked = any(getattr(one, "tag", None) == tag for one in get_args(choice))
+        if marked and _is_section(get_args(choice)[0]):
             return get_args(choice)[0]
     return None
 

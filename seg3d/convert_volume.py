@@ -11,7 +11,7 @@ from rich.console import Console
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
-from seg3d.io import Region, create_volume, open_volume, suffix
+from seg3d.io import SEGY, Region, create_volume, open_volume, suffix
 from seg3d.io.ome_zarr import CHUNK
 from seg3d.progress import progress_bar
 
@@ -82,9 +82,21 @@ def _notes(source: Path, grid: Grid, target: Path, ending: str) -> list[str]:
             "CT with a tilted gantry; the affine says so, but not every program looks"
         )
     if ending == ".npy" and not np.array_equal(grid.affine, np.eye(4)):
-        spacing = " x ".join(f"{length:g}" for length in grid.spacing)
         notes.append(
-            f"{target} keeps no geometry: its spacing of {spacing} mm, orientation "
+            f"{target} keeps no geometry: its spacing of {_spacing(grid)}, orientation "
             f"{grid.orientation} and origin are lost"
         )
+    elif set(grid.units) != {"mm"} and ending not in SEGY:
+        # Its codes for units know no axis of time among those of space.
+        notes.append(
+            f"{target} says mm, as all volumes of its format from seg3d do; the numbers are those "
+            f"of {source}: {_spacing(grid)}"
+        )
     return notes
+
+
+def _spacing(grid: Grid) -> str:
+    units = grid.units if len(set(grid.units)) > 1 else ("", "", grid.units[0])
+    return " x ".join(
+        f"{length:g} {unit}".strip() for length, unit in zip(grid.spacing, units, strict=True)
+    )

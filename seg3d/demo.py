@@ -22,11 +22,12 @@ from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near
 from seg3d.files import atomic_write
 from seg3d.io import Volume, read_labels, read_volume
 from seg3d.jobs import Job, plan_jobs
-from seg3d.pictures import seismic_sections, three_planes
+from seg3d.pictures import three_planes
 from seg3d.predict import Predictor
 from seg3d.prepare import prepare
 from seg3d.resources import resource
 from seg3d.run import Run, require_new_run
+from seg3d.seismic_picture import scales_of, seismic_sections
 from seg3d.synth import dataset as synth
 from seg3d.train import Ending, train
 
@@ -45,7 +46,7 @@ MADE = (
 )
 SEED = 2026
 SUBJECTS = 10
-SURVEYS, TEST_SURVEYS, SIDE = 16, 3, 96
+SURVEYS, TEST_SURVEYS, SIDE = 24, 6, 96
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _draw_brain(
 def _draw_survey(
     image: Volume, rows: dict[str, np.ndarray], class_names: list[str], title: str
 ) -> np.ndarray:
-    return seismic_sections(image.array[0], rows, class_names, title=title)
+    return seismic_sections(image.array[0], rows, class_names, scales_of(image.header), title)
 
 
 BRAIN = Sample(
@@ -102,9 +103,15 @@ BRAIN = Sample(
 FAULTS = Sample(
     config="configs/demo_faults.yaml",
     description=synth.description("faults", SEED),
-    making=f"{SURVEYS} synthetic surveys and {TEST_SURVEYS} test surveys of {SIDE}³ voxels",
+    making=f"{SURVEYS} synthetic surveys and {TEST_SURVEYS} test surveys (SEG-Y, {SIDE}³)",
     make=lambda folder: synth.write_dataset(
-        folder, "faults", count=SURVEYS, test=TEST_SURVEYS, shape=(SIDE, SIDE, SIDE), seed=SEED
+        folder,
+        "faults",
+        count=SURVEYS,
+        test=TEST_SURVEYS,
+        shape=(SIDE, SIDE, SIDE),
+        seed=SEED,
+        ending=".sgy",
     ),
     draw=_draw_survey,
     tolerance=2,
@@ -156,7 +163,8 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     console.print(sample.caveat)
 
     picture = folder / "prediction.png"
-    _draw(sample, jobs[0], references, prepared.plan.class_names, evaluation, picture)
+    title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
+    _draw(sample, jobs[0], references, prepared.plan.class_names, title, picture)
     console.print(
         f"run folder   {folder}\npicture      {picture}\n"
         f"TensorBoard  tensorboard --logdir {folder}",
@@ -170,7 +178,7 @@ def _draw(
     job: Job,
     references: Path,
     class_names: list[str],
-    evaluation: Evaluation,
+    title: str,
     path: Path,
 ) -> None:
     image = read_volume(job.images[0])
@@ -178,13 +186,17 @@ def _draw(
         "reference": read_labels(references / job.output.name).array[0],
         "prediction": read_labels(job.output).array[0],
     }
-    scores = f"mean Dice {evaluation.foreground_mean_dice():.3f}"
-    if sample.tolerance is not None:
-        dice = evaluation.foreground_mean_dice("tolerance_dice")
-        scores += f", {dice:.3f} with a tolerance of {sample.tolerance} voxels"
-    drawn = sample.draw(image, rows, class_names, f"Held-out volume, {scores}")
+    drawn = sample.draw(image, rows, class_names, title)
     with atomic_write(path, suffix=".png") as temporary:
         matplotlib.image.imsave(temporary, drawn)
+
+
+def _scores(sample: Sample, evaluation: Evaluation) -> str:
+    scores = f"mean Dice {evaluation.foreground_mean_dice():.3f}"
+    if sample.tolerance is None:
+        return scores
+    dice = evaluation.foreground_mean_dice("tolerance_dice")
+    return f"{scores}, {dice:.3f} with a tolerance of {sample.tolerance} voxels"
 
 
 def _remove_earlier_demo(folder: Path, sample: Sample) -> None:

@@ -15,6 +15,7 @@ from seg3d.errors import UserError
 from seg3d.io import (
     LARGEST_LABEL,
     SUFFIXES,
+    UNLABELLED,
     is_plain_folder,
     is_volume,
     read_header,
@@ -60,7 +61,8 @@ class Overlap:
     """How much of one class there is in one case; all zero where it is in neither file.
 
     Attributes:
-        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml.
+        reference_ml, predicted_ml: volume in the reference and in the prediction, in ml;
+            NaN for voxels that are not measured in mm.
         reference_voxels, predicted_voxels: the same in voxels.
         intersection_voxels: voxels that have the class in both.
         near: of the voxels of either, how many have one of the other nearby; None if nobody asked.
@@ -226,7 +228,8 @@ def evaluate(
     """Compare every complete pair, one case in memory at a time.
 
     Classes are the values above 0 found in any file, and those of ``label_names`` even if they
-    are found nowhere. Voxels whose reference has the class named ``ignore`` count nowhere.
+    are found nowhere. Voxels whose reference has the class named ``ignore`` count nowhere, and
+    neither do traces that are missing in either file.
 
     Args:
         pairs: from `find_pairs`; incomplete ones end in ``missing`` and ``unreferenced``.
@@ -312,8 +315,8 @@ def _overlaps(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[in
     # bincount makes 64-bit copies: slice by slice, they stay small.
     for theirs, ours in zip(reference.array[0].T, prediction.array[0].T, strict=True):
         theirs, ours = theirs.ravel(), ours.ravel()
-        if ignored is not None:
-            theirs, ours = theirs[theirs != ignored], ours[theirs != ignored]
+        counted = _counted(theirs, ours, ignored)
+        theirs, ours = theirs[counted], ours[counted]
         for count, labels in (
             (in_reference, theirs),
             (in_prediction, ours),
@@ -339,9 +342,8 @@ def _overlaps(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[in
 def _near(
     theirs: np.ndarray, ours: np.ndarray, value: int, ignored: int | None, tolerance: int
 ) -> Near:
-    in_reference, in_prediction = theirs == value, ours == value
-    if ignored is not None:
-        in_prediction &= theirs != ignored
+    counted = _counted(theirs, ours, ignored)
+    in_reference, in_prediction = counted & (theirs == value), counted & (ours == value)
     return Near(
         reference_voxels=voxels_near(in_reference, in_prediction, tolerance),
         predicted_voxels=voxels_near(in_prediction, in_reference, tolerance),
@@ -360,23 +362,26 @@ def _foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> 
     """Count how probable the classes other than the first are, all together."""
     assert pair.reference
     _require_same_grid(probabilities, pair.reference)
-    background = read_volume(probabilities).array[0]
-    if background.dtype.kind != "f" or not (background.min() >= 0 and background.max() <= 1):
+    first, *others = read_volume(probabilities).array
+    # The only one of a format that holds no more is that of the foreground.
+    foreground = 1 - first if others else first
+    if foreground.dtype.kind != "f" or not (foreground.min() >= 0 and foreground.max() <= 1):
         raise UserError(
             f"{probabilities} does not hold class probabilities",
-            given=f"{background.dtype} from {background.min():g} to {background.max():g}",
-            legal="one channel per class, background first, from 0 to 1",
+            given=f"{first.dtype} from {first.min():g} to {first.max():g}",
+            legal="one channel per class, background first, from 0 to 1; or foreground alone",
             fix="write it with seg3d predict --probabilities, or take it away",
         )
     counts = ScoreCounts()
-    for theirs, scores in zip(read_labels(pair.reference).array[0].T, background.T, strict=True):
-        known = theirs != (-1 if ignored is None else ignored)
-        counts.add(1 - scores[known], theirs[known] > 0)
+    for theirs, scores in zip(read_labels(pair.reference).array[0].T, foreground.T, strict=True):
+        known = _counted(theirs, theirs, ignored)
+        counts.add(scores[known], theirs[known] > 0)
     return counts
 
 
 def _largest(path: Path, labels: np.ndarray) -> int:
-    smallest, largest = int(labels.min()), int(labels.max())
+    largest = int(labels.max())
+    smallest = int(labels.min(where=labels != UNLABELLED, initial=largest))
     if smallest < 0 or largest > LARGEST_LABEL:
         raise UserError(
             f"{path} is used as a label but has values that are no class",
@@ -384,6 +389,14 @@ def _largest(path: Path, labels: np.ndarray) -> int:
             legal=f"0 (background) to {LARGEST_LABEL}",
         )
     return largest
+
+
+def _counted(theirs: np.ndarray, ours: np.ndarray, ignored: int | None) -> np.ndarray:
+    """Of which voxels both the reference and the prediction say something."""
+    counted: np.ndarray = (theirs != UNLABELLED) & (ours != UNLABELLED)
+    if ignored is not None:
+        counted &= theirs != ignored
+    return counted
 
 
 def _share(part: int, whole: int) -> float:

@@ -32,8 +32,10 @@ DEFINITIONS = {
     "std is the sample standard deviation (n - 1), null for fewer than two cases",
     "foreground_mean_dice": "mean over the classes of their mean Dice; classes without a "
     "defined Dice and the background (0) do not count",
-    "volumes": "number of voxels times the volume of a voxel, in ml",
-    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere",
+    "volumes": "number of voxels times the volume of a voxel, in ml; null for surveys, whose "
+    "axes are not in mm",
+    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere, "
+    "nor do traces that are missing in a SEG-Y file",
     "missing": "references without a prediction; they are in no number of this file",
     "unreferenced": "predictions without a reference; they are in no number of this file",
     "tolerance_precision, tolerance_recall": "share of the predicted voxels of a class that have "
@@ -147,7 +149,7 @@ def _entry(evaluation: Evaluation, value: int, overlap: Overlap) -> dict[str, An
     return (
         {"name": evaluation.names[value]}
         | {name: _or_none(getattr(overlap, name)) for name in _measures(evaluation)}
-        | {name: getattr(overlap, name) for name in COUNTS}
+        | {name: _or_none(getattr(overlap, name)) for name in COUNTS}
     )
 
 
@@ -173,7 +175,11 @@ def _or_none(number: float) -> float | None:
 
 def _case_table(evaluation: Evaluation) -> Table:
     dices = _dices(evaluation)
-    rows = _table("case", "class", *dices.values(), "reference ml", "predicted ml")
+    overlaps_of_all = [one for overlaps in evaluation.cases.values() for one in overlaps.values()]
+    unit = "voxels" if any(math.isnan(one.reference_ml) for one in overlaps_of_all) else "ml"
+    sizes = [f"reference_{unit}", f"predicted_{unit}"]
+    headings = [size.replace("_", "\n") for size in sizes]
+    rows = _table("case", "class", *dices.values(), *headings)
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():
@@ -181,8 +187,7 @@ def _case_table(evaluation: Evaluation) -> Table:
                 Text(case),
                 Text(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
-                f"{overlap.reference_ml:.4g}",
-                f"{overlap.predicted_ml:.4g}",
+                *(_size(getattr(overlap, size)) for size in sizes),
             )
             case = ""
         rows.add_section()
@@ -211,6 +216,11 @@ def _table(*columns: str) -> Table:
         else:
             rows.add_column(column, justify="right", no_wrap=True)
     return rows
+
+
+def _size(number: float) -> str:
+    """Of voxels all digits, of ml the first four."""
+    return f"{number:.4g}" if isinstance(number, float) else f"{number}"
 
 
 def _shown(number: float) -> str:

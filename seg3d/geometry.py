@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,9 @@ class Grid:
 
     @property
     def voxel_volume_ml(self) -> float:
-        """Volume of one voxel in ml where the units are mm (right for sheared grids too)."""
+        """Volume of one voxel in ml (right for sheared grids too); NaN where axes are not in mm."""
+        if set(self.units) != {"mm"}:
+            return math.nan
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     def differences(self, other: Grid) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seg3d.errors import UserError
 from seg3d.files import require_folder
-from seg3d.io import SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io import SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 
 FIRST_CHANNEL = "_0000"
 # What the prediction of a DICOM series is.
@@ -85,6 +85,22 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
             fix="give another --output",
         )
     return jobs
+
+
+def require_room_for_probabilities(jobs: Sequence[Job], class_names: Sequence[str]) -> None:
+    """Require that class probabilities can be written in the formats of the outputs.
+
+    Raises:
+        UserError: if one of them is SEG-Y, and there are more than two classes.
+    """
+    for job in jobs:
+        if suffix(job.probabilities) in SEGY and len(class_names) > 2:
+            raise UserError(
+                "--probabilities: SEG-Y holds one number for each sample",
+                given=f"{job.probabilities}, classes {', '.join(class_names)}",
+                legal="two classes, of which the second one's probability is written",
+                fix="name another format, survey by survey: --output NAME.nii.gz",
+            )
 
 
 def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:

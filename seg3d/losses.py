@@ -1,4 +1,4 @@
-"""Soft Dice plus cross-entropy, blind to voxels that carry no label.
+"""Soft Dice plus cross-entropy, and their relatives for rare classes; blind to unlabelled voxels.
 
 Left to autograd, softmax, log-softmax and the one-hot reference would each be kept at the size of
 the scores. Here both losses come from a few sums over voxels, taken slab by slab, and the backward
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from seg3d.config import LossConfig
+from seg3d.errors import UserError
+
 IGNORE = -1
 
 # Scores that are worked on at a time: about what fits into a CPU's cache.
@@ -28,6 +31,16 @@ class DiceCrossEntropy(nn.Module):
     over softmax probabilities, without squares. Heads at lower resolutions count half as much from
     one level to the next, and the weights sum to one.
 
+    With α or β other than ½ the Dice term is that of the Tversky index, TP / (TP + α FP + β FN) of
+    every foreground class, where TP, FP and FN are the sums over voxels of p·r, p·(1 - r) and
+    (1 - p)·r, p being the class's probability and r its reference (Salehi et al., MLMI 2017):
+    β > α counts misses more than false alarms.
+
+    The cross-entropy is the mean of -w (1 - p)^γ log p over the voxels, where p is the probability
+    of the voxel's own class and w the weight of that class; the mean is over the sum of w. With
+    γ > 0 it is the focal loss (Lin et al., ICCV 2017, equation 5): the larger γ, the less a voxel
+    counts that is right already.
+
     For the backward pass the scores and the target are kept, and no copy of either. The losses can
     be differentiated once.
 
@@ -35,15 +48,28 @@ class DiceCrossEntropy(nn.Module):
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy term.
         batch_dice: one Dice per class over the whole batch instead of one per patch.
+        tversky: α and β, the weights of false alarms and of misses; both ½ are Dice.
+        focal: γ of the focal loss, not negative; 0 is the cross-entropy.
+        class_weights: of the K classes in the cross-entropy, background first; None for 1 each.
     """
 
     def __init__(
-        self, dice: float = 1.0, cross_entropy: float = 1.0, batch_dice: bool = True
+        self,
+        dice: float = 1.0,
+        cross_entropy: float = 1.0,
+        batch_dice: bool = True,
+        *,
+        tversky: tuple[float, float] = (0.5, 0.5),
+        focal: float = 0.0,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.dice = dice
         self.cross_entropy = cross_entropy
         self.batch_dice = batch_dice
+        self.tversky = tversky
+        self.focal = focal
+        self.class_weights = class_weights
 
     def forward(self, scores: Sequence[Tensor], target: Tensor) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -60,12 +86,53 @@ class DiceCrossEntropy(nn.Module):
         weights = [weight / sum(weights) for weight in weights]
         dice = cross_entropy = scores[0].new_zeros((), dtype=torch.float32)
         for weight, score in zip(weights, scores, strict=True):
-            overlap, predicted, reference, entropy = _SumsOverVoxels.apply(score, target)
-            dice = dice + weight * _dice_loss(overlap, predicted + reference, self.batch_dice)
-            # Mean over the labelled voxels; 0 if there are none.
-            cross_entropy = cross_entropy + weight * entropy.sum() / reference.sum().clamp(min=1)
+            sums = _SumsOverVoxels.apply(score, target, self.focal)
+            overlap, predicted, reference, entropy = sums
+            size = self._size(overlap, predicted, reference)
+            dice = dice + weight * _dice_loss(overlap, size, self.batch_dice)
+            cross_entropy = cross_entropy + weight * self._mean(entropy, reference)
         loss = self.dice * dice + self.cross_entropy * cross_entropy
         return {"loss": loss, "dice": dice, "cross_entropy": cross_entropy}
+
+    def _size(self, overlap: Tensor, predicted: Tensor, reference: Tensor) -> Tensor:
+        """Twice the denominator of the Tversky index; of Dice, the size of both together."""
+        alpha, beta = self.tversky
+        return 2 * ((1 - alpha - beta) * overlap + alpha * predicted + beta * reference)
+
+    def _mean(self, entropy: Tensor, reference: Tensor) -> Tensor:
+        """Weighted mean over the labelled voxels, from sums `(B, K)`; 0 if there are none."""
+        if self.class_weights is not None:
+            weights = entropy.new_tensor(self.class_weights)
+            entropy, reference = weights * entropy, weights * reference
+        voxels = reference.sum()
+        return entropy.sum() / voxels.where(voxels > 0, 1)
+
+
+def make_loss(loss: LossConfig, class_names: Sequence[str]) -> DiceCrossEntropy:
+    """The loss that a config asks for.
+
+    Args:
+        loss: the settings.
+        class_names: of the network, background first.
+
+    Raises:
+        UserError: if a weight is given for a class that does not exist.
+    """
+    if unknown := loss.class_weights.keys() - set(class_names):
+        raise UserError(
+            "loss.class_weights names a class that does not exist",
+            given=", ".join(sorted(unknown)),
+            legal=", ".join(class_names),
+        )
+    weights = [loss.class_weights.get(name, 1.0) for name in class_names]
+    return DiceCrossEntropy(
+        loss.dice,
+        loss.cross_entropy,
+        loss.batch_dice,
+        tversky=loss.tversky,
+        focal=loss.focal,
+        class_weights=weights if loss.class_weights else None,
+    )
 
 
 def _dice_loss(overlap: Tensor, size: Tensor, batch_dice: bool) -> Tensor:
@@ -75,7 +142,7 @@ def _dice_loss(overlap: Tensor, size: Tensor, batch_dice: bool) -> Tensor:
 
     Args:
         overlap: of prediction and reference, `(B, K)`.
-        size: of both together, `(B, K)`.
+        size: of both together, `(B, K)`, or what takes its place.
         batch_dice: sum over the batch before the ratio is taken.
     """
     if batch_dice:
@@ -88,34 +155,36 @@ def _dice_loss(overlap: Tensor, size: Tensor, batch_dice: bool) -> Tensor:
 class _SumsOverVoxels(torch.autograd.Function):
     """What the losses need to know of the scores `(B, K, D', H', W')`; see :func:`_sums`.
 
-    Returns, per sample, overlap `(B, K)`, predicted `(B, K)`, reference `(B, K)` and
-    entropy `(B,)`.
+    Returns, per sample, overlap, predicted, reference and entropy, all `(B, K)`.
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, scores: Tensor, target: Tensor, focal: float) -> tuple[Tensor, ...]:
         ctx.save_for_backward(scores, target)
-        entropy = torch.zeros(len(scores), dtype=_precision(scores), device=scores.device)
-        overlap, predicted, reference = entropy.new_zeros(3, *scores.shape[:2])
+        ctx.focal = focal
+        totals = torch.zeros(
+            4, *scores.shape[:2], dtype=_precision(scores), device=scores.device
+        ).unbind()
         for place, labels in _slabs(scores, target):
-            parts = _sums(scores[place].flatten(1), labels)
-            for total, part in zip((overlap, predicted, reference, entropy), parts, strict=True):
+            parts = _sums(scores[place].flatten(1), labels, focal)
+            for total, part in zip(totals, parts, strict=True):
                 total[place[0]] += part
-        ctx.mark_non_differentiable(reference)
-        return overlap, predicted, reference, entropy
+        ctx.mark_non_differentiable(totals[2])
+        return totals
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, by_overlap: Tensor, by_predicted: Tensor, _: Tensor, by_entropy: Tensor
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, None, None]:
         scores, target = ctx.saved_tensors
         gradient = torch.empty_like(scores)
         for place, labels in _slabs(scores, target):
             by = (slopes[place[0]] for slopes in (by_overlap, by_predicted, by_entropy))
             slab = gradient[place]
-            slab.copy_(_gradient(scores[place].flatten(1), labels, *by).view(slab.shape))
-        return gradient, None
+            own = scores[place].flatten(1)
+            slab.copy_(_gradient(own, labels, ctx.focal, *by).view(slab.shape))
+        return gradient, None, None
 
 
 def _slabs(scores: Tensor, target: Tensor) -> Iterator[tuple[tuple[int, slice, slice], Tensor]]:
@@ -150,38 +219,64 @@ def _nearest(full: int, wanted: int, device: torch.device) -> Tensor:
     return F.interpolate(numbers, size=wanted, mode="nearest-exact").flatten().long()
 
 
-def _sums(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sums(scores: Tensor, labels: Tensor, focal: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sums over the labelled voxels, with p = softmax(scores) and the one-hot reference r.
 
     Args:
         scores: `(K, voxels)`.
         labels: `(voxels,)` class numbers or `IGNORE`.
+        focal: γ.
 
-    Returns:
-        overlap: `(K,)`, of p·r.
-        predicted: `(K,)`, of p.
-        reference: `(K,)`, of r.
-        entropy: scalar, of -log p of the reference class.
+    Returns, all `(K,)`:
+        overlap: of p·r.
+        predicted: of p.
+        reference: of r.
+        entropy: of -(1 - p)^γ log p, in the class of the reference.
     """
     r, labelled = _one_hot(labels, scores)
     logs = scores.log_softmax(0, dtype=r.dtype)
-    logs_of_reference = logs.gather(0, labels.clamp(min=0)[None])[0]
-    entropy = -logs_of_reference.where(labels != IGNORE, 0).sum()
+    entropy = _of_reference(logs, labels).neg_()
+    if focal:
+        entropy.mul_(entropy.neg().expm1_().neg_().pow_(focal))
     p = logs.exp_().mul_(labelled)
     predicted = p.sum(1)
-    return p.mul_(r).sum(1), predicted, r.sum(1), entropy
+    return p.mul_(r).sum(1), predicted, r.sum(1), r.mul_(entropy).sum(1)
 
 
 def _gradient(
-    scores: Tensor, labels: Tensor, by_overlap: Tensor, by_predicted: Tensor, by_entropy: Tensor
+    scores: Tensor,
+    labels: Tensor,
+    focal: float,
+    by_overlap: Tensor,
+    by_predicted: Tensor,
+    by_entropy: Tensor,
 ) -> Tensor:
     """Gradient with respect to the scores `(K, voxels)` from those with respect to the sums."""
+    by_voxel = by_entropy[labels.clamp(min=0)]
+    if focal:
+        logs = _of_reference(scores.log_softmax(0, dtype=by_voxel.dtype), labels)
+        by_voxel.mul_(_focal_slope(logs, focal))
     r, labelled = _one_hot(labels, scores)
     # Where there is no label, p = r = 0 makes all that follows 0.
     p = scores.softmax(0, dtype=r.dtype).mul_(labelled)
     by_p = torch.addcmul(by_predicted[:, None], by_overlap[:, None], r)
     by_scores = by_p.sub_((p * by_p).sum(0)).mul_(p)
-    return by_scores.add_(p.sub_(r).mul_(by_entropy))
+    return by_scores.add_(p.sub_(r).mul_(by_voxel))
+
+
+def _of_reference(logs: Tensor, labels: Tensor) -> Tensor:
+    """Of `(K, voxels)`, that of each voxel's reference class; 0 where there is no label."""
+    return logs.gather(0, labels.clamp(min=0)[None])[0].where(labels != IGNORE, 0)
+
+
+def _focal_slope(logs: Tensor, focal: float) -> Tensor:
+    """How many times steeper than that of -log p the slope of -(1 - p)^γ log p is, from log p.
+
+    (1 - p)^γ - γ p log p (1 - p)^(γ - 1), finite at p = 1.
+    """
+    rest = logs.expm1().neg_()
+    near_one = rest.clamp(min=torch.finfo(rest.dtype).tiny)
+    return rest.pow(focal) - focal * logs.exp() * logs * near_one.pow(focal - 1)
 
 
 def _one_hot(labels: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,8 +31,6 @@ def three_planes(
     title: str = "",
     orientation: str = "none",
     centre: Sequence[int] | None = None,
-    plane_names: Sequence[str] = ("", "", ""),
-    third_axis_down: bool = False,
 ) -> np.ndarray:
     """Draw the image alone and under each overlay, in three planes.
 
@@ -48,8 +46,6 @@ def three_planes(
         orientation: where the axes point, such as ``RAS``, for letters at the edges; or ``none``.
         centre: voxel that the planes go through; None for where labels of the first overlay are
             densest.
-        plane_names: of the planes across each axis; their number is put in for ``{}``.
-        third_axis_down: draw the third axis downwards.
 
     Returns:
         `(H, 900, 3)` uint8.
@@ -80,12 +76,12 @@ def three_planes(
         },
     )  # fmt: skip
     low, high = np.percentile(image, (1, 99.5))
-    colours = _colours(len(class_names))
+    colours = class_colours(len(class_names))
     for row, (name, labels) in zip(panels, rows.items(), strict=True):
         for axis, panel in enumerate(row):
             across, up = (other for other in range(3) if other != axis)
             placed = {
-                "origin": "upper" if third_axis_down and up == 2 else "lower",
+                "origin": "lower",
                 "extent": (
                     0,
                     image.shape[across] * spacing[across],
@@ -106,8 +102,6 @@ def three_planes(
             panel.set_axis_off()
             if orientation != "none":
                 _write_directions(panel, orientation[across], orientation[up])
-            if labels is None:
-                _write(panel, 0.5, 0.98, plane_names[axis].format(centre[axis]), "center", "top")
         middle = row[0].get_subplotspec().get_position(figure).y0 + row_height / height / 2
         figure.text(
             MARGIN / WIDTH / 2, middle, name, color="white", fontsize=11, rotation="vertical",
@@ -123,29 +117,6 @@ def three_planes(
     )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def seismic_sections(
-    image: np.ndarray,
-    overlays: dict[str, np.ndarray],
-    class_names: Sequence[str],
-    spacing: Vector3 = (1.0, 1.0, 1.0),
-    title: str = "",
-) -> np.ndarray:
-    """`three_planes` through the middle of a volume `(inline, crossline, time)`; time points down.
-
-    (The planes with most labels would be those that run along a fault.)
-    """
-    return three_planes(
-        image,
-        overlays,
-        class_names,
-        spacing,
-        title,
-        centre=[length // 2 for length in image.shape],
-        plane_names=("inline {}", "crossline {}", "time slice {}"),
-        third_axis_down=True,
-    )
 
 
 def _write_directions(panel: Axes, right: str, top: str) -> None:
@@ -177,7 +148,7 @@ def _densest_planes(labels: np.ndarray) -> list[int]:
     return planes
 
 
-def _colours(classes: int) -> ListedColormap:
+def class_colours(classes: int) -> ListedColormap:
     """Bright colours, so that none is mistaken for the image; neighbours are far apart in hue."""
     golden = (5**0.5 - 1) / 2
     return ListedColormap(

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from seg3d.config import Config, PatchConfig, Section, UNet3dConfig
+from seg3d.config import Config, HorizonsConfig, PatchConfig, Section, UNet3dConfig
 from seg3d.data.cases import Dataset
 from seg3d.data.survey import MOST_CLASSES, CaseSurvey, label_counts
 from seg3d.errors import UserError
@@ -62,8 +62,8 @@ class Plan(Section):
     Attributes:
         dataset: where the cases came from and how they were recognised.
         orientation: axis codes that the network works in, or ``none``.
-        spacing: mm in that orientation, or None if volumes keep theirs.
-        typical_spacing: mm, median of the dataset.
+        spacing: mm in that orientation (m in surveys), or None if volumes keep theirs.
+        typical_spacing: likewise, median of the dataset; (1, 1, 1) if axes differ in their units.
         channels: normalisation of each image channel.
         classes: network classes in order, background first.
         ignore: label values that carry no information.
@@ -105,6 +105,10 @@ def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) 
     spacings = np.array([survey.spacing for survey in surveys.values()])
     spacing = _target_spacing(config.preprocess.spacing, spacings)
     typical = _vector(np.median(spacings, axis=0)) if spacing is None else spacing
+    if not all(len(set(survey.units)) == 1 for survey in surveys.values()):
+        # Metres and milliseconds have no common scale: no axis is thicker than another.
+        spacing = None if config.preprocess.spacing == "auto" else spacing
+        typical = (1.0, 1.0, 1.0)
     shapes = np.array([survey.shape for survey in surveys.values()], dtype=float)
     if spacing is not None:
         shapes = np.rint(shapes * spacings / np.array(spacing))
@@ -149,6 +153,8 @@ def named_labels(config: Config, dataset: Dataset) -> dict[str, list[int]] | Non
             besides background.
     """
     given = config.data.labels or dataset.labels
+    if isinstance(given, HorizonsConfig):
+        given = dataset.labels
     if given is None:
         return None
     labels = {

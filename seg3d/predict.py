@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -25,9 +24,10 @@ from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
 from seg3d.files import stamp
-from seg3d.io import create_volume, ram_of
+from seg3d.free_ram import free_ram
+from seg3d.io import SEGY, create_volume, ram_of, suffix
 from seg3d.io.regions import Region
-from seg3d.jobs import Job
+from seg3d.jobs import Job, require_room_for_probabilities
 from seg3d.memory import inference_memory
 from seg3d.networks import build_network
 from seg3d.plan import Plan
@@ -140,14 +140,18 @@ class Predictor:
 
         Args:
             job: what to predict, and where to.
-            probabilities: write the class probabilities too.
+            probabilities: write the class probabilities too, a channel for each; in SEG-Y, which
+                has one number for a sample, that of the second of two classes.
             resume: go on with what is unfinished, and leave alone what is finished.
             advance: told the number of windows that have just been done.
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
-                or what is unfinished was begun in another way.
+                the format cannot hold so many probabilities, or what is unfinished was begun in
+                another way.
         """
+        if probabilities:
+            require_room_for_probabilities([job], self.plan.class_names)
         outputs = self._outputs(job, probabilities)
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
@@ -338,10 +342,10 @@ class Predictor:
 def _limit(memory: float | None, device: torch.device, processes: int) -> Memory:
     """What a prediction may take."""
     if device.type != "cuda":
-        return Memory(memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes)
+        return Memory(memory or SHARE_OF_RAM * free_ram() / processes)
     free, total = torch.cuda.mem_get_info(device)
     limit = Memory(
-        memory or SHARE_OF_RAM * psutil.virtual_memory().available / processes,
+        memory or SHARE_OF_RAM * free_ram() / processes,
         memory or SHARE_OF_GPU * free,
     )
     # Convolutions choose a way that needs less workspace when they meet with the limit.
@@ -363,11 +367,15 @@ def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
 
 
 def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:
-    """Write an array, which is in streaming order, to the file that it shall be."""
+    """Write an array, which is in streaming order, to the file that it shall be.
+
+    Of two channels that add up to one, SEG-Y gets the second.
+    """
     grid_map = case.grid_map
     dtype, channels = unfinished.dtype(name), unfinished.channels(name)
-    with create_volume(path, case.header, dtype, channels) as volume:
+    written = slice(-1, None) if suffix(path) in SEGY else slice(None)
+    with create_volume(path, case.header, dtype, len(range(channels)[written])) as volume:
         slow = {0} if volume.slow_axis is None else {0, grid_map.order.index(volume.slow_axis)}
         for region in blocks(grid_map.stored, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
-            voxels = grid_map.in_file_order(unfinished.read(name, region))
+            voxels = grid_map.in_file_order(unfinished.read(name, region)[written])
             volume.write(grid_map.in_file(region), voxels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +12,12 @@ from rich.console import Console
 from seg3d.checkpoint import load_checkpoint
 from seg3d.config import Config
 from seg3d.data.cases import Case, Dataset
+from seg3d.data.dataset_json import read_json
 from seg3d.data.layouts import describe, find_dataset
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
-from seg3d.data.survey import CaseSurvey, label_counts, survey_dataset
+from seg3d.data.survey import CaseSurvey, label_counts, require_foreground, survey_dataset
 from seg3d.errors import UserError
+from seg3d.files import atomic_write
 from seg3d.plan import Plan, background_values, make_plan, named_labels, source_of
 from seg3d.progress import progress_bar
 from seg3d.run import Run
@@ -30,6 +33,7 @@ class Prepared:
         splits: all folds.
         train: cases to train on.
         val: cases to validate with.
+        stamps: of all cases, as they have been looked at.
     """
 
     config: Config
@@ -37,6 +41,7 @@ class Prepared:
     splits: list[Fold]
     train: list[Case]
     val: list[Case]
+    stamps: dict[str, str]
 
 
 def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepared:
@@ -45,8 +50,8 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     Args:
         config: of the run.
         run: its folder.
-        resume: take the plan from the last checkpoint; the data are surveyed again only if they
-            come from another place.
+        resume: take the plan from the last checkpoint; of the cases, only those are surveyed that
+            have come or changed since.
         console: for what was found.
 
     Raises:
@@ -54,11 +59,11 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     """
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
-    dataset = find_dataset(config.data.folder)
+    dataset = find_dataset(config.data.folder, config.data.labels)
     console.print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
     if resume:
         plan = load_checkpoint(run.last)[1]
-        _require_what_was_planned(plan, dataset, console)
+        _require_what_was_planned(plan, dataset, _load_stamps(run.cases), console)
     else:
         plan = _survey_and_plan(config, dataset, console)
     splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)
@@ -69,28 +74,38 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
             "validation, so validation scores say nothing about new volumes."
         )
     by_name = {case.name: case for case in dataset.cases}
+    if unknown := sorted(by_name.keys() - {*fold["train"], *fold["val"]}):
+        console.print(
+            f"Note: {run.splits} leaves out {', '.join(unknown)}.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     return Prepared(
         config,
         plan,
         splits,
         [by_name[name] for name in fold["train"]],
         [by_name[name] for name in fold["val"]],
+        {case.name: case.stamp for case in dataset.cases},
     )
 
 
-def _require_what_was_planned(plan: Plan, dataset: Dataset, console: Console) -> None:
-    """Data from another place than the plan's may go on with it if they are of the same kind."""
-    if plan.dataset == source_of(dataset):
+def _require_what_was_planned(
+    plan: Plan, dataset: Dataset, stamps: dict[str, str], console: Console
+) -> None:
+    """Data that are not those of the plan may go on with it if they are of the same kind."""
+    changed = [case for case in dataset.cases if stamps.get(case.name) != case.stamp]
+    if not changed:
         return
-    console.print(
-        f"Note: the run was planned for {plan.dataset}.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    if plan.dataset != source_of(dataset):
+        note = f"the run was planned for {plan.dataset}"
+    else:
+        note = f"new or changed since the run was planned: {', '.join(one.name for one in changed)}"
+    console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
     background, *others = (set(one.values) for one in plan.classes)
     surveys = _survey(
-        dataset,
+        replace(dataset, cases=tuple(changed)),
         plan.orientation,
         background.union(plan.ignore, *others),
         background.union(plan.ignore),
@@ -119,9 +134,9 @@ def _survey(
 def _survey_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan:
     labels = named_labels(config, dataset)
     legal = None if labels is None else set().union(*labels.values())
-    surveys = _survey(
-        dataset, config.preprocess.orientation, legal, background_values(labels), console
-    )
+    background = background_values(labels)
+    surveys = _survey(dataset, config.preprocess.orientation, legal, background, console)
+    require_foreground(dataset, surveys, background)
     plan = make_plan(config, dataset, surveys)
     found = label_counts(surveys)
     absent = [
@@ -129,12 +144,13 @@ def _survey_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan
     ]
     if absent:
         console.print(f"Warning: no labelled case contains {', '.join(absent)}.")
-    console.print(_in_words(plan), highlight=False, markup=False)
+    unit = next(iter(surveys.values())).units[0]
+    console.print(_in_words(plan, unit), highlight=False, markup=False)
     return plan
 
 
-def _in_words(plan: Plan) -> str:
-    spacing = "as stored" if plan.spacing is None else f"{_by(plan.spacing)} mm"
+def _in_words(plan: Plan, unit: str) -> str:
+    spacing = "as stored" if plan.spacing is None else f"{_by(plan.spacing)} {unit}"
     return "\n".join(
         [
             "plan:",
@@ -144,6 +160,17 @@ def _in_words(plan: Plan) -> str:
             f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels",
         ]
     )
+
+
+def save_stamps(stamps: dict[str, str], path: Path) -> None:
+    """Write down in what state the cases were looked at."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(stamps, indent=2) + "\n", encoding="utf-8")
+
+
+def _load_stamps(path: Path) -> dict[str, str]:
+    stamps: dict[str, str] = read_json(path) if path.exists() else {}
+    return stamps
 
 
 def _by(values: Sequence[float]) -> str:

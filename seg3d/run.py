@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from seg3d.config import Config, config_from_tree, config_tree, load_config
 from seg3d.config_keys import value_at
@@ -47,6 +51,10 @@ class Run:
         return self.folder / "splits.json"
 
     @property
+    def cases(self) -> Path:
+        return self.folder / "cases.json"
+
+    @property
     def last(self) -> Path:
         return self.folder / "checkpoints" / "last.pt"
 
@@ -67,18 +75,46 @@ class Run:
         return self.folder / "cache"
 
 
+@contextmanager
+def sole_user(run: Run) -> Iterator[None]:
+    """Keep other processes from training in the same folder while the block runs.
+
+    Raises:
+        UserError: if one does already, or if there cannot be such a folder.
+    """
+    require_folder(run.folder, "--run")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"another process is training in {run.folder}",
+            fix="wait until it has ended, or give another folder (--run)",
+        ) from error
+    try:
+        yield
+    finally:
+        if list(run.folder.iterdir()) == [Path(lock.lock_file)]:
+            # A start that failed leaves nothing behind.
+            Path(lock.lock_file).unlink()
+            with suppress(OSError):
+                run.folder.rmdir()
+        lock.release()
+
+
 def require_new_run(run: Run) -> None:
     """Require that a run can be started in a folder.
 
     Raises:
         UserError: if it already holds a run, or cannot be a folder.
     """
+    require_folder(run.folder, "--run")
     if run.last.exists():
         raise UserError(
             f"{run.folder} already holds a run",
             fix="--resume to continue it, or --run with another folder",
         )
-    require_folder(run.folder, "--run")
 
 
 def resume_run(run: Run, asked: Config, overrides: tuple[str, ...]) -> tuple[Config, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,13 @@ from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.device import choose_device, compute_dtype
 from seg3d.errors import RunFailed
 from seg3d.journal import Journal
-from seg3d.losses import DiceCrossEntropy
+from seg3d.losses import make_loss
 from seg3d.memory import peak_gib
 from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
 from seg3d.plan import Plan, save_plan
-from seg3d.prepare import Prepared
-from seg3d.probing import choose_bits, set_bits, set_probe_step
+from seg3d.prepare import Prepared, save_stamps
+from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.progress import Bar, progress_bar
 from seg3d.run import Run
@@ -75,10 +75,9 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, config.train)
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.loss = DiceCrossEntropy(
-            config.loss.dice, config.loss.cross_entropy, config.loss.batch_dice
-        )
+        self.loss = make_loss(config.loss, plan.class_names)
         self.position = Position()
+        self.bits_are_chosen = False
 
     def save(self, path: Path) -> None:
         state = {
@@ -87,6 +86,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
             "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
+            "bits_are_chosen": self.bits_are_chosen,
         }
         save_checkpoint(path, self.config, self.plan, state)
 
@@ -99,11 +99,15 @@ class Trainer:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
-        if chooses_bits(self.config):
-            set_bits(self.network, content.get("bits", {}))
+        self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
+        if self.bits_are_chosen:
+            set_bits(self.network, content["bits"])
 
     def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
-        """Choose the bits of every layer by what single patches show; returns a line about it."""
+        """Choose the bits of every layer by what single patches show; returns a line about it.
+
+        Weights that no step has trained yet would ask for too many: they get bits by rule.
+        """
 
         def backward(patch: dict[str, Any]) -> None:
             scale = math.inf
@@ -117,7 +121,13 @@ class Trainer:
                 self.scaler.update()
 
         runs = [partial(backward, patch) for patch in patches]
-        return summary(choose_bits(self.network, runs, seed=self.config.train.seed))
+        if self.position.step == 0:
+            chosen = first_bits(self.network, runs[0])
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
+            chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+        self.bits_are_chosen = True
+        return f"bits per voxel: {summary(chosen)}"
 
     def losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Forward pass of a batch."""
@@ -158,6 +168,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.position.step += 1
+
+    @property
+    def bits_are_due(self) -> bool:
+        """Whether bits are to be chosen anew: after the first epoch, 4, 16, 64, ..."""
+        epochs = self.position.epochs_done
+        fours = epochs & (epochs - 1) == 0 and epochs.bit_length() % 2 == 1
+        return chooses_bits(self.config) and fours and epochs < self.config.train.epochs
 
     @property
     def validation_is_due(self) -> bool:
@@ -223,22 +240,31 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     save_plan(plan, run.plan)
     if not run.splits.exists():
         save_splits(prepared.splits, run.splits)
-    measured, checkpoint = False, None
-    if resume:
-        before, _, checkpoint = load_checkpoint(run.last)
-        trainer.load(checkpoint)
-        measured = chooses_bits(before)
+    save_stamps(prepared.stamps, run.cases)
+    if not resume:
+        # Whatever ends it from here on, it can be resumed: a start is a resume from step 0.
+        trainer.save(run.last)
+    checkpoint = load_checkpoint(run.last)[2]
+    trainer.load(checkpoint)
     console.print(f"preprocessed volumes: {cache}", highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console, "preprocessing", len(cache)) as bar:
-        cache.fill(bar.advance)
+        try:
+            cache.fill(bar.advance)
+        except KeyboardInterrupt:
+            return "interrupted"
     stream = patch_stream(cache, config, plan)
     per_step = config.train.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
-    if chooses_bits(config) and not measured:
-        last = steps * per_step  # of the patches that training itself will see
-        trial = [stream[last + index] for index in range(TRIAL_PATCHES)]
-        console.print(f"bits per voxel: {trainer.choose_bits(trial)}", highlight=False)
+
+    def trial() -> list[dict[str, Any]]:
+        """Patches behind the last of those that training itself will see."""
+        return [stream[steps * per_step + index] for index in range(TRIAL_PATCHES)]
+
+    if chooses_bits(config) and not trainer.bits_are_chosen:
+        console.print(trainer.choose_bits(trial()), highlight=False)
+        restore_random_states(checkpoint)
+        trainer.save(run.last)
     batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
     journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
     stop = StopRequest(config.train.max_time)
@@ -247,12 +273,9 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
             "torch.", ""
         )
     )
-    if checkpoint:
-        restore_random_states(checkpoint)
-    else:
-        trainer.save(run.last)
+    restore_random_states(checkpoint)
     with stop.listening(), progress_bar(console, "training", steps, done) as bar:
-        ending = fit(trainer, batches, prepared.val, journal, stop, bar, console)
+        ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
         if ending != "finished":
             trainer.save(run.last)
     journal.close()
@@ -262,6 +285,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
 def fit(
     trainer: Trainer,
     batches: Iterator[dict[str, Any]],
+    trial: Callable[[], Sequence[dict[str, Any]]],
     val_cases: Sequence[Case],
     journal: Journal,
     stop: StopRequest,
@@ -280,8 +304,7 @@ def fit(
         speed = clock.read()
         validation = None
         if trainer.validation_is_due:
-            bar.describe("validating")
-            validation = validate(trainer, val_cases, stop)
+            validation = validate(trainer, val_cases, stop, bar.describe)
             bar.describe("training")
             if validation is None:
                 # Cut short: it is done again, from the same weights, when the run is resumed.
@@ -290,6 +313,8 @@ def fit(
         journal.scalars(position.epochs_done, scalars)
         if validation is not None:
             journal.picture(position.epochs_done, "validation", validation.picture)
+        if trainer.bits_are_due:
+            console.print(trainer.choose_bits(trial()), highlight=False)
         # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
         trainer.keep(validation)
         console.print(

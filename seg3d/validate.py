@@ -6,7 +6,7 @@ A volume is never held whole: it is read, scored and compared slab by slab.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,7 +49,12 @@ class Validation:
         return float(np.mean(known)) if known else 0.0
 
 
-def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Validation | None:
+def validate(
+    trainer: Trainer,
+    cases: Sequence[Case],
+    stop: StopRequest,
+    describe: Callable[[str], object] = lambda text: None,
+) -> Validation | None:
     """Segment every validation case and compare.
 
     A class that neither reference nor prediction of a case contains leaves that case out of its
@@ -58,7 +63,8 @@ def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Vali
     Args:
         trainer: whose network is looked at; it is left in training mode.
         cases: with labels.
-        stop: asked between cases; a request ends the validation.
+        stop: asked between slabs; a request ends the validation.
+        describe: told, in a few words, which case is looked at.
 
     Returns:
         The result, or None if it was stopped.
@@ -70,10 +76,8 @@ def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Vali
     trainer.network.eval()
     rows = []
     picture: np.ndarray | None = None
-    for case in cases:
-        if stop.reason:
-            trainer.network.train()
-            return None
+    for number, case in enumerate(cases, 1):
+        describe(f"validating, case {number} of {len(cases)}")
         assert case.label is not None
         confusion = np.zeros((len(plan.classes), len(plan.classes)), dtype=np.int64)
         with (
@@ -82,6 +86,9 @@ def validate(trainer: Trainer, cases: Sequence[Case], stop: StopRequest) -> Vali
         ):
             sketch = _Sketch(image.grid_map) if picture is None else None
             for region, predicted in _segment(trainer, image):
+                if stop.reason:
+                    trainer.network.train()
+                    return None
                 truth = reference.read(region)[0].astype(np.int16) - 1
                 confusion += confusion_matrix(truth, predicted, len(plan.classes))
                 if sketch is not None:

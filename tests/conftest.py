@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton, which looks at this when it is imported, then runs kernels on the CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from seg3d.data.cohort import write_cohort
 

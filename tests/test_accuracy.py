@@ -75,20 +75,17 @@ def test_patches_lie_in_the_volume_and_one_is_about_a_foreground_voxel() -> None
 
 
 def test_all_methods_begin_with_the_same_weights() -> None:
-    cohort = BALLS.subjects(range(2))
-    exact, _ = accuracy.make_network("exact", BALLS, [2, 4], 7, cohort, 8)
+    exact = accuracy.make_network("exact", BALLS, [2, 4], 7).state_dict()
     for name in accuracy.METHODS:
-        network, bits = accuracy.make_network(name, BALLS, [2, 4], 7, cohort, 8)
-        assert bool(bits) == (name == "auto")
-        for key, tensor in network.state_dict().items():
-            assert torch.equal(tensor, exact.state_dict()[key]), f"{name}: {key}"
+        for key, tensor in accuracy.make_network(name, BALLS, [2, 4], 7).state_dict().items():
+            assert torch.equal(tensor, exact[key]), f"{name}: {key}"
 
 
 def test_training_learns_and_is_a_function_of_the_seed() -> None:
     cohort, held_out = BALLS.subjects(range(4)), BALLS.subjects(range(10, 12))
     found = []
     for _ in range(2):
-        network, _ = accuracy.make_network("1 bit everywhere", BALLS, [4, 8], 0, cohort, 16)
+        network = accuracy.make_network("1 bit everywhere", BALLS, [4, 8], 0)
         before = held_out_dice(network, held_out, BALLS, 16)["ball"]
         losses = train(network, BALLS, cohort, 25, 0, 16)
         found.append((losses, held_out_dice(network, held_out, BALLS, 16)["ball"]))
@@ -106,15 +103,20 @@ def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         counts.append(sum(map(len, results["runs"].values())))
         add_results(path, "balls", results)
 
-    methods = ["exact", "1 bit everywhere", "independent, r = 8"]
-    accuracy.compare(BALLS, [2, 4], 20, 2, methods, 16, store)
+    methods = ["exact", "auto", "independent, r = 8"]
+    accuracy.compare(BALLS, [2, 4], 20, 2, methods, 16, {}, store)
     assert counts == [1, 2, 3, 4, 5, 6]
+    known = json.loads(path.read_text())["balls"]
+    accuracy.compare(BALLS, [2, 4], 20, 2, ["1 bit everywhere"], 16, known, store)
+    methods.insert(2, "1 bit everywhere")
     stored = json.loads(path.read_text())
     assert list(stored) == ["older", "balls"] and stored["older"]["steps"] == 7
     assert {"date", "hardware", "torch", "command"} <= stored["balls"].keys()
+    assert list(stored["balls"]["runs"]) == methods
     for method in methods:
         for run in stored["balls"]["runs"][method]:
             assert len(run["losses"]) == 2
+            assert bool(run["bits"]) == (method == "auto")
             assert run["mean"] == run["dice"]["ball"]
     draw({"balls": stored["balls"]}, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")

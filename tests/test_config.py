@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seg3d.config import (
     MONAI_NETWORKS,
     Config,
+    HorizonsConfig,
     MonaiNetworkConfig,
     UNet3dConfig,
     config_from_tree,
@@ -69,6 +70,9 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "loss.dice": ("0", 0),
     "loss.cross_entropy": ("0.5", 0.5),
     "loss.batch_dice": ("false", False),
+    "loss.tversky": ("[0.3, 0.7]", [0.3, 0.7]),
+    "loss.focal": ("2", 2),
+    "loss.class_weights": ("{fault: 4}", {"fault": 4}),
     "train.epochs": ("7", 7),
     "train.iterations_per_epoch": ("7", 7),
     "train.batch_size": ("7", 7),
@@ -397,13 +401,17 @@ def test_values_in_one_line():
         (
             "data.labels",
             "{0: background, 1: liver}",
-            "mapping of class names to integers or lists of integers or null",
+            "mapping of class names to integers or lists of integers, or null, or horizons "
+            "(see below)",
         ),
         (
             "data.labels",
             "{liver: 1.5}",
-            "mapping of class names to integers or lists of integers or null",
+            "mapping of class names to integers or lists of integers, or null, or horizons "
+            "(see below)",
         ),
+        ("loss.tversky", "[0, 1]", "[of false alarms, of misses], both > 0"),
+        ("loss.class_weights", "{fault: 0}", "mapping of class names to numbers > 0"),
         ("loss", "{dice: 0, cross_entropy: 0}", "dice and cross_entropy should not both be 0"),
         ("augment.flip", "5", "keys prob, axes"),
         ("network", "UNet3d", "keys name, channels, deep_supervision"),
@@ -411,6 +419,56 @@ def test_values_in_one_line():
 )
 def test_a_wrong_value_is_said_once_with_key_given_and_legal(key, given, legal):
     assert mistakes(f"{key}={given}") == f"--set: {key}\n  given: {given}\n  legal: {legal}"
+
+
+HORIZONS = {"horizons": ["top.dat", "base.dat"]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        HORIZONS,
+        HORIZONS | {"layers": ["a", "b", "a"], "columns": ["x", "_", "y", "time"], "scale": -1},
+        HORIZONS | {"reach": 0, "columns": ["time", "inline", "crossline"]},
+    ],
+)
+def test_labels_from_horizons(given):
+    config = config_from_tree({"data": {"labels": given}})
+    assert isinstance(config.data.labels, HorizonsConfig)
+    assert config_from_tree(config_tree(config)) == config
+    assert config.data.labels.model_dump(exclude_unset=True) == given
+
+
+@pytest.mark.parametrize("values", ["1", "[1, 2]"])
+def test_a_class_may_be_called_horizons(values):
+    config = config_from_tree({}, (f"data.labels={{horizons: {values}, faults: 3}}",))
+    assert config.data.labels == {"horizons": parse_yaml(values), "faults": 3}
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("horizons", "top.dat", "list of file names, each once"),
+        ("horizons", "[]", "list of file names, each once"),
+        ("horizons", "[a, a]", "list of file names, each once"),
+        ("horizons", "[a, 5]", "list of file names, each once"),
+        ("columns", "[x, time]", "list of time and either inline and crossline or x and y, with _ "
+         "for other columns or null"),
+        ("scale", "0", "number other than 0"),
+        ("reach", "-1", "number ≥ 0"),
+        ("layers", "5", "list of names or null"),
+    ],
+)  # fmt: skip
+def test_wrong_labels_from_horizons(key, value, said):
+    keys = {"horizons": "[a, b]"} | {key: value}
+    given = ", ".join(f"{name}: {text}" for name, text in keys.items())
+    message = mistakes(f"data.labels={{{given}}}")
+    assert message == f"--set: data.labels.{key}\n  given: {value}\n  legal: {said}"
+
+
+def test_layers_are_one_more_than_horizons():
+    message = mistakes("data.labels={horizons: [a, b], layers: [x, y]}")
+    assert "data.labels\n" in message and "legal: 3 layers for 2 horizons" in message
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -91,6 +91,17 @@ def test_lost_geometry_is_said(tmp_path):
     assert convert(tmp_path / "a.npy", tmp_path / "b.npy") == []
 
 
+def test_units_of_surveys_that_other_formats_do_not_say(tmp_path):
+    affine = np.diag([25.0, 12.5, 4.0, 1.0])
+    grid = Grid((3, 4, 5), affine, ("inline", "crossline", "time"), ("m", "m", "ms"))
+    write_volume(tmp_path / "a.sgy", np.ones((1, 3, 4, 5), np.float32), Header(grid, 1, None))
+    assert convert(tmp_path / "a.sgy", tmp_path / "b.sgy") == []
+    (note,) = convert(tmp_path / "a.sgy", tmp_path / "a.nii")
+    assert "a.nii says mm" in note and "a.sgy: 25 m x 12.5 m x 4 ms" in note
+    (note,) = convert(tmp_path / "a.sgy", tmp_path / "a.npy")
+    assert "spacing of 25 m x 12.5 m x 4 ms" in note
+
+
 def test_what_makes_no_sense_changes_nothing(tmp_path):
     save_nifti(tmp_path / "a.nii", numbers())
     write_volume(tmp_path / "a.zarr", numbers()[None], Header(Grid(SHAPE, np.eye(4)), 1, None))

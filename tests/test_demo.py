@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+import segyio
 import yaml
 from rich.console import Console
 
@@ -60,7 +61,10 @@ from seg3d.synth.dataset import write_dataset
 
 
 def make(folder):
-    write_dataset(folder, "faults", count=3, test=1, shape=(24, 20, 32), seed=demo.SEED, workers=1)
+    write_dataset(
+        folder, "faults", count=3, test=1, shape=(24, 20, 32), seed=demo.SEED, workers=1,
+        ending=".sgy",
+    )
 
 
 if __name__ == "__main__":
@@ -85,8 +89,8 @@ def test_the_demo_on_faults_from_beginning_to_end(tmp_path: Path) -> None:
     assert done.stdout.count("run folder") == 2 and "average precision" in done.stdout
     predictions = {path.name for path in (tmp_path / "run" / "predictions").iterdir()}
     assert predictions == {
-        "faults_test_0001.nii.gz",
-        "faults_test_0001_probabilities.nii.gz",
+        "faults_test_0001.sgy",
+        "faults_test_0001_probabilities.sgy",
         "metrics.csv",
         "metrics.json",
         "precision_recall.csv",
@@ -94,5 +98,14 @@ def test_the_demo_on_faults_from_beginning_to_end(tmp_path: Path) -> None:
     }
     metrics = json.loads((tmp_path / "run" / "predictions" / "metrics.json").read_text())
     assert metrics["tolerance_voxels"] == 2 and 0 < metrics["average_precision"]["mean"] < 1
+    image, label = (
+        segyio.open(tmp_path / "run" / path, ignore_geometry=True)
+        for path in ("data/imagesTs/faults_test_0001_0000.sgy", "predictions/faults_test_0001.sgy")
+    )
+    with image, label:
+        assert label.text[0] == image.text[0] and len(label.trace) == 24 * 20
+        assert segyio.tools.dt(image) == segyio.tools.dt(label) == 4000
+        for one, other in zip(image.header, label.header, strict=True):
+            assert dict(one) == dict(other)
     picture = matplotlib.image.imread(tmp_path / "run" / "prediction.png")
     assert picture.shape[1] == 900

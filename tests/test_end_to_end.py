@@ -86,6 +86,8 @@ def wait_for_middle_of_epoch(run: Path, epoch: int) -> None:
 def test_run_folder_holds_what_it_should(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
+        ".lock",
+        "cases.json",
         "checkpoints",
         "config.yaml",
         "log.jsonl",

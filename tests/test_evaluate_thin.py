@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from rich.console import Console
 
 from seg3d.curve_report import write_curve
 from seg3d.errors import UserError
 from seg3d.evaluate import evaluate, find_pairs
-from seg3d.evaluation_report import write_metrics
+from seg3d.evaluation_report import table, write_metrics
+from seg3d.geometry import Grid
+from seg3d.io import Header, write_volume
 from tests.conftest import Cli
 from tests.volumes import save_nifti
 
@@ -135,6 +139,35 @@ def test_probabilities_beside_a_prediction_give_a_curve(tmp_path: Path) -> None:
     content = json.loads(write_metrics(evaluation, tmp_path)[0].read_text())
     assert content["average_precision"]["mean"] == pytest.approx(expected)
     assert content["cases"]["without"]["average_precision"] is None
+
+
+def test_a_single_channel_is_the_probability_of_the_foreground(tmp_path: Path) -> None:
+    foreground = np.zeros(SHAPE)
+    foreground[2], foreground[9] = 0.9, 0.4
+    save_case(tmp_path, sheets(2), sheets(2, 9), foreground)
+    both = evaluate(pairs(tmp_path)).average_precision()
+    path = tmp_path / "predictions" / "a_probabilities.nii.gz"
+    save_nifti(path, foreground.astype(np.float32))
+    assert evaluate(pairs(tmp_path)).average_precision() == both and both.mean == 1.0
+    save_nifti(path, (1 - foreground).astype(np.float32))
+    assert evaluate(pairs(tmp_path)).average_precision().mean < 0.5
+
+
+def test_samples_in_ms_have_no_volume_in_ml(tmp_path: Path) -> None:
+    labels = sheets(2)[None].astype(np.int8)
+    grid = Grid(SHAPE, np.diag([25.0, 25.0, 4.0, 1.0]))
+    for folder in ("predictions", "labels"):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / "a.sgy", labels, Header(grid, 1, None))
+    evaluation = evaluate(find_pairs(tmp_path / "predictions", tmp_path / "labels"))
+    overlap = next(iter(evaluation.cases.values()))[1]
+    assert math.isnan(overlap.reference_ml) and overlap.dice == 1
+    entry = json.loads(write_metrics(evaluation, tmp_path)[0].read_text())["cases"]["a"]
+    assert entry["labels"]["1"]["reference_ml"] is None
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(table(evaluation))
+    text = console.export_text()
+    assert "voxels" in text and str(int(labels.sum())) in text and "ml" not in text
 
 
 def test_no_curve_without_probabilities_or_without_foreground(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from seg3d.probing import SKETCHES, ProbedConv3d, probe_model, set_probe_step
+from seg3d.networks import UNet3d, heads
+from seg3d.probing import SKETCHES, ProbedConv3d, kernels, probe_model, set_bits, set_probe_step
+from seg3d.probing.kernels import kernels_for
 from tests.conftest import Cli
 
 pytestmark = [
@@ -53,6 +55,33 @@ def test_number_types_of_norms_under_autocast_are_torchs(norm: nn.Module) -> Non
     for one, other in zip(*results, strict=True):
         assert one.dtype == other.dtype
         torch.testing.assert_close(other, one, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("bits", [0.125, 1, 4])
+@pytest.mark.parametrize("amp", [False, True])
+def test_kernels_and_torch_path_take_the_same_step(
+    bits: float, amp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output and gradients of a network; tests/probing/test_kernels.py compares pass by pass."""
+    network = UNet3d(1, 3, (16, 32, 64)).cuda()
+    set_bits(network, bits)
+    x = torch.randn(2, 1, 32, 40, 48, device="cuda")
+    assert kernels_for(None, x) is not None
+    results = []
+    for enabled in (True, False):
+        monkeypatch.setattr(kernels, "enabled", enabled)
+        used = copy.deepcopy(network)
+        set_probe_step(used, seed=1, step=2)
+        with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+            scores = heads(used(x))[0]
+        scores.float().square().mean().backward()
+        results.append((scores, [p.grad for p in used.parameters() if p.grad is not None]))
+    (fused, fused_gradients), (plain, plain_gradients) = results
+    rounding = 0.05 if amp else 2e-3  # cuDNN may compute in bfloat16 or TF32
+    torch.testing.assert_close(fused, plain, rtol=rounding, atol=rounding)
+    for one, other in zip(fused_gradients, plain_gradients, strict=True):
+        # Codes next to a threshold may differ.
+        assert (one - other).norm() <= (0.2 if amp else 0.02) * other.norm() + 1e-5
 
 
 def test_demo_on_the_gpu(tmp_path: Path, cli: Cli) -> None:

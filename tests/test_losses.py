@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, FocalLoss, TverskyLoss
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
@@ -18,9 +19,14 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional as F
 
 from seg3d import losses
-from seg3d.losses import IGNORE, DiceCrossEntropy
+from seg3d.config import LossConfig
+from seg3d.errors import UserError
+from seg3d.losses import IGNORE, DiceCrossEntropy, make_loss
 
 PARTS = ("loss", "dice", "cross_entropy")
+RARE: dict[str, Any] = {
+    "tversky": (0.3, 0.7), "focal": 2.0, "class_weights": [0.5, 3.0, 1.0, 2.0],
+}  # fmt: skip
 
 
 def draw(
@@ -35,26 +41,40 @@ def draw(
     return scores, target.masked_fill(hidden, IGNORE).short()
 
 
-def plain(scores: Sequence[Tensor], target: Tensor, batch_dice: bool = True) -> dict[str, Tensor]:
+def plain(
+    scores: Sequence[Tensor],
+    target: Tensor,
+    batch_dice: bool = True,
+    tversky: tuple[float, float] = (0.5, 0.5),
+    focal: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+) -> dict[str, Tensor]:
     """The same losses, left to autograd, in double precision."""
+    weights = torch.tensor(class_weights or [1.0] * scores[0].shape[1], dtype=torch.float64)
     dice = cross_entropy = torch.zeros((), dtype=torch.float64)
     levels = [0.5**level for level in range(len(scores))]
     for level, head in zip(levels, scores, strict=True):
         labels = F.interpolate(target.float(), size=head.shape[2:], mode="nearest-exact").long()
         weight, head = level / sum(levels), head.double()
-        dice = dice + weight * plain_dice(head.softmax(1), labels, batch_dice)
-        total = F.cross_entropy(head, labels[:, 0], ignore_index=IGNORE, reduction="sum")
-        cross_entropy = cross_entropy + weight * total / (labels != IGNORE).sum().clamp(min=1)
+        dice = dice + weight * plain_dice(head.softmax(1), labels, batch_dice, tversky)
+        entropy = F.cross_entropy(head, labels[:, 0], ignore_index=IGNORE, reduction="none")
+        of_voxel = weights[labels[:, 0].clamp(min=0)] * (labels[:, 0] != IGNORE)
+        total = (of_voxel * (1 - (-entropy).exp()) ** focal * entropy).sum()
+        cross_entropy = cross_entropy + weight * total / max(of_voxel.sum(), 1e-300)
     return {"loss": dice + cross_entropy, "dice": dice, "cross_entropy": cross_entropy}
 
 
-def plain_dice(probabilities: Tensor, labels: Tensor, batch_dice: bool) -> Tensor:
+def plain_dice(
+    probabilities: Tensor, labels: Tensor, batch_dice: bool, tversky: tuple[float, float]
+) -> Tensor:
     labelled = labels != IGNORE
     reference = torch.zeros_like(probabilities).scatter_(1, labels.clamp(min=0), 1) * labelled
     axes = [0, 2, 3, 4] if batch_dice else [2, 3, 4]
     overlap = (probabilities * reference).sum(axes)
-    size = (probabilities * labelled).sum(axes) + reference.sum(axes)
-    return 1 - ((2 * overlap + 1e-5) / (size + 1e-5))[..., 1:].mean()
+    false_alarms = (probabilities * (labelled & (reference == 0))).sum(axes)
+    misses = ((1 - probabilities) * reference).sum(axes)
+    whole = overlap + tversky[0] * false_alarms + tversky[1] * misses
+    return 1 - ((overlap + 5e-6) / (whole + 5e-6))[..., 1:].mean()
 
 
 def by_hand(scores: Tensor, target: Tensor, batch_dice: bool) -> tuple[float, float]:
@@ -104,6 +124,87 @@ def test_against_monai_where_all_is_labelled(batch_dice: bool) -> None:
     parts = DiceCrossEntropy(0.4, 2.0, batch_dice)([scores], target)
     assert 0.4 * parts["dice"].item() == pytest.approx(monai.item(), rel=1e-6)
     assert parts["loss"].item() == pytest.approx(monai.item() + 2 * entropy.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+@pytest.mark.parametrize("weights", [None, [0.2, 4.0, 1.0, 0.7]])
+@pytest.mark.parametrize("focal", [0.5, 2.0])
+def test_rare_classes_against_monai(
+    batch_dice: bool, weights: list[float] | None, focal: float
+) -> None:
+    """Values and gradients, where all is labelled."""
+    scores, target = draw(unlabelled=0.0)
+    scores.requires_grad_()
+    parts = DiceCrossEntropy(
+        batch_dice=batch_dice, tversky=(0.3, 0.7), focal=focal, class_weights=weights
+    )([scores], target)
+    tversky = TverskyLoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=batch_dice,
+        alpha=0.3, beta=0.7, smooth_nr=5e-6, smooth_dr=5e-6,
+    )(scores, target)  # fmt: skip
+    total = FocalLoss(
+        to_onehot_y=True, use_softmax=True, gamma=focal, weight=weights, reduction="none"
+    )(scores, target).sum()
+    counts = target.flatten().long().bincount(minlength=4).double()
+    mean = total / (counts * torch.tensor(weights or [1.0] * 4)).sum()
+    for ours, theirs in ((parts["dice"], tversky), (parts["cross_entropy"], mean)):
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+        torch.testing.assert_close(
+            grad(ours, scores, retain_graph=True), grad(theirs, scores), rtol=1e-6, atol=1e-9
+        )
+
+
+def test_weighted_cross_entropy_against_torch() -> None:
+    """With voxels that have no label."""
+    scores, target = draw()
+    weights = [0.2, 4.0, 1.0, 0.7]
+    expected = F.cross_entropy(
+        scores, target[:, 0].long(), torch.tensor(weights, dtype=torch.float64), ignore_index=IGNORE
+    )
+    parts = DiceCrossEntropy(class_weights=weights)([scores], target)
+    assert parts["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_half_and_half_is_dice_and_gamma_zero_cross_entropy_to_the_last_bit() -> None:
+    scores, target = draw()
+    scores = scores.float().requires_grad_()
+    first = DiceCrossEntropy()([scores], target)
+    second = DiceCrossEntropy(tversky=(0.5, 0.5), focal=0.0, class_weights=[1.0] * 4)(
+        [scores], target
+    )
+    assert first == second
+    assert torch.equal(*(grad(parts["loss"], scores)[0] for parts in (first, second)))
+
+
+@pytest.mark.parametrize("focal", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("score", [0.0, 20.0, 200.0, -200.0])
+def test_focal_loss_of_voxels_that_are_quite_right_or_wrong(focal: float, score: float) -> None:
+    scores, target = torch.zeros(1, 2, 1, 1, 2), torch.ones(1, 1, 1, 1, 2).short()
+    target[..., 1] = IGNORE
+    scores[0, 1] = score
+    exactly = scores.double().requires_grad_()
+    parts = DiceCrossEntropy(focal=focal)([scores.requires_grad_()], target)
+    entropy = F.softplus(-exactly[0, 1, 0, 0, 0], threshold=1000)
+    expected = (1 - (-entropy).exp()) ** focal * entropy
+    (slope,) = grad(expected, exactly)
+    (found,) = grad(parts["cross_entropy"], scores)
+    assert parts["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-8)
+    assert found.isfinite().all() and (found[..., 1] == 0).all()
+    if score < 200:
+        assert found[0, 1, 0, 0, 0].item() == pytest.approx(
+            slope[0, 1, 0, 0, 0].item(), rel=1e-4, abs=1e-7
+        )
+
+
+def test_the_loss_of_a_config() -> None:
+    config = LossConfig(tversky=(0.3, 0.7), focal=2.0, class_weights={"two": 3.0, "four": 2.0})
+    scores, target = draw()
+    expected = DiceCrossEntropy(tversky=(0.3, 0.7), focal=2.0, class_weights=[1.0, 3.0, 1.0, 2.0])
+    loss = make_loss(config, ["one", "two", "three", "four"])
+    assert loss([scores], target) == expected([scores], target)
+    assert make_loss(LossConfig(), ["one", "two"]).class_weights is None
+    with pytest.raises(UserError, match="class that does not exist\n  given: four\n  legal: one"):
+        make_loss(config, ["one", "two", "three"])
 
 
 def test_voxels_without_label_have_no_influence_and_no_gradient() -> None:
@@ -245,6 +346,9 @@ def test_class_numbers_that_do_not_exist(number: int) -> None:
     blank_samples=st.integers(0, 2),
     slab=st.integers(1, 800),
     shares=st.tuples(*[st.sampled_from([-1.0, 0.0, 0.3, 1.0])] * 3),
+    tversky=st.sampled_from([(0.5, 0.5), (0.3, 0.7), (1.0, 1.0)]),
+    focal=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    class_weights=st.sampled_from([None, [0.5, 3.0, 1.0, 0.1, 2.0]]),
     seed=st.integers(0, 1000),
 )
 def test_against_plain_autograd(
@@ -256,16 +360,24 @@ def test_against_plain_autograd(
     blank_samples: int,
     slab: int,
     shares: tuple[float, float, float],
+    tversky: tuple[float, float],
+    focal: float,
+    class_weights: list[float] | None,
     seed: int,
 ) -> None:
     """Heads of any sizes, slabs that do not divide them, any mixture of the parts."""
+    options: dict[str, Any] = {
+        "tversky": tversky,
+        "focal": focal,
+        "class_weights": class_weights and class_weights[:classes],
+    }
     heads = [draw((batch, classes, *size), seed=seed)[0].requires_grad_() for size in sizes]
     target = draw((batch, classes, *sizes[0]), unlabelled, seed)[1]
     target[:blank_samples] = IGNORE
-    expected = plain(heads, target, batch_dice)
+    expected = plain(heads, target, batch_dice, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "SLAB", slab)
-        parts = DiceCrossEntropy(batch_dice=batch_dice)(heads, target)
+        parts = DiceCrossEntropy(batch_dice=batch_dice, **options)(heads, target)
         computed = grad([parts[part] for part in PARTS], heads, torch.tensor(shares).unbind())
     for part in PARTS:
         torch.testing.assert_close(parts[part], expected[part], rtol=1e-12, atol=1e-14)
@@ -304,9 +416,12 @@ def test_against_finite_differences(part: str, batch_dice: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("options", [{}, RARE], ids=["dice", "rare"])
 @pytest.mark.parametrize("batch_dice", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gradients_of_lower_precision(batch_dice: bool, dtype: torch.dtype) -> None:
+def test_gradients_of_lower_precision(
+    batch_dice: bool, dtype: torch.dtype, options: dict[str, Any]
+) -> None:
     """The computation is as exact as float32, and the result is rounded once.
 
     A scale as of mixed-precision training, itself beyond the range of float16, is applied before.
@@ -316,9 +431,10 @@ def test_gradients_of_lower_precision(batch_dice: bool, dtype: torch.dtype) -> N
     exactly = scores.detach().double().requires_grad_()
     scale = 2.0**17
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    loss = scaler.scale(DiceCrossEntropy(batch_dice=batch_dice)([scores], target)["loss"])
-    (computed,) = grad(loss, scores)
-    (expected,) = grad(scale * plain([exactly], target, batch_dice)["loss"], exactly)
+    parts = DiceCrossEntropy(batch_dice=batch_dice, **options)([scores], target)
+    (computed,) = grad(scaler.scale(parts["loss"]), scores)
+    exact = plain([exactly], target, batch_dice, **options)
+    (expected,) = grad(scale * exact["loss"], exactly)
     assert computed.dtype == dtype
     # Half a unit in the last place; and rounding in float32 of terms that cancel.
     last_place = torch.finfo(dtype).eps / 2 if dtype != torch.float32 else 0.0
@@ -326,18 +442,19 @@ def test_gradients_of_lower_precision(batch_dice: bool, dtype: torch.dtype) -> N
     torch.testing.assert_close(computed.double(), expected, rtol=last_place, atol=cancelled)
 
 
+@pytest.mark.parametrize("options", [{}, RARE], ids=["dice", "rare"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast(dtype: torch.dtype) -> None:
+def test_under_autocast(dtype: torch.dtype, options: dict[str, Any]) -> None:
     """Whether the loss is computed inside or outside makes no difference."""
     torch.manual_seed(0)
     network, image = nn.Conv3d(2, 4, 1), torch.randn(2, 2, 5, 6, 7)
-    target = draw()[1]
+    loss, target = DiceCrossEntropy(**options), draw()[1]
     with torch.autocast("cpu", dtype):
         scores = network(image)
-        inside = DiceCrossEntropy()([scores], target)["loss"]
+        inside = loss([scores], target)["loss"]
         (gradient,) = grad(inside, scores, retain_graph=True)
     assert scores.dtype == gradient.dtype == dtype and inside.dtype == torch.float32
-    outside = DiceCrossEntropy()([scores], target)["loss"]
+    outside = loss([scores], target)["loss"]
     assert outside == inside
     assert torch.equal(grad(outside, scores, retain_graph=True)[0], gradient)
     outside.backward()
@@ -401,12 +518,15 @@ def test_only_scores_and_target_are_kept() -> None:
     loss.backward()
 
 
+@pytest.mark.parametrize("options", [{}, RARE], ids=["dice", "rare"])
 @pytest.mark.parametrize("slab", [losses.SLAB, 2**16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_peak_memory(slab: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory(
+    slab: int, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scores, their gradient, the target, and a few slabs in float32."""
     monkeypatch.setattr(losses, "SLAB", slab)
-    loss = DiceCrossEntropy()
+    loss = DiceCrossEntropy(**options)
     with FakeTensorMode(), MemTracker() as tracker:
         scores = torch.empty(2, 4, 64, 64, 64, dtype=dtype, requires_grad=True)
         target = torch.empty(2, 1, 64, 64, 64, dtype=torch.int16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seg3d.pictures import seismic_sections, three_planes
+from seg3d.pictures import three_planes
 
 NAMES = ["background", "one", "two", "three"]
 
@@ -144,26 +144,3 @@ def test_arguments_are_left_alone() -> None:
     first = three_planes(image, {"reference": label}, NAMES, (1, 1, 1))
     assert np.array_equal(first, three_planes(image, {"reference": label}, NAMES, (1, 1, 1)))
     assert np.array_equal(image, before[0]) and np.array_equal(label, before[1])
-
-
-def test_time_points_down_in_seismic_sections() -> None:
-    """A label in the first samples of the first inlines is at the top, left of the time slice."""
-    image = np.zeros((20, 20, 20))
-    label = np.zeros((20, 20, 20), int)
-    label[:, :, :4] = 1
-    label[:4] = 1
-    picture = seismic_sections(image, {"faults": label}, NAMES)
-    mask = coloured(panels(picture))
-    panel = 830 / 3
-    inline, crossline, time_slice = (
-        mask[-int(panel) + 8 : -8, left + 8 : left + 268] for left in (35, 312, 589)
-    )
-    inside = int(panel * 0.12)
-    assert inline[:inside].all() and not inline[-inside:].any()
-    assert crossline[:inside].all() and crossline[-inside:, :inside].all()
-    assert not crossline[-inside:, -inside:].any()
-    assert time_slice[:, :inside].all() and not time_slice[:, -inside:].any()
-    # The names are in the upper row; three_planes writes none.
-    upper = slice(45, 45 + int(panel)), slice(35, 865)
-    assert (picture[upper] > 200).any()
-    assert not (three_planes(image, {"faults": label}, NAMES, (1, 1, 1))[upper] > 200).any()

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from seg3d.checkpoint import save_checkpoint
 from seg3d.errors import UserError
+from seg3d.geometry import Grid
+from seg3d.io import Header, read_volume, write_volume
 from seg3d.jobs import Job, plan_jobs
 from seg3d.networks import build_network
 from seg3d.plan import ChannelIntensity, Plan
@@ -37,6 +39,17 @@ class Nearest(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         numbers = torch.arange(float(len(VALUES)), device=x.device).view(1, -1, 1, 1, 1)
         return -20 * (x[:, :1] - numbers) ** 2
+
+
+class First(nn.Module):
+    """Only so many channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : self.channels]
 
 
 def plan_for(**changes: Any) -> Plan:
@@ -104,6 +117,26 @@ def test_labels_come_back_exactly(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(probable.affine, nib.load(image).affine)
     np.testing.assert_allclose(probable.get_fdata().sum(-1), 1, atol=1e-5)
     np.testing.assert_array_equal(probable.get_fdata().argmax(-1), voxels)
+
+
+def test_probabilities_in_segy_are_those_of_the_second_of_two_classes(tmp_path: Path) -> None:
+    voxels = random_classes((9, 10, 11)).clip(max=1)
+    grid = Grid((9, 10, 11), np.diag([25.0, 25.0, 4.0, 1.0]))
+    write_volume(tmp_path / "in.sgy", voxels[None].astype(np.float32), Header(grid, 1, None))
+    two = plan_for(classes=classes([0], [7]), orientation="none")
+    job = Job((tmp_path / "in.sgy",), tmp_path / "out.sgy")
+    Predictor(nn.Sequential(Nearest(), First(2)), small_config(), two, CPU).run(
+        job, probabilities=True
+    )
+    np.testing.assert_array_equal(read_volume(job.output).array[0], 7 * voxels)
+    np.testing.assert_allclose(read_volume(job.probabilities).array[0], voxels, atol=1e-5)
+
+    job = Job((tmp_path / "in.sgy",), tmp_path / "three.sgy")
+    with pytest.raises(UserError, match="three_probabilities.sgy, classes"):
+        predictor(plan_for(orientation="none")).run(job, probabilities=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in.sgy", "out.sgy", "out_probabilities.sgy",
+    ]  # fmt: skip
 
 
 @settings(max_examples=25, deadline=None)

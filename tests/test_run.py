@@ -8,7 +8,7 @@ import pytest
 
 from seg3d.config import Config, config_from_tree, save_config
 from seg3d.errors import UserError
-from seg3d.run import FIXED_KEYS, Run, changed_keys, require_new_run, resume_run
+from seg3d.run import FIXED_KEYS, Run, changed_keys, require_new_run, resume_run, sole_user
 
 
 def config(*overrides: str) -> Config:
@@ -125,3 +125,18 @@ def test_fixed_keys_are_keys():
         for part in key.split("."):
             assert part in branch, key
             branch = branch[part]
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    run = Run(tmp_path / "runs" / "one")
+    with (
+        sole_user(run),
+        pytest.raises(UserError, match="another process is training in .*one"),
+        sole_user(run),
+    ):
+        raise AssertionError
+    assert not run.folder.exists()
+    with sole_user(run):
+        run.config.touch()
+    with sole_user(run):
+        assert run.config.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from rich.console import Console
 
 from seg3d.checkpoint import load_checkpoint
-from seg3d.config import config_from_tree
+from seg3d.config import config_from_tree, load_config
+from seg3d.data import cache as cache_module
 from seg3d.data.transforms import IMAGE, LABEL
-from seg3d.errors import RunFailed
+from seg3d.errors import RunFailed, UserError
 from seg3d.prepare import prepare
 from seg3d.probing import SKETCHES
 from seg3d.probing.layers import ProbedLayer
@@ -28,10 +30,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two noisy volumes with a cube in each."""
+    """Three noisy volumes with a cube in each."""
     folder = tmp_path_factory.mktemp("cubes")
     random = np.random.default_rng(0)
-    for case in range(2):
+    for case in range(3):
         label = np.zeros((18, 17, 16), np.uint8)
         label[5 : 11 + case, 4:11, 3:12] = 1
         image = (50 * label + random.normal(0, 20, label.shape)).astype(np.int16)
@@ -123,7 +125,7 @@ def test_a_run_goes_on_with_every_other_sketch(tmp_path: Path, cubes: Path) -> N
         assert {one.sketch for one in layers} == {"exact", sketch}  # the first is always exact
 
 
-def test_bits_are_measured_when_a_run_goes_on_with_auto(tmp_path: Path, cubes: Path) -> None:
+def test_bits_are_chosen_when_a_run_goes_on_with_auto(tmp_path: Path, cubes: Path) -> None:
     folder = tmp_path / "run"
     printed = start(folder, cubes, "probing.bits=2")
     assert "bits per voxel" not in printed
@@ -168,3 +170,64 @@ def test_a_run_may_go_on_in_half_precision(tmp_path: Path) -> None:
     after = in_half_precision(tmp_path, 2.0**10)
     after.load(load_checkpoint(tmp_path / "last.pt")[2])
     assert after.scaler.get_scale() == 2.0**10
+
+
+def test_a_run_that_ended_in_preprocessing_goes_on_there(
+    tmp_path: Path, cubes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("data.folds=3", "data.cache=1kib")
+    start(tmp_path / "whole", cubes, *overrides)
+    make, made = cache_module._on_disk, []
+
+    def interrupted(case: Any, *arguments: Any) -> None:
+        if made:
+            raise KeyboardInterrupt
+        made.append(case.name)
+        make(case, *arguments)
+
+    monkeypatch.setattr(cache_module, "THREADS", 1)
+    monkeypatch.setattr(cache_module, "_on_disk", interrupted)
+    run = Run(tmp_path / "broken")
+    console = Console(file=io.StringIO(), width=200)
+    config = load_config(tmp_path / "whole" / "config.yaml")
+    prepared = prepare(config, run, False, console)
+    assert train(prepared, run, "cpu", False, console) == "interrupted"
+
+    def rest(case: Any, *arguments: Any) -> None:
+        made.append(case.name)
+        make(case, *arguments)
+
+    monkeypatch.setattr(cache_module, "_on_disk", rest)
+    printed = go(run.folder, config, resume=True)
+    assert "reading the volumes" not in printed
+    assert "(1 of 2 from before)" in printed
+    assert len(made) == len(set(made)) == 2
+    whole, broken = (load_checkpoint(Run(tmp_path / name).last)[2] for name in ("whole", "broken"))
+    assert whole["bits"] == broken["bits"] and whole["bits_are_chosen"]
+    for name, weight in whole["network"].items():
+        assert torch.equal(weight, broken["network"][name]), name
+
+
+def test_what_has_changed_since_the_plan_is_looked_at_again(tmp_path: Path, cubes: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(cubes, data)
+    start(folder, data, "probing.bits=1")
+    assert "Note" not in go_on(folder)
+    label = np.zeros((18, 17, 16), np.uint8)
+    label[2:4] = 1
+    save_nifti(data / "labels" / "case_1.nii.gz", label)
+    assert "Note: new or changed since the run was planned: case_1.\n" in go_on(folder)
+    assert "Note" not in go_on(folder)
+    label[4:6] = 7
+    save_nifti(data / "labels" / "case_1.nii.gz", label)
+    with pytest.raises(
+        UserError, match=r"case_1\.nii\.gz holds label values that the dataset does"
+    ):
+        go_on(folder)
+    label[4:6] = 0
+    for kind in ("images", "labels"):
+        save_nifti(data / kind / "case_1.nii.gz", label)
+        save_nifti(data / kind / "extra.nii.gz", label)
+    printed = go_on(folder)
+    assert "changed since the run was planned: case_1, extra.\n" in printed
+    assert "splits.json leaves out extra.\n" in printed

@@ -19,7 +19,7 @@ from seg3d.benchmarks.training import (
     train,
 )
 from seg3d.networks import UNet3d
-from seg3d.probing import choose_bits, set_bits
+from seg3d.probing import choose_bits, first_bits, set_bits
 from seg3d.probing.bits import summary
 from seg3d.progress import progress_bar
 
@@ -48,6 +48,7 @@ def compare(
     seeds: int,
     methods: list[str],
     edge: int,
+    known: dict[str, Any],
     store: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train every method from the same weights on the same patches, for every seed.
@@ -59,39 +60,66 @@ def compare(
         seeds: how many; a seed decides about weights and patches.
         methods: names out of `METHODS`.
         edge: of the patches, in voxels.
+        known: results of before; of the same settings, methods that are not asked for stay.
         store: is given all results so far after every run.
     """
     cohort, held_out = task.subjects(TRAINED_ON), task.subjects(HELD_OUT)
     runs: Runs = {name: [] for name in methods}
-    results = {"channels": channels, "steps": steps, "seeds": seeds, "edge": edge, "runs": runs}
+    results = {"channels": channels, "steps": steps, "seeds": seeds, "edge": edge}
+    same = all(known.get(key) == value for key, value in results.items())
+    others = {name: one for name, one in known["runs"].items() if name not in runs} if same else {}
     console = Console()
     with progress_bar(console, "training", total=seeds * len(methods)) as bar:
         for seed in range(seeds):
             for name in methods:
-                network, bits = make_network(name, task, channels, seed, cohort, edge)
-                losses = train(network, task, cohort, steps, seed, edge)
+                network = make_network(name, task, channels, seed)
+                chooser = None
+                if METHODS[name][2] == "auto":
+                    chooser = BitChooser(network, task, cohort, edge, seed)
+                losses = train(network, task, cohort, steps, seed, edge, before_step=chooser)
                 dice = held_out_dice(network, held_out, task, edge)
                 mean = float(np.mean(list(dice.values())))
+                bits = chooser.bits if chooser else ""
                 runs[name].append({"mean": mean, "dice": dice, "bits": bits} | _curve(losses))
-                store(results)
+                every = others | runs
+                in_order = {name: every[name] for name in METHODS if name in every}
+                store(results | {"runs": in_order})
                 console.print(f"seed {seed}, {name}: Dice {mean:.4f}")
                 bar.advance()
     _print(f"held-out Dice, mean of the classes, after {steps} steps, UNet3d {channels}", runs)
 
 
-def make_network(
-    name: str, task: Task, channels: list[int], seed: int, cohort: list[Subject], edge: int
-) -> tuple[UNet3d, str]:
-    """A method's network, with weights that depend on the seed alone, and its bits in words."""
+def make_network(name: str, task: Task, channels: list[int], seed: int) -> UNet3d:
+    """A method's network, with weights that depend on the seed alone."""
     sketch, rank, bits = METHODS[name]
     torch.manual_seed(seed)
     network = UNet3d(1, task.classes, channels, sketch, rank=rank)
     if bits != "auto":
         set_bits(network, bits)
-        return network, ""
-    generator = torch.Generator().manual_seed(seed)
-    patches = [patch for _ in range(3) for patch in draw_batch(task, cohort, edge, generator)]
-    return network, summary(choose_bits(network, backward_passes(network, patches), seed=seed))
+    return network
+
+
+class BitChooser:
+    """Chooses the bits of a network as `seg3d train` does, an epoch being `STEPS_PER_POINT` steps.
+
+    Attributes:
+        bits: chosen last, in words.
+    """
+
+    def __init__(
+        self, network: UNet3d, task: Task, cohort: list[Subject], edge: int, seed: int
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        patches = [patch for _ in range(3) for patch in draw_batch(task, cohort, edge, generator)]
+        self.network = network
+        self.runs = backward_passes(network, patches)
+        self.bits = ""
+
+    def __call__(self, step: int) -> None:
+        if step == 0:
+            self.bits = summary(first_bits(self.network, self.runs[0]))
+        elif step in (STEPS_PER_POINT, 4 * STEPS_PER_POINT, 16 * STEPS_PER_POINT):
+            self.bits = summary(choose_bits(self.network, self.runs))
 
 
 def _curve(losses: list[float]) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from monai.networks.nets.unet import CheckpointUNet
@@ -20,7 +21,8 @@ from seg3d.benchmarks.training import backward_passes, draw_batch
 from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import UNet3d, heads
 from seg3d.networks.unet3d import ConvBlock
-from seg3d.probing import choose_bits, set_bits, set_probe_step
+from seg3d.probing import choose_bits, kernels, set_bits, set_probe_step
+from seg3d.probing.kernels import kernels_for
 
 Step = Callable[[int], None]
 Patch = tuple[Tensor, Tensor]
@@ -28,6 +30,7 @@ BITS = (0.125, 1, 2)
 PUBLISHED = ("independent", "multichannel", "orthogonal")
 RANK = 64
 PATCHES_FOR_BITS = 6
+NO_KERNELS = ", no kernels"
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,16 @@ def compare(
         if name in methods
     }
     steps = {name: network_step(way, image, target) for name, way in chosen.items()}
-    references = {name: way.reference for name, way in chosen.items()}
+    steps = _also_without_kernels(steps, device)
+    references = {name: chosen[name.removesuffix(NO_KERNELS)].reference for name in steps}
     whole = _ratios(_times(steps, rounds, device), references)
     _print(f"training step of UNet3d {channels}, {size}³, batch of {batch}", whole)
     units = {}
     width, edge = channels[0], size
     while width <= channels[min(2, len(channels) - 1)]:
         name = f"{width} channels, {edge}³"
-        times = _times(_units(width, edge, batch, device, amp), rounds, device)
+        steps = _also_without_kernels(_units(width, edge, batch, device, amp), device)
+        times = _times(steps, rounds, device)
         units[name] = _ratios(times, dict.fromkeys(times, "plain"))
         _print(f"one unit (convolution, instance norm, leaky ReLU): {name}", units[name])
         width, edge = 2 * width, edge // 2
@@ -158,7 +163,7 @@ def compare(
 def network_step(way: Way, image: Tensor, target: Tensor) -> Step:
     """A training step without the optimiser, which is the same for all."""
     loss = DiceCrossEntropy()
-    network = way.make().to(image.device, memory_format=way.memory_format)
+    network = way.make().to(image.device).to(memory_format=way.memory_format)  # type: ignore[call-overload]
     image = image.contiguous(memory_format=way.memory_format)
 
     def step(number: int) -> None:
@@ -193,6 +198,22 @@ def _units(width: int, edge: int, batch: int, device: torch.device, amp: bool) -
         set_bits(block, bits)
         steps[name] = step_of(block)
     return steps
+
+
+def _also_without_kernels(steps: dict[str, Step], device: torch.device) -> dict[str, Step]:
+    """Where there are kernels, the same methods by the torch path too."""
+    if not kernels_for(None, torch.zeros(1, 1, 1, 1, 1, device=device)):
+        return steps
+
+    def without(step: Step) -> Step:
+        def slower(number: int) -> None:
+            with mock.patch.object(kernels, "enabled", False):
+                step(number)
+
+        return slower
+
+    sketched = {name: step for name, step in steps.items() if name.startswith("seg3d")}
+    return steps | {name + NO_KERNELS: without(step) for name, step in sketched.items()}
 
 
 def _times(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, list[float]]:

@@ -44,9 +44,15 @@ def add_results(path: Path, name: str, results: dict[str, Any]) -> dict[str, Any
     Returns:
         All that is in the file now, by name.
     """
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_results(path)
     known[name] = _circumstances() | results
     _write(path, known)
+    return known
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a file of results holds; nothing if there is none."""
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return known
 
 

@@ -75,16 +75,25 @@ class Task:
 
 
 def train(
-    network: nn.Module, task: Task, cohort: list[Subject], steps: int, seed: int, edge: int
+    network: nn.Module,
+    task: Task,
+    cohort: list[Subject],
+    steps: int,
+    seed: int,
+    edge: int,
+    loss: DiceCrossEntropy | None = None,
+    before_step: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train in place by Adam with a linearly falling rate; returns the losses."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
-    loss = DiceCrossEntropy()
+    loss = loss or DiceCrossEntropy()
     losses = []
     network.train()
     for step in range(steps):
+        if before_step is not None:
+            before_step(step)
         patches = draw_batch(task, cohort, edge, generator)
         image, target = (torch.cat(parts) for parts in zip(*patches, strict=True))
         set_probe_step(network, seed, step)
@@ -127,21 +136,25 @@ def backward_passes(
 def held_out_dice(
     network: nn.Module, subjects: list[Subject], task: Task, edge: int
 ) -> dict[str, float]:
-    """Dice of whole volumes, mean over the subjects, for every foreground class.
+    """Dice of whole volumes, mean over the subjects, for every foreground class."""
+    rows = []
+    for subject in subjects:
+        predicted = best_classes(class_scores(network, subject, edge)).numpy()
+        rows.append(dice_per_class(subject.labels[0, 0].numpy(), predicted, task.classes))
+    return dict(zip(task.foreground, np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def class_scores(network: nn.Module, subject: Subject, edge: int) -> Tensor:
+    """Class scores of a whole volume, `(K, D, H, W)`.
 
     Predicted by cubic windows of ``edge`` voxels that overlap by half.
     """
-    network.eval()
-    rows = []
-    for subject in subjects:
-        slabs = score_slabs(
-            network,
-            subject.image[0],
-            (edge, edge, edge),
-            overlap=0.5,
-            window_batch=4,
-            device=torch.device("cpu"),
-        )
-        predicted = np.concatenate([best_classes(scores).numpy() for scores in slabs])
-        rows.append(dice_per_class(subject.labels[0, 0].numpy(), predicted, task.classes))
-    return dict(zip(task.foreground, np.mean(rows, axis=0).tolist(), strict=True))
+    slabs = score_slabs(
+        network.eval(),
+        subject.image[0],
+        (edge, edge, edge),
+        overlap=0.5,
+        window_batch=4,
+        device=torch.device("cpu"),
+    )
+    return torch.cat(list(slabs), dim=1)

@@ -14,13 +14,13 @@ import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 from filelock import FileLock
 
 from seg3d.config import Config
@@ -28,15 +28,18 @@ from seg3d.data.cases import Case
 from seg3d.data.grid_map import network_view
 from seg3d.data.training_case import TrainingCase, padding
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_shape
-from seg3d.files import atomic_write, require_space, stamp
+from seg3d.files import atomic_write, full_disk_explained, require_space
+from seg3d.free_ram import free_ram
 from seg3d.geometry import Grid
 from seg3d.io import Header, create_volume, open_volume, read_header
 from seg3d.plan import Plan
 
+T = TypeVar("T")
+
 # Cases that are preprocessed at a time.
 THREADS = 4
 # Of what lies in the folder of a case; other versions are not read.
-VERSION = 1
+VERSION = 2
 
 
 class Cache(ABC):
@@ -88,7 +91,7 @@ def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Pa
     """
     limit = config.data.cache
     if limit == "auto":
-        limit = psutil.virtual_memory().available / 2
+        limit = free_ram() / 2
     in_ram = RamCache(cases, plan)
     return in_ram if sum(in_ram.sizes) <= limit else DiskCache(cases, plan, folder)
 
@@ -113,12 +116,12 @@ class RamCache(Cache):
 
 
 class DiskCache(Cache):
-    """Cases on disk; what is there already is used again.
+    """Cases on disk; what is there already is used again, and what is of no use removed.
 
     Args:
         cases: with labels.
         plan: what to make of them.
-        folder: of the cache; may hold cases of other plans.
+        folder: of the cache; nothing else may use it.
 
     Raises:
         UserError: if the disk has too little space.
@@ -128,13 +131,21 @@ class DiskCache(Cache):
         super().__init__(cases, plan)
         self.folder = folder
         self.entries = [folder / _entry_name(case, plan) for case in cases]
-        needed = sum(
-            size for size, entry in zip(self.sizes, self.entries, strict=True) if not entry.exists()
+        missing = [not entry.exists() for entry in self.entries]
+        self._found = len(missing) - sum(missing)
+        needed = sum(itertools.compress(self.sizes, missing))
+        useless = sum(file.stat().st_size for entry in self._useless() for file in entry.iterdir())
+        require_space(
+            folder, needed - useless, "free some space, or put the run on another disk (--run)"
         )
-        require_space(folder, needed, "free some space, or put the run on another disk (--run)")
 
     def __str__(self) -> str:
-        return f"{sum(self.sizes) / 2**30:.2f} GiB on disk, in {self.folder}"
+        found = f" ({self._found} of {len(self)} from before)" if self._found else ""
+        return f"{sum(self.sizes) / 2**30:.2f} GiB on disk{found}, in {self.folder}"
+
+    def _useless(self) -> list[Path]:
+        """Cases that have changed since, are of other plans, or were never finished."""
+        return [path for path in self.folder.glob("*/") if path not in self.entries]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         entry = self.entries[index]
@@ -156,6 +167,8 @@ class DiskCache(Cache):
         self.folder.mkdir(parents=True, exist_ok=True)
         # Another process may be filling it; what that has made need not be made again.
         with FileLock(self.folder / ".lock"):
+            for entry in self._useless():
+                shutil.rmtree(entry)
             missing = [
                 pair for pair in zip(self.cases, self.entries, strict=True) if not pair[1].exists()
             ]
@@ -164,31 +177,28 @@ class DiskCache(Cache):
             for _ in _in_threads(self._make, missing, advance):
                 pass
 
-    def _make(self, missing: tuple[Case, Path]) -> None:
+    def _make(self, missing: tuple[Case, Path], over: Event) -> None:
         case, entry = missing
         unfinished = entry.with_name(f".{entry.name}")
-        # Of a process that was killed.
-        shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            _on_disk(case, self.plan, unfinished)
-            unfinished.rename(entry)
+            with full_disk_explained(entry):
+                _on_disk(case, self.plan, unfinished, over)
+                unfinished.rename(entry)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _entry_name(case: Case, plan: Plan) -> str:
     """Changes with the plan, and when a file of the case is written anew."""
-    assert case.label is not None
-    stamps = [stamp(path) for path in (*case.images, case.label)]
-    decided = repr((VERSION, stamps, plan.model_dump_json()))
+    decided = repr((VERSION, case.stamp, plan.model_dump_json()))
     return f"{case.name}.{hashlib.sha256(decided.encode()).hexdigest()[:16]}"
 
 
-def _in_ram(case: Case, plan: Plan) -> dict[str, Any]:
+def _in_ram(case: Case, over: Event, *, plan: Plan) -> dict[str, Any]:
     with TrainingCase(case, plan) as source:
         image = np.zeros((source.channels, *source.shape), np.float32)
         label = np.zeros((1, *source.shape), np.uint8)
-        for region, voxels, numbers in source.blocks():
+        for region, voxels, numbers in _unless(over, source.blocks()):
             image[:, *region] = voxels
             label[:, *region] = numbers
         centres = source.centres(lambda region: label[:, *region])
@@ -199,14 +209,14 @@ def _in_ram(case: Case, plan: Plan) -> dict[str, Any]:
         }
 
 
-def _on_disk(case: Case, plan: Plan, folder: Path) -> None:
+def _on_disk(case: Case, plan: Plan, folder: Path, over: Event) -> None:
     with TrainingCase(case, plan) as source:
         header = Header(Grid(source.shape, np.eye(4)), source.channels, None)
         with (
             create_volume(folder / "image.npy", header, np.float32, source.channels) as image,
             create_volume(folder / "label.npy", header, np.uint8) as label,
         ):
-            for region, voxels, numbers in source.blocks():
+            for region, voxels, numbers in _unless(over, source.blocks()):
                 image.write(region, voxels)
                 label.write(region, numbers)
         with open_volume(folder / "label.npy") as stored:
@@ -226,9 +236,22 @@ def _on_disk(case: Case, plan: Plan, folder: Path) -> None:
 
 
 def _in_threads(
-    work: Callable[[Any], Any], things: Sequence[Any], advance: Callable[[], object]
+    work: Callable[[Any, Event], Any], things: Sequence[Any], advance: Callable[[], object]
 ) -> Iterator[Any]:
+    """The results of some work; after an error or an interrupt, no thread goes on with its own."""
+    over = Event()
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        for result in pool.map(work, things):
-            advance()
-            yield result
+        try:
+            for result in pool.map(work, things, itertools.repeat(over)):
+                advance()
+                yield result
+        finally:
+            over.set()
+
+
+def _unless(over: Event, things: Iterator[T]) -> Iterator[T]:
+    """The things, as long as they are wanted."""
+    for thing in things:
+        if over.is_set():
+            raise CancelledError
+        yield thing

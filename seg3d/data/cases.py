@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from seg3d.files import stamp
+from seg3d.io import Interpretation
 
 Split = Literal["train", "val", "test"]
 
@@ -16,14 +20,36 @@ class Case:
     Attributes:
         name: unique within the dataset; outputs are named after it.
         images: one file per channel, or one file that holds all channels.
-        label: the reference segmentation, if there is one.
+        label: the reference segmentation, if there is one: a volume, or horizons.
         split: the part that the dataset itself assigns the case to, if it does.
     """
 
     name: str
     images: tuple[Path, ...]
-    label: Path | None = None
+    label: Path | Interpretation | None = None
     split: Split | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that the case is made of."""
+        if isinstance(self.label, Interpretation):
+            return *self.images, *self.label.horizons
+        return self.images if self.label is None else (*self.images, self.label)
+
+    @property
+    def stamp(self) -> str:
+        """Changes when a file of the case is moved or written anew, or horizons are read otherwise.
+
+        Nothing is read for it.
+        """
+        label = self.label
+        reading = (
+            (label.values, label.columns, label.scale, label.reach)
+            if isinstance(label, Interpretation)
+            else None
+        )
+        state = [reading, *(stamp(path) for path in self.files)]
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid
-from seg3d.io import Header, Region, VolumeReader, open_volume, ram_of
+from seg3d.io import Header, Interpretation, Region, VolumeReader, open_volume, ram_of
 
 
 class ImageReader(VolumeReader):
@@ -56,7 +56,9 @@ class ImageReader(VolumeReader):
         self._opened.close()
 
 
-def require_same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
+def require_same_grid(
+    path: Path, grid: Grid, other_path: Path | Interpretation, other: Grid
+) -> None:
     """Require that the voxels of two files coincide.
 
     Raises:

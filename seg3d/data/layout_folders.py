@@ -98,7 +98,7 @@ def unmatched(root: Path, pair: Pair, cases: Iterable[Case], ending: str = "") -
 
 def files_of(cases: Iterable[Case]) -> set[Path]:
     """All files that cases are made of."""
-    return {path for case in cases for path in (*case.images, case.label) if path is not None}
+    return {path for case in cases for path in case.files}
 
 
 def _content(root: Path, folder: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seg3d.config import HorizonsConfig
 from seg3d.data.assemble import Found, assemble
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.dataset_json import channel_names, label_values, read_json
@@ -18,6 +20,7 @@ from seg3d.data.layout_folders import (
     files_of,
     unmatched,
 )
+from seg3d.data.layout_horizons import cases_with_horizons, class_values
 from seg3d.data.layout_lists import (
     SECTIONS,
     Entry,
@@ -39,15 +42,19 @@ RECOGNISED = (
 )
 
 
-def find_dataset(source: str | Path) -> Dataset:
+def find_dataset(
+    source: str | Path, labels: Mapping[str, object] | HorizonsConfig | None = None
+) -> Dataset:
     """Find the cases of a dataset, whatever its layout.
 
     Recognised are the Medical Segmentation Decathlon (``dataset.json`` that lists files, also
     MONAI data lists), nnU-Net raw data (v1 and v2), image and label folders with matching file
-    names, and tables: CSV, or JSON with the same keys. Files are found, not opened.
+    names, and tables: CSV, or JSON with the same keys; and, if ``labels`` says that horizons are to
+    be used, ``images/X.sgy`` with ``horizons/X/``. Files are found, not opened.
 
     Args:
         source: the dataset's folder, or a ``.json`` or ``.csv`` file that lists it.
+        labels: ``data.labels`` of the config.
 
     Raises:
         UserError: if nothing is recognised, or the dataset contradicts itself or lacks files.
@@ -57,6 +64,8 @@ def find_dataset(source: str | Path) -> Dataset:
         raise UserError(
             f"the dataset {source} does not exist", legal="a folder, or a .json or .csv list"
         )
+    if isinstance(labels, HorizonsConfig):
+        return _with_horizons(source, labels)
     if source.is_file():
         return _from_list(source)
     lists = [source / name for name in LIST_NAMES if (source / name).is_file()]
@@ -71,6 +80,18 @@ def find_dataset(source: str | Path) -> Dataset:
         if all((source / folder).is_dir() for folder in pair):
             return assemble(source, _folders(source, pair))
     raise _unrecognised(source)
+
+
+def _with_horizons(source: Path, labels: HorizonsConfig) -> Dataset:
+    if source.is_file():
+        raise UserError(
+            f"{source} is a list, of which data.labels.horizons can make no labels",
+            legal="a folder with images/X.sgy and horizons/X/",
+        )
+    cases, unused = cases_with_horizons(source, labels)
+    cases += cases_for_testing(source, numbered=_numbered(cases))
+    found = Found("SEG-Y with horizons", cases, unused)
+    return assemble(source, found, labels=class_values(labels))
 
 
 def _from_list(path: Path) -> Dataset:

@@ -10,22 +10,22 @@ import torch
 
 from seg3d.data.blocks import CaseReader
 from seg3d.data.images import require_same_grid
-from seg3d.io import LARGEST_LABEL, LabelReader, Region
+from seg3d.io import LARGEST_LABEL, Interpretation, LabelReader, Region
 from seg3d.plan import LabelClass
 
 
 class ReferenceReader:
-    """The label file of a case, open.
+    """The labels of a case, open.
 
     Args:
-        path: of the file.
+        path: of the file, or horizons.
         case: the images, whose grid the labels must share.
 
     Raises:
         UserError: if the file cannot be used.
     """
 
-    def __init__(self, path: Path, case: CaseReader) -> None:
+    def __init__(self, path: Path | Interpretation, case: CaseReader) -> None:
         self._labels = LabelReader(path)
         self._grid_map = case.grid_map
         self._classes = case.plan.classes

@@ -21,7 +21,7 @@ from seg3d.data.draw import Draw, seed_of
 from seg3d.data.images import ImageReader, not_finite, require_finite, require_same_grid
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3, Vector3
-from seg3d.io import LARGEST_LABEL, LabelReader, portions
+from seg3d.io import LARGEST_LABEL, UNLABELLED, Interpretation, LabelReader, portions
 from seg3d.io.regions import STREAMING_ORDERS
 
 # Voxels drawn per case for the intensity statistics, as in nnU-Net.
@@ -36,10 +36,11 @@ class CaseSurvey:
 
     Attributes:
         shape: voxels, in the orientation that training works in.
-        spacing: mm, likewise.
+        spacing: in ``units``, likewise.
         labels: value in the label file to the number of its voxels.
         zero_fraction: share of voxels that are exactly zero in all channels.
         foreground: `(N, C)` intensities drawn from voxels with something to be found.
+        units: of the spacing along each axis.
     """
 
     shape: Shape3
@@ -47,6 +48,7 @@ class CaseSurvey:
     labels: dict[int, int]
     zero_fraction: float
     foreground: np.ndarray
+    units: tuple[str, str, str] = ("mm", "mm", "mm")
 
 
 def survey_dataset(
@@ -95,12 +97,22 @@ def survey_dataset(
         if isinstance(survey, CaseSurvey)
     }
     _require_same_channels(surveys)
+    return surveys
+
+
+def require_foreground(
+    dataset: Dataset, surveys: dict[str, CaseSurvey], background: set[int]
+) -> None:
+    """Require that there is something to be found in a dataset.
+
+    Raises:
+        UserError: if there is not.
+    """
     if not any(value not in background for one in surveys.values() for value in one.labels):
         raise UserError(
             f"no voxel of {dataset.source} carries a label other than background",
             fix="check the label files, or data.labels",
         )
-    return surveys
 
 
 def _require_same_channels(surveys: dict[str, CaseSurvey]) -> None:
@@ -132,20 +144,24 @@ def _survey_case(
         labels=labels,
         zero_fraction=zeros / math.prod(grid.shape),
         foreground=foreground,
+        units=(grid.units[order[0]], grid.units[order[1]], grid.units[order[2]]),
     )
 
 
-def _count_labels(path: Path, label: LabelReader) -> dict[int, int]:
+def _count_labels(path: Path | Interpretation, label: LabelReader) -> dict[int, int]:
     """Voxels of every value."""
     extremes: list[int] = []
     counts = np.zeros(LARGEST_LABEL + 1, dtype=np.int64)
     for region in portions(label.header.grid.shape, label.slow_axis):
         values = _flat(label.read(region), label.slow_axis)[0]
+        values = values[values != UNLABELLED]
+        if not len(values):
+            continue
         extremes += int(values.min()), int(values.max())
         if 0 <= extremes[-2] <= extremes[-1] <= LARGEST_LABEL:
             found = np.bincount(values)
             counts[: len(found)] += found
-    if not 0 <= min(extremes) <= max(extremes) <= LARGEST_LABEL:
+    if extremes and not 0 <= min(extremes) <= max(extremes) <= LARGEST_LABEL:
         raise UserError(
             f"{path} holds label values that cannot be used",
             given=f"values from {min(extremes)} to {max(extremes)}",
@@ -155,7 +171,9 @@ def _count_labels(path: Path, label: LabelReader) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def _require_usable(path: Path, labels: dict[int, int], legal: set[int] | None) -> None:
+def _require_usable(
+    path: Path | Interpretation, labels: dict[int, int], legal: set[int] | None
+) -> None:
     if legal is not None and (wrong := sorted(set(labels) - legal)):
         raise UserError(
             f"{path} holds label values that the dataset does not name",
@@ -180,12 +198,13 @@ def _look_at_intensities(
 ) -> tuple[int, np.ndarray]:
     """The number of voxels that are zero in all channels, and a draw from the foreground."""
     found = sum(count for value, count in labels.items() if value not in background)
+    nothing = [*background, UNLABELLED]
     draw = Draw(found, SAMPLES_PER_CASE, seed_of(case.name))
     wrong = zeros = 0
     foreground = []
     for region in portions(image.header.grid.shape, image.slow_axis):
         voxels = _flat(image.read(region), image.slow_axis)
-        inside = ~np.isin(_flat(label.read(region), image.slow_axis)[0], list(background))
+        inside = ~np.isin(_flat(label.read(region), image.slow_axis)[0], nothing)
         wrong += not_finite(voxels)
         zeros += int(np.count_nonzero((voxels == 0).all(0)))
         places = np.flatnonzero(inside)

@@ -48,6 +48,7 @@ FORMATS: dict[str, Format] = {
     DICOM: dicom,
 }
 SUFFIXES = tuple(ending for ending in FORMATS if ending != DICOM)
+SEGY = tuple(ending for ending, module in FORMATS.items() if module is segy)
 STORES = (".ome.zarr", ".zarr")
 FOLDERS = (*STORES, DICOM)
 

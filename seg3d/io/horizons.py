@@ -1,9 +1,8 @@
-"""Horizons: surfaces that an interpreter has picked, as text files of line numbers and times."""
+"""Horizons: surfaces that an interpreter has picked."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial import QhullError
 
 from seg3d.errors import UserError
+from seg3d.io.picks import read_picks
 from seg3d.io.segy import Survey
-
-COMMENTS = ("#", "!", "//")
-NAMES = {
-    "inline": {"inline", "iline", "il", "inl", "inlineno", "inlinenumber"},
-    "crossline": {"crossline", "xline", "xl", "crl", "crosslineno", "crosslinenumber"},
-    "time": {"time", "twt", "twtms", "timems", "t", "z", "depth"},
-}
-# Interpretation packages write these where nothing is picked.
-NULLS = (-999.0, -999.25, -9999.0)
-LARGEST_TIME = 1e20
 
 # Line numbers lie on a line if they are so close, in steps of the survey's numbering.
 ON_LINE = 1e-3
@@ -37,7 +27,7 @@ class Horizon:
     """Picks of one horizon.
 
     Attributes:
-        name: of the file.
+        name: for messages: the path of the file.
         inlines: inline number of each pick, `(n,)`.
         crosslines: crossline number.
         times: in ms, or depths in m: as the third axis of the survey.
@@ -49,41 +39,36 @@ class Horizon:
     times: np.ndarray
 
 
-def read_horizon(path: str | Path) -> Horizon:
-    """Read picks from a text file of one row for each.
+def read_horizon(
+    path: str | Path, survey: Survey, columns: Sequence[str] | None = None, scale: float = 1.0
+) -> Horizon:
+    """Read the picks of a text file.
 
-    Columns are separated by blanks, tabs, commas or semicolons. A line with names above the numbers
-    says which columns hold inline, crossline and time; without one there must be three, in this
-    order. Lines that begin with ``#``, ``!`` or ``//`` are comments, which may hold the names.
-    Picks without a time (nan, -999, -999.25, -9999, 1e30) are left out.
+    Picks with coordinates go to the nearest bin; of several in one bin, the one that is nearest to
+    its middle counts.
+
+    Args:
+        path: of the file, see `read_picks`.
+        survey: that was interpreted.
+        columns: what the cells of a row are, see `read_picks`.
+        scale: what makes the numbers in the file ms or m downwards, such as 1000 for seconds and
+            -1 for heights.
 
     Raises:
-        UserError: if the file cannot be read, or its columns cannot be told apart.
+        UserError: if the file cannot be read, its columns cannot be told apart, or it has
+            coordinates and the survey none, or others.
     """
-    path = Path(path)
-    try:
-        # Any byte is a character here: names of horizons may be in any encoding.
-        with path.open(encoding="latin-1") as lines:
-            names, row, skipped = _first_row(lines)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read", given=error.strerror) from error
-    separator = next((mark for mark in "\t;," if mark in row), None)
-    columns = _columns(path, _cells(names, separator), _cells(row, separator))
-    try:
-        picks = np.loadtxt(
-            path, delimiter=separator, skiprows=skipped, usecols=columns, comments=COMMENTS,
-            encoding="latin-1", ndmin=2,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged or no table of picks", given=error, legal="rows of numbers"
-        ) from error
-    times = picks[:, 2]
-    picked = np.isfinite(picks).all(axis=1) & (np.abs(times) < LARGEST_TIME)
-    picks = picks[picked & ~np.isin(times, NULLS)]
-    if not len(picks):
-        raise UserError(f"{path} holds no picks")
-    return Horizon(path.stem, *picks.T)
+    picks = read_picks(Path(path), columns)
+    times = picks["time"] * scale
+    if "inline" in picks:
+        return Horizon(str(path), picks["inline"], picks["crossline"], times)
+    rows, places, nearest = _bins(path, np.stack([picks["x"], picks["y"]]), survey)
+    return Horizon(
+        str(path),
+        survey.inline.first + survey.inline.step * rows,
+        survey.crossline.first + survey.crossline.step * places,
+        times[nearest],
+    )
 
 
 def horizon_surface(horizon: Horizon, survey: Survey, reach: float) -> np.ndarray:
@@ -117,50 +102,41 @@ def horizon_surface(horizon: Horizon, survey: Survey, reach: float) -> np.ndarra
     return surface
 
 
-def _first_row(lines: Iterable[str]) -> tuple[str, str, int]:
-    """The line above the first row of numbers, that row, and how many lines stand in front."""
-    above = ""
-    for number, line in enumerate(lines):
-        cells = [cell for cell in re.split(r"[,;\s]+", line.strip()) if cell]
-        if cells and not line.lstrip().startswith(COMMENTS) and all(map(_is_number, cells)):
-            return above, line, number
-        if cells:
-            above = line
-    return above, "", 0
+def _bins(
+    path: str | Path, world: np.ndarray, survey: Survey
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bins of a survey with a pick: row and column, and the number of the pick nearest to each.
 
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _cells(line: str, separator: str | None) -> list[str]:
-    """The cells of a line, without comment marks, quotes and units in brackets."""
-    bare = re.sub(r'\([^)]*\)|\[[^]]*\]|["#!/]', "", line).strip()
-    return [cell.strip() for cell in bare.split(separator)] if bare else []
-
-
-def _columns(path: Path, names: list[str], row: list[str]) -> tuple[int, int, int]:
-    """Which columns hold inline, crossline and time."""
-    plain = [re.sub(r"[^a-z]", "", name.lower()) for name in names]
-    found = [
-        next((column for column, name in enumerate(plain) if name in known), None)
-        for known in NAMES.values()
-    ]
-    inline, crossline, time = found
-    if len(plain) == len(row) and inline is not None and crossline is not None and time is not None:
-        return inline, crossline, time
-    if len(row) == 3:
-        return 0, 1, 2
-    raise UserError(
-        f"{path}: which columns hold inline, crossline and time?",
-        given=f"columns {', '.join(names)}" if names else f"{len(row)} columns of numbers",
-        legal="three columns in this order, or a line above the numbers that names them",
-        fix="write a first line such as: inline crossline time",
-    )
+    Args:
+        path: for messages.
+        world: easting and northing of picks, `(2, n)`, in the unit of the trace headers.
+        survey: whose coordinates these are.
+    """
+    if survey.fit is None:
+        raise UserError(
+            f"{path} says where picks lie by x and y",
+            given=f"{survey.layout.path}, of which no coordinates are known",
+            fix="export the horizon with inline and crossline numbers",
+        )
+    places = np.linalg.solve(survey.fit.steps, world - survey.fit.origin[:, None])
+    nearest = np.rint(places)
+    shape = np.array(survey.index.shape)[:, None]
+    inside = np.flatnonzero(((nearest >= 0) & (nearest < shape)).all(axis=0))
+    if not len(inside):
+        x, y = (f"{one.min():.8g} to {one.max():.8g}" for one in world)
+        east, north = survey.fit.origin
+        raise UserError(
+            f"{path} has no pick in the survey",
+            given=f"x {x}, y {y}",
+            legal=f"coordinates of {survey.layout.path}, which begins at {east:.8g}, {north:.8g}",
+            fix="check that both have the same projection and unit",
+        )
+    off = np.linalg.norm(places - nearest, axis=0)[inside]
+    inside = inside[np.argsort(off, kind="stable")]
+    flat = np.ravel_multi_index(tuple(nearest[:, inside].astype(np.int64)), survey.index.shape)
+    taken, first = np.unique(flat, return_index=True)
+    rows, columns = np.unravel_index(taken, survey.index.shape)
+    return rows, columns, inside[first]
 
 
 def _place(horizon: Horizon, survey: Survey) -> np.ndarray:
@@ -185,6 +161,7 @@ def _place(horizon: Horizon, survey: Survey) -> np.ndarray:
                 for name, one in zip(("inline", "crossline"), numbers, strict=True)
             ),
             legal=f"inlines {survey.inline}, crosslines {survey.crossline}",
+            fix="if the columns hold something else, say so in data.labels.columns",
         )
     first, step = survey.grid.affine[2, 3], survey.grid.affine[2, 2]
     samples = (horizon.times[inside] - first) / step
@@ -214,5 +191,6 @@ def _require_unit(horizon: Horizon, survey: Survey, samples: np.ndarray) -> None
             f"horizon {horizon.name} lies outside the survey",
             given=f"{horizon.times.min():g} to {horizon.times.max():g}",
             legal=f"{first:g} to {last:g} {unit}",
-            fix=f"check that the picks are in {unit}, positive downwards",
+            fix=f"bring the picks to {unit}, positive downwards, by data.labels.scale: 1000 for "
+            "seconds, -1 for times or depths below zero",
         )

@@ -7,35 +7,41 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.errors import UserError
+from seg3d.io.interpretation import Interpretation
 from seg3d.io.regions import Region, VolumeReader, portions, whole
+from seg3d.io.segy import Survey
 from seg3d.io.volume import Volume, open_volume
 
 # Counting every value takes a table of this length; label files need no more.
 LARGEST_LABEL = 65535
 # Labels are computed with as 32-bit integers.
 LABEL_RANGE = np.iinfo(np.int32)
+# What is read where a survey has no trace: neither a class nor background.
+UNLABELLED = LABEL_RANGE.min
 # Labels stored as floating point pick up dust on the way; more than this is not a label.
 LABEL_ROUNDING = 1e-3
 
 
 class LabelReader(VolumeReader):
-    """An open label volume; what it reads are integers of up to 32 bits.
+    """Labels, open; what it reads are integers of up to 32 bits, `UNLABELLED` for missing traces.
 
     Args:
-        path: of the file.
+        path: of the file, or horizons.
 
     Raises:
         UserError: if the file cannot be opened or has more than one channel; by `read`, if values
             are not whole numbers of 32 bits.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | Interpretation) -> None:
         self.path = path
-        self._stored = open_volume(path)
+        self._stored = path.open() if isinstance(path, Interpretation) else open_volume(path)
         self.header = self._stored.header
         self.slow_axis = self._stored.slow_axis
         self.dtype = self._stored.dtype
-        if not np.can_cast(self.dtype, np.int32):
+        survey = self.header.native if isinstance(self.header.native, Survey) else None
+        self._traces = None if survey is None or survey.mask.all() else survey.mask
+        if self._traces is not None or not np.can_cast(self.dtype, np.int32):
             self.dtype = np.dtype(np.int32)
         if self.header.channels != 1:
             self.close()
@@ -53,14 +59,16 @@ class LabelReader(VolumeReader):
             array = np.rint(array)
         if array.dtype != self.dtype:
             smallest, largest = int(array.min()), int(array.max())
-            if smallest < LABEL_RANGE.min or largest > LABEL_RANGE.max:
+            if smallest <= UNLABELLED or largest > LABEL_RANGE.max:
                 raise UserError(
                     f"{self.path} is used as a label but holds values that are too large",
                     given=f"values from {smallest} to {largest}",
-                    legal=f"{LABEL_RANGE.min} to {LABEL_RANGE.max}",
+                    legal=f"{UNLABELLED + 1} to {LABEL_RANGE.max}",
                     fix="renumber the labels",
                 )
             array = array.astype(self.dtype)
+        if self._traces is not None:
+            array[:, ~self._traces[region[:2]]] = UNLABELLED
         return array
 
     def close(self) -> None:

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
+from seg3d.probing.sequential import ProbedSequential, apply_to
+from seg3d.probing.upsampled import Upsampled
 
 Triple = tuple[int, int, int]
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(ProbedSequential):
     """Convolution, instance norm, leaky ReLU: `(B, C_in, D, H, W)` to `(B, C_out, D', H', W')`."""
+
+    conv: ProbedConv3d
+    norm: ProbedInstanceNorm3d
 
     def __init__(
         self, c_in: int, c_out: int, kernel: Triple, stride: Triple, sketch: str, rank: int
     ) -> None:
-        super().__init__()
         padding = tuple(size // 2 for size in kernel)
-        self.conv = ProbedConv3d(c_in, c_out, kernel, stride, padding, sketch=sketch, rank=rank)
-        self.norm = ProbedInstanceNorm3d(c_out, affine=True, sketch=sketch, rank=rank)
+        conv = ProbedConv3d(c_in, c_out, kernel, stride, padding, sketch=sketch, rank=rank)
+        norm = ProbedInstanceNorm3d(c_out, affine=True, sketch=sketch, rank=rank)
         # Nobody but the norm sees what the convolution puts out.
-        self.norm.activate(slope=0.01, inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        norm.activate(slope=0.01, inplace=True)
+        super().__init__(OrderedDict(conv=conv, norm=norm))
 
     def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and ``x`` for another use; see :meth:`ProbedConv3d.with_skip`."""
         y, skip = self.conv.with_skip(x)
-        return self.norm(y), skip
+        z: Tensor = self.norm(y)
+        return z, skip
 
     def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
         """The same for the parts' concatenation; see :meth:`ProbedConv3d.of_parts`."""
-        return self.norm(self.conv.of_parts(parts))
+        z: Tensor = self.norm(self.conv.of_parts(parts))
+        return z
 
 
 class UNet3d(nn.Module):
@@ -83,9 +88,9 @@ class UNet3d(nn.Module):
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
 
-        def stage(c_in: int, level: int, stride: Triple = (1, 1, 1)) -> nn.Sequential:
+        def stage(c_in: int, level: int, stride: Triple = (1, 1, 1)) -> ProbedSequential:
             c_out, kernel = channels[level], kernels[level]
-            return nn.Sequential(
+            return ProbedSequential(
                 ConvBlock(c_in, c_out, kernel, stride, probing, rank),
                 ConvBlock(c_out, c_out, kernel, (1, 1, 1), probing, rank),
             )
@@ -131,25 +136,21 @@ class UNet3d(nn.Module):
             ValueError: if the size of ``x`` is not such a multiple.
         """
         self._check(x)
-        x = self.encoder[0](x)
-        skips = []
+        # Tensors are passed on in lists and taken off them, so that nothing outlives its use.
+        held = [self.encoder[0](x)]
+        skips: list[Tensor] = []
         for stage in self.encoder[1:]:
             first, second = _blocks(stage)
-            x, skip = first.with_skip(x)
-            skips.append(skip)
-            del skip
-            x = second(x)
+            _descend(first, held, skips)
+            apply_to(second, held)
         scores = []
         for level in reversed(range(len(self.decoder))):
-            x = self._decode(level, [x], skips)
+            first, second = _blocks(self.decoder[level])
+            held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
+            apply_to(second, held)
             if level == 0 or (self.deep_supervision and self.training):
-                scores.append(self.heads[level](x))
+                scores.append(self.heads[level](held[0]))
         return scores[::-1] if self.deep_supervision and self.training else scores[-1]
-
-    def _decode(self, level: int, below: list[Tensor], skips: list[Tensor]) -> Tensor:
-        """Go up to ``level``; tensors are taken off the lists so that nothing outlives its use."""
-        up, (first, second) = self.up[level], _blocks(self.decoder[level])
-        return second(first.of_parts([lambda: up(below.pop()), skips.pop]))
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]
@@ -158,6 +159,12 @@ class UNet3d(nn.Module):
         size = list(x.shape[2:])
         if any(length % factor for length, factor in zip(size, factors, strict=True)):
             raise ValueError(f"input of {size} voxels should have multiples of {factors}")
+
+
+def _descend(block: ConvBlock, held: list[Tensor], skips: list[Tensor]) -> None:
+    x, skip = block.with_skip(held.pop())
+    held.append(x)
+    skips.append(skip)
 
 
 def _blocks(stage: nn.Module) -> tuple[ConvBlock, ConvBlock]:

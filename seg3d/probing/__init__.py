@@ -1,11 +1,12 @@
 """Probed layers: exact forward pass, gradients from bits and small random sketches."""
 
-from seg3d.probing.bits import choose_bits, gradient_noise, set_bits
+from seg3d.probing.bits import choose_bits, first_bits, set_bits
 from seg3d.probing.convert import ProbeReport, probe_model
 from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import set_probe_step
 from seg3d.probing.names import BITS, SKETCHES, make_sketch
+from seg3d.probing.noise import gradient_noise
 from seg3d.probing.norms import ProbedBatchNorm3d, ProbedGroupNorm, ProbedInstanceNorm3d
 from seg3d.probing.sketches import Sketch
 
@@ -21,6 +22,7 @@ __all__ = [
     "ProbedInstanceNorm3d",
     "Sketch",
     "choose_bits",
+    "first_bits",
     "gradient_noise",
     "make_sketch",
     "probe_model",

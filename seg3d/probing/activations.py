@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seg3d.probing.chunks import bricks_of
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import (
     ProbedFunction,
@@ -20,7 +19,7 @@ from seg3d.probing.layers import (
 )
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
-from seg3d.probing.records import KeptSketch, Record, attach, is_one, is_positive, record_of
+from seg3d.probing.records import KeptSketch, Record, attach, is_one, keeps, record_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 
 
@@ -42,6 +41,7 @@ class ProbedActivation(ProbedLayer):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):
+            self.about_to_sketch(input)
             record = sketched_with_signs(
                 input.detach(), make_norm_sketch(self.sketch, self.bits), self.next_key()
             )
@@ -85,11 +85,9 @@ class _Activate(ProbedFunction):
     def forward(
         ctx: Any, x: Tensor, slope: float | Tensor, record: Record, inplace: bool
     ) -> Tensor:
-        storage = x.untyped_storage()._cdata
-        keeps_x = any(kept.untyped_storage()._cdata == storage for kept in record.kept)
         if isinstance(slope, Tensor):
             z = F.prelu(x, slope.to(x.dtype))
-        elif inplace and not keeps_x:
+        elif inplace and not keeps(record.kept, x):
             z = F.leaky_relu_(x, slope)
             ctx.mark_dirty(x)
         else:
@@ -118,9 +116,7 @@ def sketched_with_signs(
         return Record(sketch, x.shape, 1.0, key.to_tensor(), (), key.layer, (x,))
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         encoder = Encoder(sketch, x, key, signed=True)
-        for where, numbers in bricks_of(encoder.grid, x):
-            rows = encoder.grid.read(x, where, encoder.dtype)
-            encoder.put(rows, numbers, is_positive(rows))
+        encoder.put_all(x)
     return Record(sketch, x.shape, 1.0, key.to_tensor(), (), key.layer, encoder.kept)
 
 
@@ -137,20 +133,15 @@ def activate_backward(dz: Tensor, dx: Tensor, record: Record, with_slope: bool) 
         That gradient, or None.
     """
     rebuilder = record.open(dz.dtype)
-    grid = rebuilder.grid
-    total = torch.zeros(grid.batch, grid.channels, dtype=rebuilder.dtype, device=dz.device)
-    for where, numbers in rebuilder.chunks():
-        rows = grid.read(dz, where, rebuilder.dtype)
-        if with_slope:
-            v, positive = rebuilder.signed(where, numbers)
-            negative_part = rebuilder.argument(v, where) * rows * (1 - positive)
-            total[where[0]] += grid.total(negative_part, where)
-        else:
-            positive = rebuilder.positive(where, numbers)
-        grid.write(dx, where, rebuilder.slopes(positive, where).mul_(rows))
-    if not with_slope:
-        return None
-    assert isinstance(record.slope, Tensor)
-    per_channel = total.sum(0)
-    dslope = per_channel if record.slope.numel() > 1 else per_channel.sum(0, keepdim=True)
-    return dslope.to(record.slope.dtype)
+    dslope = None
+    if with_slope:
+        assert isinstance(record.slope, Tensor)
+        parts, products, _ = rebuilder.sums(dz, below=1.0, above=0.0)
+        if record.affine:
+            gain, shift = record.affine
+            products = gain * products + shift * parts
+        per_channel = products.sum(0)
+        dslope = per_channel if record.slope.numel() > 1 else per_channel.sum(0, keepdim=True)
+        dslope = dslope.to(record.slope.dtype)
+    rebuilder.gradient(dz, dx)
+    return dslope

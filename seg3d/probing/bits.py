@@ -1,60 +1,35 @@
 """Bits where they matter: per layer, the least that keeps the noise of the weight gradients low.
 
-What a sketch adds to the variance of a weight gradient is compared with what is there anyway:
-the variance from one training volume to the next. Both are estimated from a few volumes with two
-draws each, by the analysis of variance of a one-way layout. With e the energy of a sketch's error
-relative to what is sketched, the noise is proportional to e, so that one measurement tells how
-many bits are enough.
+With e the energy of a sketch's error relative to what is sketched, the noise in the gradients is
+proportional to e, so that one measurement (:mod:`seg3d.probing.noise`) tells how many bits are
+enough. The bytes of one bit in every layer are not exceeded.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seg3d.errors import UserError
 from seg3d.probing.convolutions import ProbedConvolution
-from seg3d.probing.layers import ProbedLayer, set_probe_step
+from seg3d.probing.layers import ProbedLayer, Sketched
 from seg3d.probing.names import BITS, Bits, check_sketch
-from seg3d.probing.norms import ProbedNorm
+from seg3d.probing.noise import gradient_noise
 
 CODE_ENERGY = {1: 0.571, 2: 0.133, 4: 0.0096}
 SAFETY = 2.0  # the estimate is rough, and the gradients change as training goes on
 ROUNDS = 4
-# Of a norm's input. Below it, fractions of a bit would bias the norm's gradient by more than a
-# few per cent of the term that they are in (see `seg3d.probing.norms`), and save next to nothing.
-FEWEST_VOXELS_FOR_FRACTIONS = 64 * 128
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How noisy the weight gradient of a layer is.
-
-    Attributes:
-        sketch: variance over draws of the sketches, summed over the weights.
-        minibatch: variance from volume to volume, likewise.
-        mean: squared norm of the mean gradient.
-    """
-
-    sketch: float
-    minibatch: float
-    mean: float
-
-    @property
-    def ratio(self) -> float:
-        """The sketches' variance as a share of the minibatch's, for a batch of one volume.
-
-        Infinite if the minibatch's variance cannot be told from the sketches'.
-        """
-        if self.sketch == 0:
-            return 0.0
-        return self.sketch / self.minibatch if self.minibatch > 0 else inf
+# Per channel of a layer's input. Below it, fractions of a bit would bias a norm's gradient by more
+# than a few per cent of the term that they are in (see `seg3d.probing.norms`), and four bits cost
+# next to nothing.
+FEWEST_VOXELS = 64 * 128
+BITS_OF_SMALL_VOLUMES = 4
+RAISE = 1.25  # of the limit, where the bytes do not suffice
+LARGEST_RATIO = 1e6  # instead of an infinite one, where the minibatch's variance drowns
 
 
 def error_energy(bits: Bits) -> float:
@@ -67,50 +42,21 @@ def error_energy(bits: Bits) -> float:
     return (1 + CODE_ENERGY[1]) / bits - 1
 
 
-def gradient_noise(
-    network: nn.Module, backward: Sequence[Callable[[], None]], seed: int = 0
-) -> dict[str, Noise]:
-    """Measure the noise of the weight gradients of all probed convolutions.
+def first_bits(network: nn.Module, run: Callable[[], None]) -> dict[str, Bits]:
+    """Give every layer bits without measuring: one, or four where volumes are small.
 
-    The gradients in ``.grad`` are lost.
+    For the first steps of training. Untrained weights have gradients that hardly differ from
+    volume to volume, so that a measurement would ask for far more bits than training needs.
 
     Args:
-        network: in training mode.
-        backward: for every one of two or more volumes a function that does the forward and the
-            backward pass; each is called twice, with other probes.
-        seed: of the probes.
+        network: its layers of sketch ``rotated`` are given their bits.
+        run: does a forward pass with a volume of the size of those to come.
+
+    Returns:
+        The bits of every such layer, by its name.
     """
-    weights = {
-        name: layer.weight
-        for name, layer in network.named_modules()
-        if isinstance(layer, ProbedConvolution) and layer.weight.requires_grad
-    }
-    sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
-    within, squares = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0)
-    for volume, run in enumerate(backward):
-        draws = []
-        for draw in range(2):
-            network.zero_grad(set_to_none=True)
-            set_probe_step(network, seed, 2 * volume + draw)
-            run()
-            draws.append({name: _gradient(weight) for name, weight in weights.items()})
-        for name in weights:
-            first, second = (gradients[name] for gradients in draws)
-            mean = (first + second) / 2
-            within[name] += float((first - second).square().sum()) / 2
-            squares[name] += float(mean.square().sum())
-            sums[name] += mean
-    network.zero_grad(set_to_none=True)
-    count = len(backward)
-    noise = {}
-    for name, total in sums.items():
-        sketch = within[name] / count
-        mean_energy = float(total.square().sum()) / count
-        # The means of two draws still have half the sketches' variance in them.
-        minibatch = (squares[name] - mean_energy) / (count - 1) - sketch / 2
-        squared_mean = max(0.0, (mean_energy - minibatch - sketch / 2) / count)
-        noise[name] = Noise(sketch, max(0.0, minibatch), squared_mean)
-    return noise
+    layers = rotated_layers(network)
+    return _apply(layers, _first(_sketched(layers, run)))
 
 
 def choose_bits(
@@ -121,13 +67,14 @@ def choose_bits(
 ) -> dict[str, Bits]:
     """Give every layer the least bits that keep the noise of all weight gradients low.
 
-    It begins with one bit everywhere, takes for every sketch the bits that should be enough for
-    all convolutions that use it, and raises them where a new measurement says that they are not.
-    Norms of small volumes get at least one bit.
+    It begins with :func:`first_bits`, takes for every sketch the bits that should be enough for all
+    convolutions that use it, and raises them where a new measurement says that they are not. Small
+    volumes get at least one bit. All sketches together get no more bytes than :func:`first_bits`
+    gives them: the limit is raised as far as that takes.
 
     Args:
         network: its layers of sketch ``rotated`` are given their bits.
-        backward: see :func:`gradient_noise`.
+        backward: see :func:`seg3d.probing.noise.gradient_noise`.
         limit: of the ratio of a layer's sketch variance and minibatch variance.
         seed: of the probes.
 
@@ -135,36 +82,19 @@ def choose_bits(
         The bits of every such layer, by its name.
     """
     layers = rotated_layers(network)
-    numbered = [module for module in network.modules() if isinstance(module, ProbedLayer)]
-    for layer in layers.values():
-        layer.set_sketch("rotated", layer.rank, 1)
-    small = _norms_of_small_volumes(layers.values(), backward[0])
+    sketched = _sketched(layers, backward[0])
+    bits = _apply(layers, _first(sketched))
+    budget = _bytes(sketched, bits)
+    noisiness: dict[str, float] = {}
     for attempt in range(ROUNDS):
-        wanted: dict[int, Bits] = {}
-        for name, measured in gradient_noise(network, backward, seed + attempt).items():
-            convolution = network.get_submodule(name)
-            assert isinstance(convolution, ProbedConvolution)
-            source = convolution.source
-            if source is None or numbered[source].sketch != "rotated":
-                continue
-            now = numbered[source].bits
-            enough = now
-            if attempt == 0:
-                choices = BITS[BITS.index(1) :] if numbered[source] in small else BITS
-                enough = _enough(choices, now, measured.ratio, limit)
-            elif measured.ratio > limit:
-                enough = _enough(BITS[BITS.index(now) + 1 :], now, measured.ratio, limit)
-            wanted[source] = max(wanted.get(source, BITS[0]), enough, key=BITS.index)
-        changed = {source: bits for source, bits in wanted.items() if bits != numbered[source].bits}
-        for source, bits in changed.items():
-            numbered[source].set_sketch("rotated", numbered[source].rank, bits)
-        if attempt == 0:
-            used = {numbered[source] for source in wanted}
-            for layer in set(layers.values()) - used - small:
-                layer.set_sketch("rotated", layer.rank, BITS[0])
-        elif not changed:
+        for name, ratio in _ratios(network, backward, seed + attempt).items():
+            energy = error_energy(bits[name])
+            if energy and (name not in noisiness or ratio > limit):
+                noisiness[name] = max(ratio / energy, noisiness.get(name, 0.0))
+        before, bits = bits, _apply(layers, _least_bits(sketched, noisiness, limit, budget))
+        if bits == before:
             break
-    return {name: layer.bits for name, layer in layers.items()}
+    return bits
 
 
 def set_bits(network: nn.Module, bits: Bits | Mapping[str, Bits]) -> None:
@@ -212,34 +142,69 @@ def summary(bits: Mapping[str, Bits]) -> str:
     )
 
 
-def _norms_of_small_volumes(
-    layers: Iterable[ProbedLayer], run: Callable[[], None]
-) -> set[ProbedLayer]:
-    """The norms whose input, on this run, is too small for fractions of a bit."""
-    small: set[ProbedLayer] = set()
-
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, ProbedNorm)
-        if inputs[0][0, 0].numel() < FEWEST_VOXELS_FOR_FRACTIONS:
-            small.add(layer)
-
-    norms = [layer for layer in layers if isinstance(layer, ProbedNorm)]
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return small
+def _sketched(layers: Mapping[str, ProbedLayer], run: Callable[[], None]) -> dict[str, Sketched]:
+    """What the layers sketch in a run."""
+    for layer in layers.values():
+        layer.sketched = None
+    run()
+    return {name: layer.sketched for name, layer in layers.items() if layer.sketched}
 
 
-def _enough(choices: Sequence[Bits], now: Bits, ratio: float, limit: float) -> Bits:
-    """The first of the choices that should bring the ratio, now so large, well under the limit."""
-    for bits in choices:
-        if ratio == 0 or ratio * error_energy(bits) / error_energy(now) <= limit / SAFETY:
+def _is_small(sketched: Sketched) -> bool:
+    return sketched.shape[2:].numel() < FEWEST_VOXELS
+
+
+def _first(sketched: Mapping[str, Sketched]) -> dict[str, Bits]:
+    return {name: BITS_OF_SMALL_VOLUMES if _is_small(one) else 1 for name, one in sketched.items()}
+
+
+def _ratios(
+    network: nn.Module, backward: Sequence[Callable[[], None]], seed: int
+) -> dict[str, float]:
+    """For every layer whose sketch is used, the largest noise ratio of those who use it."""
+    names = [name for name, one in network.named_modules() if isinstance(one, ProbedLayer)]
+    rotated = rotated_layers(network)
+    ratios: dict[str, float] = {}
+    for name, noise in gradient_noise(network, backward, seed).items():
+        convolution = network.get_submodule(name)
+        assert isinstance(convolution, ProbedConvolution)
+        for source in {names[number] for number in convolution.sources} & rotated.keys():
+            ratios[source] = max(ratios.get(source, 0.0), min(noise.ratio, LARGEST_RATIO))
+    return ratios
+
+
+def _least_bits(
+    sketched: Mapping[str, Sketched], noisiness: Mapping[str, float], limit: float, budget: float
+) -> dict[str, Bits]:
+    """The least bits that should bring all ratios well under the limit, or as far as bytes allow.
+
+    Args:
+        sketched: by all layers.
+        noisiness: ratio per error energy, of the layers whose sketches are used.
+        limit: of the ratios.
+        budget: bytes of all sketches.
+    """
+    while True:
+        bits = {}
+        for name, one in sketched.items():
+            choices = BITS[BITS.index(1) :] if _is_small(one) else BITS
+            energy = limit / SAFETY / noisiness[name] if noisiness.get(name) else inf
+            bits[name] = next(choice for choice in choices if error_energy(choice) <= energy)
+        if _bytes(sketched, bits) <= budget:
             return bits
-    return "exact"
+        limit *= RAISE
 
 
-def _gradient(weight: Tensor) -> Tensor:
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad.float()
+def _bytes(sketched: Mapping[str, Sketched], bits: Mapping[str, Bits]) -> float:
+    """Of all sketches, apart from the signs and means that are there in any case."""
+    return sum(
+        one.shape.numel() * (one.element_size if bits[name] == "exact" else float(bits[name]) / 8)
+        for name, one in sketched.items()
+    )
+
+
+def _apply(layers: Mapping[str, ProbedLayer], bits: Mapping[str, Bits]) -> dict[str, Bits]:
+    """Set the bits of the layers that there are bits for; return those of all layers."""
+    for name, choice in bits.items():
+        layers[name].set_sketch("rotated", layers[name].rank, choice)
+    return {name: layer.bits for name, layer in layers.items()}

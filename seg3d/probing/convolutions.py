@@ -14,16 +14,26 @@ from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import (
     ProbedFunction,
     ProbedLayer,
+    is_watched,
     plain,
     refuse_second_derivatives,
     uncompiled,
 )
-from seg3d.probing.names import make_sketch
-from seg3d.probing.private import is_private
-from seg3d.probing.records import KeptSketch, ProbeRecord, Record, attach, record_of, sketched
+from seg3d.probing.names import BITS, PROBES, make_sketch
+from seg3d.probing.private import is_alone, is_private
+from seg3d.probing.records import (
+    KeptSketch,
+    ProbeRecord,
+    Record,
+    attach,
+    keeps,
+    record_of,
+    sketched,
+)
 from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.sketches import Sketch
-from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, rows_of
+from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, added, rows_of
+from seg3d.probing.upsampled import ConvolveUpsampled, Upsampled
 
 CUDNN_LIMIT = 2**31  # elements, above which cuDNN's 3D convolutions need huge workspaces
 
@@ -33,19 +43,33 @@ class ProbedConvolution(ProbedLayer):
 
     The output and the gradients with respect to input and bias are exactly those of the
     ordinary layer, while the weight gradient comes from a sketch of the input.
+
+    Attributes:
+        inplace: write the output over the input, of which nobody else may have need, if it is
+            of the same shape.
+        sources: numbers, as in their keys, of the layers whose sketches were used last.
     """
 
     weight: Tensor
     bias: Tensor | None
-    source: int | None = None  # number, as in its key, of the layer whose sketch was used last
+    inplace: bool = False
+    sources: tuple[int, ...] = ()
 
     def is_probing(self) -> bool:
         return super().is_probing() and self.weight.requires_grad
 
     def _probed(self, x: Tensor, record: Record | None, geometry: Geometry) -> Tensor:
+        self.sources = ()
         batched = x.dim() == 5
         y = self._apply_function(x if batched else x.unsqueeze(0), record, geometry)
         return y if batched else y.squeeze(0)
+
+    def _note_source(self, x: Tensor, source: Any, key: ProbeKey) -> None:
+        if isinstance(source, Record):
+            self.sources += (source.layer,)
+        else:
+            self.sources += (key.layer,)
+            self.about_to_sketch(x)
 
     def _apply_function(
         self,
@@ -56,13 +80,12 @@ class ProbedConvolution(ProbedLayer):
         bias: Tensor | None = None,
         onto: Tensor | None = None,
         with_skip: bool = False,
+        inplace: bool = False,
     ) -> Any:
         x = _autocast(plain(x))
         key = self.next_key()
-        sketch = make_sketch(self.sketch, self.rank, self.bits)
-        if record is not None and not _serves(record, sketch):
-            record = None
-        self.source = key.layer if record is None else record.layer
+        source = self._source(record)
+        self._note_source(x, source, key)
         whole = weight is None
         return _Convolve.apply(
             x,
@@ -70,10 +93,17 @@ class ProbedConvolution(ProbedLayer):
             self.bias if whole else bias,
             onto,
             geometry,
-            sketch if record is None else record,
+            source,
             key,
             with_skip,
+            inplace or self.inplace,
         )
+
+    def _source(self, record: Record | None) -> Record | Sketch | KeptSketch:
+        """The record, if it will do, or else the sketch to be made."""
+        sketch = make_sketch(self.sketch, self.rank, self.bits)
+        assert sketch is not None
+        return record if record is not None and _serves(record, sketch) else sketch
 
 
 class ProbedConv3d(ProbedConvolution, nn.Conv3d):
@@ -109,14 +139,14 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
             x: ``(B, C, D, H, W)``.
 
         Returns:
-            ``(B, C_out, D', H', W')``, and x or a view of it.
+            ``(B, C_out, D', H', W')``, and x or a tensor that shares its memory.
         """
         if not (self.is_probing() and x.requires_grad and _autocast(x) is x):
             return self(x), x
         padded, padding = self._padded(x)
         if padded is not x:
             return self(x), x
-        record = record_of(x)
+        record, self.sources = record_of(x), ()
         y, skip = self._apply_function(x, record, self._geometry(padding), with_skip=True)
         if record is not None:
             attach(record, skip)
@@ -127,31 +157,69 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         """The convolution of the parts' concatenation along the channels, without making it.
 
         The weights apply to the channels of the last part first (conv(cat(a, b)) = conv_a(a) +
-        conv_b(b)), so that it may be gone before the others are made.
+        conv_b(b)), so that it may be gone before the others are made. One that nobody else holds
+        may be written over.
 
         Args:
             parts: functions that return ``(B, C_i, D, H, W)``; called last to first, and the
-                result is let go at once.
+                result is let go at once. :class:`~seg3d.probing.upsampled.Upsampled` ones but
+                the last are not made as a whole where that can be avoided.
 
         Returns:
             ``(B, C_out, D', H', W')``.
         """
         if not self.is_probing():
             return self(torch.cat([part() for part in parts], dim=1))
+        self.sources = ()
         y: Tensor | None = None
         stop = self.in_channels
         for part in reversed(parts):
-            y, stop = self._of_channels(part(), stop, y)
+            if y is not None and isinstance(part, Upsampled) and self._can_upsample(part.up, y):
+                y, stop = self._of_upsampled(part, stop, y)
+            else:
+                y, stop = self._of_channels(part, stop, y)
         assert y is not None
         return y
 
-    def _of_channels(self, x: Tensor, stop: int, onto: Tensor | None) -> tuple[Tensor, int]:
+    def _of_channels(
+        self, part: Callable[[], Tensor], stop: int, onto: Tensor | None
+    ) -> tuple[Tensor, int]:
+        x = part()
+        alone = is_alone(x)
         start = stop - x.shape[1]
         bias = self.bias if onto is None else None
         weight = self.weight[:, start:stop]
+        geometry = self._own_geometry()
+        record = record_of(x)
+        y = self._apply_function(x, record, geometry, weight, bias, onto, inplace=alone)
+        return y, start
+
+    def _can_upsample(self, up: nn.Module, onto: Tensor) -> bool:
+        """Whether ``up`` can be done slab by slab, and what serves it serves us too."""
+        return (
+            isinstance(up, ProbedConvTranspose3d)
+            and up.is_probing()
+            and not is_watched(up, onto)
+            and not {self.sketch, up.sketch} & {*PROBES}
+            and up.geometry().windows_lie_side_by_side(up.kernel_size[0])
+        )
+
+    def _of_upsampled(self, part: Upsampled, stop: int, onto: Tensor) -> tuple[Tensor, int]:
+        up, x = part.up, _autocast(plain(part.below()))
+        assert isinstance(up, ProbedConvTranspose3d)
+        start = stop - up.out_channels
+        key = self.next_key()
+        source = max((self, up), key=lambda layer: BITS.index(layer.bits))._source(record_of(x))
+        self._note_source(x, source, key)
+        up.sources = self.sources[-1:]
+        weight = self.weight[:, start:stop]
+        geometries = up.geometry(), self._own_geometry()
+        y = ConvolveUpsampled.apply(x, up.weight, up.bias, weight, onto, geometries, source, key)
+        return y, start
+
+    def _own_geometry(self) -> Geometry:
         assert self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        geometry = self._geometry(self.padding)
-        return self._apply_function(x, record_of(x), geometry, weight, bias, onto), start
+        return self._geometry(self.padding)
 
     def _geometry(self, padding: tuple[int, ...]) -> Geometry:
         return Geometry(self.stride, padding, self.dilation, False, (0, 0, 0), self.groups)
@@ -176,6 +244,7 @@ class ProbedConvTranspose3d(ProbedConvolution, nn.ConvTranspose3d):
     """
 
     padding: tuple[int, ...]  # never a word, as it can be in a Conv3d
+    output_padding: tuple[int, ...]
 
     @uncompiled
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -192,13 +261,15 @@ class ProbedConvTranspose3d(ProbedConvolution, nn.ConvTranspose3d):
             spatial_axes,
             list(self.dilation),
         )
-        geometry = Geometry(
-            self.stride, self.padding, self.dilation, True, tuple(output_padding), self.groups
-        )
-        return self._probed(input, record_of(input), geometry)
+        return self._probed(input, record_of(input), self.geometry(tuple(output_padding)))
+
+    def geometry(self, output_padding: tuple[int, ...] | None = None) -> Geometry:
+        """With the padding of the output that is wanted; without, that of the layer."""
+        last = self.output_padding if output_padding is None else output_padding
+        return Geometry(self.stride, self.padding, self.dilation, True, last, self.groups)
 
 
-def _serves(record: Record, sketch: Sketch | KeptSketch | None) -> bool:
+def _serves(record: Record, sketch: Sketch | KeptSketch) -> bool:
     """Whether a record of x will do for a layer that asks for this sketch."""
     if isinstance(sketch, KeptSketch):
         return isinstance(record.sketch, KeptSketch)
@@ -206,7 +277,10 @@ def _serves(record: Record, sketch: Sketch | KeptSketch | None) -> bool:
 
 
 class _Convolve(ProbedFunction):
-    """``torch.convolution``, added to ``onto`` if given, that remembers a record or sketch of x."""
+    """``torch.convolution`` that remembers a record or sketch of x.
+
+    Added to ``onto`` if given; written over x if ``inplace``, where that is worthwhile.
+    """
 
     @staticmethod
     def forward(
@@ -219,12 +293,19 @@ class _Convolve(ProbedFunction):
         source: Record | ProbeRecord | Sketch | KeptSketch,
         key: ProbeKey,
         with_skip: bool,
+        inplace: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        y = convolve(x, weight.to(x.dtype), _to(bias, x.dtype), geometry, onto)
-        if onto is not None:
-            ctx.mark_dirty(onto)
         if not isinstance(source, Record | ProbeRecord):
             source = sketched(x, source, key)
+        cast = (weight.to(x.dtype), _to(bias, x.dtype), geometry)
+        possible = onto is None and not with_skip and not keeps(source.tensors, x)
+        if inplace and possible and is_cut(x, weight, geometry):
+            convolve_over(x, *cast)
+            y = x
+        else:
+            y = convolve(x, *cast, onto)
+        if y is x or y is onto:
+            ctx.mark_dirty(y)
         ctx.save_for_backward(weight, *source.tensors)
         ctx.source = source.without_tensors()
         ctx.geometry, ctx.bias_dtype = geometry, None if bias is None else bias.dtype
@@ -232,13 +313,20 @@ class _Convolve(ProbedFunction):
         ctx.channels_last = not x.is_contiguous() and x.is_contiguous(
             memory_format=torch.channels_last_3d
         )
-        return (y, x.view_as(x)) if with_skip else y
+        # Not a view, which nothing could be written over.
+        return (y, x.detach()) if with_skip else y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dskip: Tensor | None = None) -> tuple[Tensor | None, ...]:
         refuse_second_derivatives()
         if dskip is not None and not is_private(dskip):
             dskip = dskip.clone()
+        over = (
+            dskip is None
+            and not ctx.needs_input_grad[3]
+            and dy.dtype == ctx.dtype
+            and is_private(dy)
+        )
         weight, *tensors = ctx.saved_tensors
         layout = torch.channels_last_3d if ctx.channels_last else torch.contiguous_format
 
@@ -252,9 +340,11 @@ class _Convolve(ProbedFunction):
         x = RollingRows(ctx.shape, allocate, step, fill)
         cast = weight.to(ctx.dtype)
         with torch.autocast(dy.device.type, enabled=False):
-            dx, dw, db = convolution_backward(dy, x, cast, ctx.geometry, wanted, dskip)
-        onto = dy if ctx.needs_input_grad[3] else None
-        return dx, _to(dw, weight.dtype), _to(db, ctx.bias_dtype), onto, None, None, None, None
+            onto = dy if over and ctx.geometry.keeps_shape(ctx.shape, weight.shape) else dskip
+            dx, dw, db = convolution_backward(dy, x, cast, ctx.geometry, wanted, onto)
+        donto = dy if ctx.needs_input_grad[3] else None
+        dweights = _to(dw, weight.dtype), _to(db, ctx.bias_dtype)
+        return dx, *dweights, donto, None, None, None, None, None
 
 
 def convolve(
@@ -283,6 +373,28 @@ def convolve(
     return out
 
 
+def is_cut(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether :func:`convolve_over` can be used, and takes less memory than the library."""
+    return (
+        geometry.keeps_shape(x.shape, weight.shape)
+        and len(geometry.slabs(x.shape, x.shape, slab_elements(x))) > 1
+    )
+
+
+def convolve_over(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+    """Write the convolution of x over x, slab by slab."""
+    inner = geometry.without_depth_padding()
+    before = x  # rows of x in front of the slab, which have been written over
+    for slab in telling(geometry.slabs(x.shape, x.shape, slab_elements(x)), x):
+        samples, (first, last) = slab.samples, geometry.window(slab, weight.shape[2])
+        rows = rows_of(x, samples, first, last)
+        if slab.first > 0:
+            rows = torch.cat([before, rows[:, :, slab.first - first :]], 2)
+        # A copy: the view would keep them all.
+        before = rows[:, :, slab.last - slab.first :][:, :, : slab.first - first].clone()
+        x[samples, :, slab.first : slab.last] = inner.convolve(rows, weight, bias)
+
+
 def convolution_backward(
     dy: Tensor,
     x: RollingRows,
@@ -299,17 +411,18 @@ def convolution_backward(
         weight: in dy's type.
         geometry: of the convolution.
         wanted: which of the three gradients.
-        onto: to which the gradient with respect to x is to be added in place, or None.
+        onto: to which the gradient with respect to x is to be added in place, or dy, which it
+            is to be written over, or None.
     """
     first, *others = geometry.slabs(x.shape, dy.shape, slab_elements(dy))
     if not others:
         # The library's own gradients, to the last bit.
         dx, dw, db = geometry.backward(dy, x.rows(first.samples, 0, x.shape[2]), weight, wanted)
-        return dx if onto is None else onto.add_(dx), dw, db
+        return dx if onto is None or onto is dy else onto.add_(dx), dw, db
     total: OverlapAdd | None = None
     if wanted[0]:
         out = x.allocate(list(x.shape)) if onto is None else onto
-        total = OverlapAdd(out, empty=onto is None)
+        total = OverlapAdd(out, empty=onto is None or onto is dy)
     inner = geometry.without_depth_padding()
     # The windows of y in a transposed convolution may overlap, or leave rows out.
     apart = wanted[2] and geometry.transposed
@@ -323,20 +436,13 @@ def convolution_backward(
         # x in ``window`` and y in ``rows`` belong together.
         part = inner.backward(rows_of(dy, samples, *rows), x.rows(samples, *window), weight, wanted)
         if total is not None:
-            total.add(samples, *window, part[0])
-        sums = [_added(*pair) for pair in zip(sums, part[1:], strict=True)]
+            total.add(samples, *window, part[0], slab.last if onto is dy else None)
+        sums = [added(*pair) for pair in zip(sums, part[1:], strict=True)]
     if total is not None:
         total.finish()
     if apart:
         sums[1] = dy.sum((0, 2, 3, 4), dtype=torch.promote_types(dy.dtype, torch.float32))
     return None if total is None else total.out, sums[0], sums[1]
-
-
-def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    if part is None:
-        return total
-    part = part.to(torch.promote_types(part.dtype, torch.float32))
-    return part if total is None else total.add_(part)
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from itertools import count
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from seg3d.probing.keys import ProbeKey, process_rank
 from seg3d.probing.names import Bits, check_sketch
@@ -16,6 +18,13 @@ from seg3d.probing.names import Bits, check_sketch
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 _construction_order = count()
+
+
+class Sketched(NamedTuple):
+    """What a layer has sketched: shape, ``(B, C, D, H, W)``, and bytes of an element."""
+
+    shape: torch.Size
+    element_size: int
 
 
 class ProbedLayer(nn.Module):
@@ -33,12 +42,14 @@ class ProbedLayer(nn.Module):
         rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``.
         bits: kept per voxel by the sketch ``rotated``, one of ``seg3d.probing.BITS``.
         probe_key: names the next draw, the rank of the process apart.
+        sketched: last, or None if it has had no need to.
     """
 
     sketch: str
     rank: int
     bits: Bits
     probe_key: ProbeKey
+    sketched: Sketched | None = None
 
     def __init__(
         self, *args: Any, sketch: str = "rotated", rank: int = 64, bits: Bits = 1, **kwargs: Any
@@ -74,6 +85,10 @@ class ProbedLayer(nn.Module):
         """
         key, self.probe_key = self.probe_key, self.probe_key.next_call()
         return key.of_rank(process_rank())
+
+    def about_to_sketch(self, x: Tensor) -> None:
+        """Keep in mind what of: see :attr:`sketched`."""
+        self.sketched = Sketched(x.shape, x.element_size())
 
     def is_probing(self) -> bool:
         """Whether a forward pass now would keep a sketch."""
@@ -137,6 +152,20 @@ class ProbedFunction(torch.autograd.Function):
         raise RuntimeError(
             "Probed layers have no forward-mode derivative; use eval mode or 'exact'."
         )
+
+
+def is_watched(module: nn.Module, x: Tensor) -> bool:
+    """Whether hooks, or a ``forward`` of its own, see what goes into ``module``."""
+    if "forward" in vars(module):
+        return True
+    # The hooks of whoever measures memory see fake tensors, which have no values.
+    return not isinstance(x, FakeTensor) and bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or _has_any_global_hook()
+    )
 
 
 def single_under_autocast(x: Tensor) -> Tensor:

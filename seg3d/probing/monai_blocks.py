@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from seg3d.probing.convolutions import ProbedConv3d
-from seg3d.probing.sequential import ProbedSequential, is_watched
+from seg3d.probing.layers import is_watched
+from seg3d.probing.sequential import ProbedSequential, apply_to
 
 
 class ProbedUpCat(UpCat):
@@ -21,7 +22,7 @@ class ProbedUpCat(UpCat):
         conv, *behind = first
         held = [conv.of_parts([lambda: x_e, lambda: self._upsampled(x, x_e)])]
         for block in (*behind, second):
-            block.apply_to(held)
+            apply_to(block, held)
         return held.pop()
 
     def _can_split(self, x: Tensor) -> bool:

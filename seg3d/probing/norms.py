@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.chunks import bricks_of, chunk_elements, telling
+from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.layers import (
     ProbedFunction,
@@ -39,8 +40,8 @@ from seg3d.probing.layers import (
 )
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.private import is_private
-from seg3d.probing.records import KeptSketch, Record, attach, is_positive
-from seg3d.probing.rotated import Encoder, RotatedSketch
+from seg3d.probing.records import KeptSketch, Record, attach
+from seg3d.probing.rotated import Encoder, RotatedSketch, is_positive
 from seg3d.probing.sketches import working_dtype
 
 Pool = Callable[[Tensor], Tensor]
@@ -74,6 +75,7 @@ class ProbedNorm(ProbedLayer):
             y = super().forward(input)
             return y if self.slope is None else F.leaky_relu_(y, self.slope)
         input = plain(input)
+        self.about_to_sketch(input)
         scale, offset = self._scale_and_offset(input)
         records: list[Record] = []
         z = _Normalise.apply(
@@ -251,6 +253,10 @@ def normalise(
     affine = (gain.contiguous(), shift.contiguous())
     grid = BrickGrid.of(y.shape, sketch.voxels)
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
+    if encoder is not None and (kernels := kernels_for(grid, y, z)):
+        numbers_of_channels = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
+        kernels.normalise(encoder, y, z, numbers_of_channels)
+        return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
     for where, numbers in bricks_of(grid, y):
         columns = [grid.spread(values, where) for values in (scale, offset, *affine)]
         v = (grid.read(y, where, scale.dtype) * columns[0]).add_(columns[1])
@@ -278,33 +284,29 @@ def normalise_backward(
         The gradients with respect to gamma and beta, ``(C,)``.
     """
     rebuilder = record.open(dz.dtype)
-    grid, dtype = rebuilder.grid, rebuilder.dtype
-    sums = torch.zeros(3, grid.batch, grid.channels, dtype=dtype, device=dz.device)
-    for where, numbers in rebuilder.chunks():
-        v, positive = rebuilder.signed(where, numbers)
-        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype))
-        sums[0, where[0]] += grid.total(dn, where)
-        sums[1, where[0]] += grid.total(dn.mul_(v), where)
-        sums[2, where[0]] += grid.total(v, where)
-    gain = record.affine[0]
+    sums = rebuilder.sums(dz, record.slope, 1.0)
     voxels = dz[0, 0].numel()
+    gain = record.affine[0]
     along = -scale * pool(gain * sums[1] / voxels)
     constant = -scale * pool(gain * sums[0] / voxels) - along * pool(sums[2] / voxels)
-    columns = torch.stack([scale * gain, constant, along])
-    for where, numbers in rebuilder.chunks():
-        v, positive = rebuilder.signed(where, numbers)
-        dn = rebuilder.slopes(positive, where).mul_(grid.read(dz, where, dtype))
-        gains, constants, shares = (grid.spread(values, where) for values in columns)
-        grid.write(dy, where, dn.mul_(gains).add_(v.mul_(shares)).add_(constants))
+    rebuilder.gradient(dz, dy, (scale * gain, constant, along))
     return sums[1].sum(0), sums[0].sum(0)
 
 
 def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance over all that is normalised together: ``(B, C)`` each.
 
-    Of each part of y in two passes, while it is in the cache; the parts are put together by
-    Chan, Golub and LeVeque's formula (Stanford STAN-CS-79-773, 1979).
+    What is told of parts is put together by Chan, Golub and LeVeque's formula (Stanford
+    STAN-CS-79-773, 1979).
     """
+    kernels = kernels_for(None, y)
+    mean, variance = kernels.moments(y) if kernels else _moments(y)
+    pooled = pool(mean)
+    return pooled, pool(variance + (mean - pooled).square())
+
+
+def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every channel: of each part in two passes, while it is in the cache."""
     dtype = working_dtype(y.dtype)
     rows = max(1, chunk_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
     parts = y.split(rows, dim=2)
@@ -318,6 +320,4 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     shares = torch.tensor([part.shape[2] / y.shape[2] for part in parts], dtype=dtype)
     weights = shares.to(y.device)[:, None, None]
     mean = (weights * means).sum(0)
-    variance = squares / y[0, 0].numel() + (weights * (means - mean).square()).sum(0)
-    pooled = pool(mean)
-    return pooled, pool(variance + (mean - pooled).square())
+    return mean, squares / y[0, 0].numel() + (weights * (means - mean).square()).sum(0)

@@ -26,6 +26,7 @@ class Codebook:
 
     Attributes:
         thresholds: between neighbouring levels, half-way, as Lloyd-Max has them.
+        levels_of_codes: the level of every code.
     """
 
     def __init__(self, bits: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -33,7 +34,7 @@ class Codebook:
         levels = np.concatenate([-positive[::-1], positive])
         self.bits = bits
         self.thresholds: list[float] = ((levels[1:] + levels[:-1]) / 2).tolist()
-        self._levels = torch.from_numpy(levels).to(device, dtype, non_blocking=True)
+        self.levels_of_codes = torch.from_numpy(levels).to(device, dtype, non_blocking=True)
 
     def quantise(self, values: Tensor, spread: Tensor) -> Tensor:
         """Pack the nearest levels' codes of ``values / spread``: ``(rows, n)`` to bytes.
@@ -51,8 +52,8 @@ class Codebook:
         codes = unpack(packed, self.bits)[:, :n]
         if self.bits == 1:
             (level,) = POSITIVE_LEVELS[1]
-            return codes.to(self._levels.dtype).mul_(2 * level).sub_(level)
-        return self._levels.index_select(0, codes.flatten().int()).view(codes.shape)
+            return codes.to(self.levels_of_codes.dtype).mul_(2 * level).sub_(level)
+        return self.levels_of_codes.index_select(0, codes.flatten().int()).view(codes.shape)
 
     def overlap(self, values: Tensor, packed: Tensor) -> Tensor:
         """The scalar product of each row of ``values`` with its levels: ``(rows, 1)``."""
@@ -84,12 +85,12 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     return words.view(torch.uint8).view(len(packed), -1)
 
 
-def random_signs(number: int, bricks: Tensor, voxels: int, dtype: torch.dtype) -> Tensor:
-    """Signs, +1 or -1, of the bricks with these numbers (int64): ``(bricks, voxels)``."""
+def random_signs(number: int, bricks: Tensor, voxels: int) -> Tensor:
+    """Signs, +1 or -1 (int8), of the bricks with these numbers (int64): ``(bricks, voxels)``."""
     words = -(-voxels // 64)
     counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
     bits = unpack(random_words(number, counters).view(torch.uint8), 1)[:, :voxels]
-    return bits.to(dtype).mul_(2).sub_(1)
+    return bits.view(torch.int8).mul(2).sub_(1)
 
 
 @lru_cache(maxsize=3)

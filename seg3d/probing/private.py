@@ -1,4 +1,4 @@
-"""Whether a gradient may be overwritten: only if it can be proved that nobody else holds it."""
+"""Whether a tensor may be overwritten: only if it can be proved that nobody else holds it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def is_private(gradient: Tensor) -> bool:
     )
 
 
+def is_alone(x: Tensor) -> bool:
+    """Whether ``x``, in a forward pass, is held by a local variable of the caller and nothing else.
+
+    The graph does not hold it either; the same is counted as in :func:`is_private`.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return x._base is None and _holders(x) == _holders_of_a_fresh_tensor()
+
+
 def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
     try:
         storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
@@ -61,6 +71,13 @@ def _holders_of_a_private_gradient() -> tuple[int, int, int] | str:
     return seen[-1] or "unknown"
 
 
-def _counted(gradient: Tensor) -> tuple[int, int, int] | None:
-    """As deep in the stack as :func:`is_private` is when it counts."""
-    return _holders(gradient)
+def _counted(tensor: Tensor) -> tuple[int, int, int] | None:
+    """As deep in the stack as :func:`is_private` and :func:`is_alone` are when they count."""
+    return _holders(tensor)
+
+
+@lru_cache(maxsize=1)
+def _holders_of_a_fresh_tensor() -> tuple[int, int, int] | str:
+    with torch.enable_grad():
+        fresh = torch.zeros(2, requires_grad=True).clone()
+        return _counted(fresh) or "unknown"

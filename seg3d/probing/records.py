@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from seg3d.probing.bricks import BrickGrid, Where
 from seg3d.probing.chunks import bricks_of
+from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.rotated import Decoder, RotatedSketch
+from seg3d.probing.rotated import Decoder, RotatedSketch, is_positive
 from seg3d.probing.sketches import Sketch, working_dtype
 
 Chunk = tuple[Where, slice]
 Fill = Callable[[Tensor, slice, slice], None]
+Slope = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -186,42 +189,97 @@ class Rebuilder:
             return self._decoder.positive(numbers)
         return self.signed(where, numbers)[1]
 
-    def slopes(self, positive: Tensor, where: Where) -> Tensor:
-        """The derivative of the activation."""
-        return slopes_where(positive, self.record.slope, self.grid, where)
+    def sums(self, dz: Tensor, below: Slope, above: float) -> Tensor:
+        """Sums over every channel of dn, dn v and v: ``(3, B, C)``.
+
+        Args:
+            dz: ``(B, C, D, H, W)``; dn is dz times ``above`` where x is positive, else ``below``.
+            below: a number, or one for every channel.
+            above: a number.
+        """
+        if kernels := self._kernels(dz):
+            return kernels.sums(self._decoder, dz, self._columns(dz, below, above))
+        shape = (3, self.grid.batch, self.grid.channels)
+        sums = torch.zeros(shape, dtype=self.dtype, device=dz.device)
+        for where, numbers in self.chunks():
+            v, positive = self.signed(where, numbers)
+            dn = self._factors(positive, where, below, above)
+            dn.mul_(self.grid.read(dz, where, self.dtype))
+            sums[0, where[0]] += self.grid.total(dn, where)
+            sums[1, where[0]] += self.grid.total(dn.mul_(v), where)
+            sums[2, where[0]] += self.grid.total(v, where)
+        return sums
+
+    def gradient(self, dz: Tensor, dy: Tensor, columns: tuple[Tensor, ...] = ()) -> None:
+        """Write the gradient before the activation, dn, or a linear function of dn and v into dy.
+
+        Args:
+            dz: behind the activation, ``(B, C, D, H, W)``.
+            dy: of the same shape; may be dz.
+            columns: ``(B, C)`` each: the factor of dn, a constant, and the factor of v.
+        """
+        slope = self.record.slope
+        if kernels := self._kernels(dz, dy):
+            kernels.gradient(self._decoder, dz, dy, self._columns(dz, slope, 1.0, *columns))
+            return
+        for where, numbers in self.chunks():
+            v, positive = (
+                self.signed(where, numbers) if columns else (None, self.positive(where, numbers))
+            )
+            dn = self._factors(positive, where, slope, 1.0)
+            dn.mul_(self.grid.read(dz, where, self.dtype))
+            if v is not None:
+                gains, constants, shares = (self.grid.spread(part, where) for part in columns)
+                dn.mul_(gains).add_(v.mul_(shares)).add_(constants)
+            self.grid.write(dy, where, dn)
 
     def fill(self, out: Tensor, samples: slice, layers: slice) -> None:
         """Write the surrogate of x for these samples and layers into ``out``."""
+        slope = self.record.slope
+        if kernels := self._kernels(out):
+            columns = self._columns(out, slope, 1.0, *(self.record.affine or (1.0, 0.0)))
+            kernels.fill(self._decoder, out, columns, samples, layers)
+            return
         for where, numbers in self.chunks(samples, layers):
             v, positive = self.values(where, numbers)
             rows = self.argument(v, where)
-            if positive is not None and not is_one(self.record.slope):
+            if positive is not None and not is_one(slope):
                 # Not in place: rows may be a view of what is kept.
-                rows = rows * self.slopes(positive, where)
+                rows = rows * self._factors(positive, where, slope, 1.0)
             self.grid.write(out, where, rows, (samples.start, layers.start))
+
+    def _kernels(self, *tensors: Tensor) -> ModuleType | None:
+        return kernels_for(self.grid, *tensors) if self._decoder is not None else None
+
+    def _columns(self, x: Tensor, *values: Slope) -> Tensor:
+        """Numbers for the kernels, by sample and channel: ``(values, B, C)``."""
+        shape = (len(values), self.grid.batch, self.grid.channels)
+        columns = torch.empty(shape, dtype=torch.float32, device=x.device)
+        for column, value in zip(columns, values, strict=True):
+            column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
+        return columns
+
+    def _factors(self, positive: Tensor, where: Where, below: Slope, above: float) -> Tensor:
+        """``above`` where ``positive`` is 1.0 and ``below`` where it is 0.0."""
+        if isinstance(below, Tensor):
+            per_sample = below.to(positive.dtype).expand(self.grid.batch, self.grid.channels)
+            below = self.grid.spread(per_sample, where)
+        return (positive * (above - below)).add_(below)
 
     def _affine(self, rows: Tensor, gain_and_shift: Any, where: Where) -> Tensor:
         gain, shift = (self.grid.spread(part.to(self.dtype), where) for part in gain_and_shift)
         return (rows * gain).add_(shift)
 
 
-def is_positive(x: Tensor) -> Tensor:
-    """1.0 where x is positive, else 0.0."""
-    return x.sign().clamp_(min=0)
-
-
-def slopes_where(positive: Tensor, slope: float | Tensor, grid: BrickGrid, where: Where) -> Tensor:
-    """1 where ``positive`` is 1.0 and ``slope`` where it is 0.0."""
-    if isinstance(slope, Tensor):
-        per_sample = slope.to(positive.dtype).expand(grid.batch, grid.channels)
-        column = grid.spread(per_sample, where)
-        return (positive * (1 - column)).add_(column)
-    return (positive * (1 - slope)).add_(slope)
-
-
 def is_one(slope: float | Tensor) -> bool:
     """Whether the activation is none at all."""
     return not isinstance(slope, Tensor) and slope == 1
+
+
+def keeps(kept: tuple[Tensor, ...], x: Tensor) -> bool:
+    """Whether x itself, or what shares its memory, is among what is kept."""
+    storage = x.untyped_storage()._cdata
+    return any(tensor.untyped_storage()._cdata == storage for tensor in kept)
 
 
 def attach(record: Record, x: Tensor) -> None:

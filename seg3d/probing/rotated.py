@@ -29,7 +29,7 @@ multiplications a voxel.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from torch import Tensor
 
 from seg3d.probing.bricks import BrickGrid, Where
 from seg3d.probing.chunks import bricks_of
+from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey, random_words
 from seg3d.probing.packing import Codebook, pack, random_signs, unpack
 from seg3d.probing.sketches import Sketch, working_dtype
@@ -58,8 +59,7 @@ class RotatedSketch(Sketch):
 
     def _compress(self, x: Tensor, key: ProbeKey) -> tuple[Tensor, ...]:
         encoder = Encoder(self, x, key, signed=False)
-        for where, numbers in bricks_of(encoder.grid, x):
-            encoder.put(encoder.grid.read(x, where, encoder.dtype), numbers)
+        encoder.put_all(x)
         return encoder.kept
 
     def _fill(self, out: Tensor, kept: tuple[Tensor, ...], key: ProbeKey) -> None:
@@ -68,30 +68,69 @@ class RotatedSketch(Sketch):
             decoder.grid.write(out, where, decoder.rows(where, numbers)[0])
 
 
-class Encoder:
-    """Sketches a tensor chunk by chunk.
+class Coder:
+    """What encoding and decoding have in common.
 
     Attributes:
-        grid: the bricks; :meth:`put` wants them in its chunks, in any order.
-        dtype: of the rows that :meth:`put` wants.
-        kept: packed signs, means, codes and scales; complete when all chunks have been put.
+        grid: the bricks.
+        choice: which of them are coded.
+        key: of the draw.
+        dtype: of rows of voxels.
+        kept: packed signs, means, codes and scales.
+    """
+
+    kept: tuple[Tensor, ...]
+
+    def __init__(
+        self,
+        sketch: RotatedSketch,
+        shape: torch.Size,
+        key: ProbeKey,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.grid = BrickGrid.of(shape, sketch.voxels)
+        self.choice = Choice(sketch.bits, self.grid, key, device)
+        self.key = key
+        self.dtype = dtype
+        self._device = device
+
+    # The kernels have no use for these two.
+    @cached_property
+    def rotation(self) -> Rotation:
+        return Rotation(self.grid.voxels, self.key, self._device, self.dtype)
+
+    @cached_property
+    def codebook(self) -> Codebook:
+        return Codebook(self.choice.code_bits, self._device, self.dtype)
+
+
+class Encoder(Coder):
+    """Sketches a tensor, at once or chunk by chunk.
+
+    Attributes:
+        kept: complete when all has been put, in any order, in the chunks of :attr:`grid`.
     """
 
     def __init__(self, sketch: RotatedSketch, x: Tensor, key: ProbeKey, *, signed: bool) -> None:
-        self.grid = grid = BrickGrid.of(x.shape, sketch.voxels)
-        self.dtype = working_dtype(x.dtype)
-        self.choice = Choice(sketch.bits, grid, key, x.device)
-        self.rotation = Rotation(grid.voxels, key, x.device, self.dtype)
-        self.codebook = Codebook(self.choice.code_bits, x.device, self.dtype)
-        sign_bytes = -(-grid.voxels // 8) if signed else 0
-        code_bytes = -(-grid.voxels * self.choice.code_bits // 8)
-        coded = self.choice.count
+        super().__init__(sketch, x.shape, key, x.device, working_dtype(x.dtype))
+        self.signed = signed
+        voxels, bricks, coded = self.grid.voxels, self.grid.bricks, self.choice.count
         self.kept = (
-            x.new_empty(grid.bricks, sign_bytes, dtype=torch.uint8),
-            x.new_empty(grid.bricks, 2 if signed else 1),
-            x.new_empty(coded, code_bytes, dtype=torch.uint8),
+            x.new_empty(bricks, -(-voxels // 8) if signed else 0, dtype=torch.uint8),
+            x.new_empty(bricks, 2 if signed else 1),
+            x.new_empty(coded, -(-voxels * self.choice.code_bits // 8), dtype=torch.uint8),
             x.new_empty(coded, 1, dtype=torch.float32),
         )
+
+    def put_all(self, x: Tensor) -> None:
+        """Sketch ``x``; if signed, with what is positive in it."""
+        if kernels := kernels_for(self.grid, x):
+            kernels.sketch(self, x)
+            return
+        for where, numbers in bricks_of(self.grid, x):
+            rows = self.grid.read(x, where, self.dtype)
+            self.put(rows, numbers, is_positive(rows) if self.signed else None)
 
     def put(self, rows: Tensor, numbers: slice, positive: Tensor | None = None) -> None:
         """Sketch the ``rows``, ``(bricks, voxels)``; ``positive`` are those of a signed sketch.
@@ -129,7 +168,7 @@ class Encoder:
         scales[coded] = (energy / overlap.clamp_min(torch.finfo(overlap.dtype).tiny)).float()
 
 
-class Decoder:
+class Decoder(Coder):
     """Rebuilds a tensor chunk by chunk, from what an :class:`Encoder` kept."""
 
     def __init__(
@@ -140,13 +179,8 @@ class Decoder:
         key: ProbeKey,
         dtype: torch.dtype,
     ) -> None:
-        self.grid = grid = BrickGrid.of(shape, sketch.voxels)
-        self.dtype = dtype
+        super().__init__(sketch, shape, key, kept[0].device, dtype)
         self.kept = kept
-        device = kept[0].device
-        self.choice = Choice(sketch.bits, grid, key, device)
-        self.rotation = Rotation(grid.voxels, key, device, dtype)
-        self.codebook = Codebook(self.choice.code_bits, device, dtype)
 
     def positive(self, numbers: slice) -> Tensor:
         """1.0 where a voxel was called positive, else 0.0: ``(bricks, voxels)``."""
@@ -156,19 +190,25 @@ class Decoder:
         """The surrogate of a chunk's bricks, ``(bricks, voxels)``, and what is positive in it."""
         signs, means, codes, scales = self.kept
         coded, chosen, _ = self.choice.of(numbers)
-        positive = self.positive(numbers) if signs.shape[1] else None
-        rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is not None:
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=means.device)
         levels = self.codebook.levels(codes[coded], self.grid.voxels)
         rest = self.rotation.backwards(levels, bricks).mul_(scales[coded])
+        del levels  # which need not be there beside what follows
+        positive = self.positive(numbers) if signs.shape[1] else None
+        rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is None:
             return rest.add_(rows), positive
         if positive is None:
             rows = rows.expand(-1, self.grid.voxels).contiguous()
         return rows.index_add_(0, chosen, rest), positive
+
+
+def is_positive(x: Tensor) -> Tensor:
+    """1.0 where x is positive, else 0.0."""
+    return x.sign().clamp_(min=0)
 
 
 def centred(means: Tensor, positive: Tensor | None) -> Tensor:
@@ -223,7 +263,6 @@ class Rotation:
         # the signs of every brick of every layer differ.
         matrix = haar_matrix(replace(key, layer=0), voxels)
         self.voxels = voxels
-        self.dtype = dtype
         self._matrix = matrix.to(device, dtype, non_blocking=True)
         self._number = key.number(SIGNS_STREAM)
 
@@ -236,7 +275,7 @@ class Rotation:
         return (rotated @ self._matrix.T).mul_(self._signs(bricks))
 
     def _signs(self, bricks: Tensor) -> Tensor:
-        return random_signs(self._number, bricks, self.voxels, self.dtype)
+        return random_signs(self._number, bricks, self.voxels)
 
 
 def haar_matrix(key: ProbeKey, voxels: int) -> Tensor:

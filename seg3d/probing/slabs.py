@@ -71,6 +71,16 @@ class Geometry:
         c_out = weight[1] * self.groups if self.transposed else weight[0]
         return int(batch * prod(size) * max(channels, c_out * scale))
 
+    def keeps_shape(self, x: torch.Size, weight: torch.Size) -> bool:
+        """Whether y is of x's shape, each row being in the middle of those that it is made of."""
+        in_the_middle = not self.transposed and self.stride[0] == 1
+        return in_the_middle and self.output_shape(x, weight) == x
+
+    def windows_lie_side_by_side(self, kernel: int) -> bool:
+        """Whether every fine row is touched by one coarse row: row r by row r // stride."""
+        plain = not (self.padding[0] or self.output_padding[0])
+        return plain and self.dilation[0] == 1 and kernel == self.stride[0]
+
     def backward(
         self, dy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,6 +125,14 @@ def cut(batch: int, rows: int, row: int, elements: int) -> Iterator[Slab]:
             yield Slab(slice(sample, sample + 1), first, last)
 
 
+def added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """The sum so far of the slabs' parts, in float32 or better; None if there are none."""
+    if part is None:
+        return total
+    part = part.to(torch.promote_types(part.dtype, torch.float32))
+    return part if total is None else total.add_(part)
+
+
 def rows_of(x: Tensor, samples: slice, first: int, last: int) -> Tensor:
     """Rows ``first`` to ``last`` along depth, with zeros for those beyond the volume."""
     part = x[samples, :, max(first, 0) : max(last, 0)]
@@ -138,13 +156,26 @@ class OverlapAdd:
         self.empty = empty
         self._samples: slice | None = None
         self._done = 0
+        self._held_back: tuple[int, Tensor] | None = None
 
-    def add(self, samples: slice, first: int, last: int, window: Tensor) -> None:
-        """Add rows ``first`` to ``last``; what lies beyond the volume is dropped."""
+    def add(
+        self, samples: slice, first: int, last: int, window: Tensor, unread: int | None = None
+    ) -> None:
+        """Add rows ``first`` to ``last``; what lies beyond the volume is dropped.
+
+        Rows of ``out`` from ``unread`` on, if given, still hold what the next windows are made
+        of: what is to be added to them is held back until then.
+        """
         if samples != self._samples:
             self.finish()
-            self._samples, self._done = samples, 0
+            self._samples, self._done, self._held_back = samples, 0, None
+        if self._held_back is not None:
+            row, rows = self._held_back
+            window[:, :, row - first : row - first + rows.shape[2]] += rows
         start, stop = max(first, 0), min(last, self.out.shape[2])
+        if unread is not None:
+            self._held_back = unread, window[:, :, unread - first : stop - first].clone()
+            stop = min(stop, unread)
         part = self.out[samples]
         fresh = min(max(start, self._done), stop) if self.empty else stop
         if self.empty:

@@ -22,8 +22,11 @@ from seg3d.synth.model import Survey, draw_model
 from seg3d.synth.strata import FACIES
 
 Kind = Literal["faults", "layers"]
+Ending = Literal[".nii.gz", ".sgy"]
 
-ENDING = ".nii.gz"
+# Of a survey that could be: bins in m and samples in ms, somewhere east and north.
+BIN, INTERVAL = 25.0, 4.0
+CORNER = 500_000.0, 6_000_000.0
 # Less leaves no room for a wavelet and a throw.
 SMALLEST = 16
 LABELS = {
@@ -66,14 +69,16 @@ def write_dataset(
     shape: Shape3,
     seed: int,
     test: int = 0,
+    ending: Ending = ".nii.gz",
     workers: int | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
     """Write ``imagesTr``, ``labelsTr`` and, last, ``dataset.json``.
 
     Volume n depends on ``seed``, ``shape`` and n alone: not on the number of workers, and a larger
-    dataset begins with the smaller one. Axes are inline, crossline, time; a voxel is 1 mm wide,
-    for want of a unit that suits all three.
+    dataset begins with the smaller one. Axes are inline, crossline, time. In SEG-Y, bins are 25 m
+    wide and samples 4 ms apart; in NIfTI a voxel is 1 mm wide, for want of a unit that suits all
+    three.
 
     Args:
         folder: an empty one, or one that does not exist yet.
@@ -82,6 +87,7 @@ def write_dataset(
         shape: `(X, Y, T)` voxels.
         seed: of the dataset.
         test: further volumes, in ``imagesTs`` and ``labelsTs``.
+        ending: of the files, which says their format.
         workers: processes; None for as many as there are cores.
         advance: called after each volume, for a progress bar.
 
@@ -102,7 +108,7 @@ def write_dataset(
         )
     parts = (Part("Tr", kind, 0), count), (Part("Ts", f"{kind}_test", 1), test)
     jobs = [
-        (folder, kind, shape, seed, part, number)
+        (folder, kind, shape, seed, part, number, ending)
         for part, volumes in parts
         for number in range(1, volumes + 1)
     ]
@@ -126,19 +132,26 @@ def write_dataset(
         "channel_names": {"0": "amplitude"},
         "labels": LABELS[kind],
         "numTraining": count,
-        "file_ending": ENDING,
+        "file_ending": ending,
     }
     with atomic_write(folder / "dataset.json") as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_volume(
-    folder: Path, kind: Kind, shape: Shape3, seed: int, part: Part, number: int
+    folder: Path, kind: Kind, shape: Shape3, seed: int, part: Part, number: int, ending: Ending
 ) -> None:
     survey = make_volume(kind, shape, [seed, part.number, number])
     labels = survey.faults if kind == "faults" else survey.facies
     name = f"{part.prefix}_{number:04d}"
-    header = Header(Grid(shape, np.eye(4)), 1, None)
-    image = folder / f"images{part.suffix}" / f"{name}_0000{ENDING}"
+    header = Header(_survey_grid(shape) if ending == ".sgy" else Grid(shape, np.eye(4)), 1, None)
+    image = folder / f"images{part.suffix}" / f"{name}_0000{ending}"
     write_volume(image, survey.image[None], header)
-    write_volume(folder / f"labels{part.suffix}" / f"{name}{ENDING}", labels[None], header)
+    write_volume(folder / f"labels{part.suffix}" / f"{name}{ending}", labels[None], header)
+
+
+def _survey_grid(shape: Shape3) -> Grid:
+    """Where a volume would lie if it were a survey, inlines going east."""
+    affine = np.diag([BIN, BIN, INTERVAL, 1.0])
+    affine[:2, 3] = CORNER
+    return Grid(shape, affine, axes=("inline", "crossline", "time"), units=("m", "m", "ms"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import time
 import tracemalloc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from seg3d.data import cache as cache_module
 from seg3d.data.cache import Cache, DiskCache, RamCache, training_cache
 from seg3d.data.cases import Case
 from seg3d.data.grid_map import GridMap
+from seg3d.data.training_case import TrainingCase
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL
 from seg3d.errors import UserError
 from seg3d.io import read_header
@@ -218,6 +223,7 @@ def test_the_disk_cache_is_used_again(cases: list[Case], tmp_path: Path) -> None
     assert len(steps) == 5
     assert files(tmp_path) == stored
     assert all(map(same, first, second))
+    assert " (5 of 5 from before), in " in str(second)
 
 
 @pytest.mark.parametrize("changed", ["image", "label"])
@@ -238,8 +244,10 @@ def test_the_disk_cache_sees_that_a_file_has_changed(tmp_path: Path, changed: st
 def test_the_disk_cache_sees_that_the_plan_has_changed(cases: list[Case], tmp_path: Path) -> None:
     plan = small_plan(spacing=(1.5, 1.5, 1.5), patch_size=(8, 8, 8))
     filled(DiskCache(cases, small_plan(), tmp_path))
-    disk, ram = filled(DiskCache(cases, plan, tmp_path)), filled(RamCache(cases, plan))
-    assert all(map(same, ram, disk))
+    disk, ram = DiskCache(cases, plan, tmp_path), filled(RamCache(cases, plan))
+    assert all(map(same, ram, filled(disk)))
+    # Cases that nobody will ask for again would only take space.
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == set(disk.entries)
 
 
 def test_what_a_killed_process_left_is_not_taken_for_a_case(
@@ -259,10 +267,10 @@ def test_two_processes_make_each_case_once(
 ) -> None:
     log, make = tmp_path / "made", cache_module._on_disk
 
-    def noted(case: Case, plan: Plan, folder: Path) -> None:
+    def noted(case: Case, plan: Plan, folder: Path, over: Event) -> None:
         with log.open("a") as file:
             file.write(f"{case.name}\n")
-        make(case, plan, folder)
+        make(case, plan, folder, over)
 
     monkeypatch.setattr(cache_module, "_on_disk", noted)
     fork = multiprocessing.get_context("fork")
@@ -286,6 +294,39 @@ def test_too_little_space_is_said_before_anything_is_written(
         training_cache(cases, small_config(), plan, tmp_path / "run" / "cache")
     assert "--run" in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_explained(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(array: Any, *arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(UserError, match=r"(?s)no more space on the disk.*free some space"):
+        filled(DiskCache(cases, small_plan(), tmp_path / "cache"))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_after_an_error_no_other_case_is_finished(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks_of, deadline = TrainingCase.blocks, time.monotonic() + 60
+
+    def blocks(self: TrainingCase) -> Any:
+        for block in blocks_of(self):
+            while self._name == "b" and time.monotonic() < deadline:
+                yield block
+            yield block
+
+    monkeypatch.setattr(TrainingCase, "blocks", blocks)
+    damaged = tmp_path / "damaged.nii"
+    damaged.write_bytes(b"nothing")
+    wrong = [replace(cases[0], label=damaged), cases[1]]
+    for cache in (RamCache(wrong, small_plan()), DiskCache(wrong, small_plan(), tmp_path / "disk")):
+        with pytest.raises(UserError, match="damaged"):
+            cache.fill()
+    assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("cache", ["1kib", "1gib"])

@@ -19,6 +19,7 @@ from seg3d.data.survey import (
     SAMPLES_PER_CASE,
     CaseSurvey,
     label_counts,
+    require_foreground,
     survey_dataset,
 )
 from seg3d.errors import UserError
@@ -330,5 +331,8 @@ def test_cases_that_differ_in_their_number_of_channels(tmp_path):
 @pytest.mark.parametrize("value", [0, 5])
 def test_nothing_but_background(tmp_path, value):
     only = case(tmp_path, label=np.full(SHAPE, value, "uint8"))
+    surveys = look(only)
+    dataset = Dataset("images and labels", Path("data"), (only,))
+    require_foreground(dataset, surveys, {1})
     with pytest.raises(UserError, match="no voxel of data carries a label other than background"):
-        look(only, background=frozenset({0, 5}))
+        require_foreground(dataset, surveys, {0, 5})

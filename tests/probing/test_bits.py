@@ -15,6 +15,7 @@ from seg3d.probing import (
     ProbedConv3d,
     ProbedInstanceNorm3d,
     choose_bits,
+    first_bits,
     gradient_noise,
     set_bits,
     set_probe_step,
@@ -111,6 +112,40 @@ def test_norms_of_small_volumes_get_no_fractions(edge: int, least: float) -> Non
     shape = (1, 2, edge, edge, edge)
     passes = runs(network, [torch.randn(shape, generator=generator) for _ in range(2)])
     assert choose_bits(network, passes, limit=1e6)["1"] == least
+
+
+def test_bits_before_anything_is_measured() -> None:
+    network = small_network()
+    bits = {}
+    for edge in (16, 24):
+        (run,) = runs(network, [torch.randn(1, 2, edge, edge, edge)])
+        bits[edge] = first_bits(network, run)
+    assert bits == {16: {"1": 4, "2": 1}, 24: {"1": 1, "2": 1}}
+
+
+def test_no_more_bytes_than_one_bit_takes() -> None:
+    """Volumes that are all alike have no noise of their own: no sketch is good enough for them."""
+    torch.manual_seed(0)
+    network = UNet3d(2, 3, (4, 6, 8))
+    x = torch.randn(1, 2, 24, 24, 24)
+
+    def backward() -> None:
+        output = network(x)
+        assert isinstance(output, Tensor)
+        output.square().mean().backward()
+
+    def saved() -> float:
+        return sum(
+            layer.sketched.shape.numel() * float(layer.bits if layer.bits != "exact" else 32)
+            for layer in rotated_layers(network).values()
+            if layer.sketched
+        )
+
+    first_bits(network, backward)
+    most = saved()
+    bits = choose_bits(network, [backward] * 3)
+    assert 0.5 * most < saved() <= most
+    assert len(set(bits.values())) > 1
 
 
 def test_the_choice_is_reproducible_and_leaves_the_global_generator_alone() -> None:

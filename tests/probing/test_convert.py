@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, weight_norm
 from seg3d.errors import UserError
 from seg3d.networks import UNet3d
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, probe_model, set_probe_step
+from seg3d.probing.convert import PROBED
 
 VOLUME = (2, 4, 6, 8, 10)
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -315,19 +316,37 @@ def block() -> nn.Sequential:
 def places(network: nn.Sequential, x: Tensor) -> list[int]:
     """Where in memory the outputs of the layers lie, and what becomes of them."""
     found = []
-    for kind in (ProbedConv3d, nn.InstanceNorm3d, nn.LeakyReLU, nn.GroupNorm, nn.ReLU):
-        for module in network.modules():
-            if isinstance(module, kind):
-                forward = module.forward
 
-                def watched(x: Tensor, forward: Callable[[Tensor], Tensor] = forward) -> Tensor:
-                    y = forward(x)
-                    found.append(y.data_ptr())
-                    return y
+    def watched(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def watch(module: nn.Module, x: Tensor) -> Tensor:
+            y = forward(module, x)
+            found.append(y.data_ptr())
+            return y
 
-                module.forward = watched  # type: ignore[method-assign]
-    network(x).sum().backward()
+        return watch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in {type(module) for module in network.modules()}:
+            if kind in PROBED.values():
+                patch.setattr(kind, "forward", watched(kind.forward))
+        network(x).sum().backward()
     return found
+
+
+def test_a_forward_of_its_own_sees_what_is_never_written_over() -> None:
+    network, seen = block(), []
+    norm, inner = network[1], network[3]
+    for module in (norm, inner):
+        forward = module.forward
+
+        def keeping(x: Tensor, forward: Callable[[Tensor], Tensor] = forward) -> Tensor:
+            seen.append((x, x.detach().clone()))
+            return forward(x)
+
+        module.forward = keeping
+    network(torch.randn(1, 1, 8, 8, 8)).sum().backward()
+    assert len(seen) == 2
+    assert all(torch.equal(x, before) for x, before in seen)
 
 
 def test_sequential_writes_over_what_only_it_holds() -> None:

@@ -25,8 +25,8 @@ from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.norms import ProbedNorm
-from seg3d.probing.records import is_positive, record_of
-from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch
+from seg3d.probing.records import record_of
+from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch, is_positive
 
 from .helpers import assert_mean_is, gradients
 from .test_sketches import excess_energy
@@ -339,7 +339,7 @@ def test_a_convolution_behind_keeps_nothing_of_its_own(fused: bool, bits: float 
     with_conv = sum(kept_storages(used, x).values())
     assert with_conv == sum(kept_storages(used[:-1], x).values())
     norm, conv = used[0], used[-1]
-    assert conv.source == norm.probe_key.layer
+    assert conv.sources == (norm.probe_key.layer,)
 
 
 @pytest.mark.parametrize("change", ["in place", "through a view", "copied"])
@@ -360,7 +360,7 @@ def test_a_record_is_of_no_use_for_a_changed_tensor(change: str) -> None:
         assert record_of(z) is None
         used[-1](z).backward(dy)
         grads.append(used[-1].weight.grad)
-    assert used[-1].source == used[-1].probe_key.layer
+    assert used[-1].sources == (used[-1].probe_key.layer,)
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-9, atol=1e-9)
 
 

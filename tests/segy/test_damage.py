@@ -134,14 +134,14 @@ def test_pre_stack(tmp_path):
     for number, column in enumerate(columns):
         patch(path, trace_word(written, number, 37), ">i", 100 + 50 * (column % 2))
     refused(path, "is pre-stack", "up to 2 traces in one place", "offsets 100 to 150")
-    refused(path, "is pre-stack", positions=Positions(189, 193))
+    refused(path, "is pre-stack", "to do: stack it", positions=Positions(189, 193))
 
 
 def test_pre_stack_without_offsets_is_not_read_as_shots_and_channels(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec((4, 6, 5), lines=(9, 13)))
     rows, columns = written.places.T
     path = number_lines(written, 1 + rows, 1 + columns // 2)
-    refused(path, "has several traces at the same", "up to 2 traces in one place")
+    refused(path, "has several traces at the same", "up to 2 traces in one place", "--segy-bytes")
 
 
 def test_shots_and_channels_are_no_survey(tmp_path):
@@ -178,7 +178,7 @@ def test_a_line_across_both_axes(tmp_path):
 def test_no_numbers(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(coordinates=None))
     path = number_lines(written, np.zeros(30, int), np.zeros(30, int))
-    refused(path, "has no inline and crossline numbers", "9 and 21", "say which byte positions")
+    refused(path, "has no inline and crossline numbers", "9 and 21", "--segy-bytes")
 
 
 @pytest.mark.parametrize("line", ["C 9 SOMETHING IN BYTES 41-44", "C 9 Iline: 41, Xline: 45"])

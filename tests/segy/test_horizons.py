@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from seg3d.errors import UserError
 from seg3d.io import create_volume, segy
 from seg3d.io.horizons import Horizon, horizon_surface, read_horizon
-from seg3d.io.layers import NO_TRACE, NOT_KNOWN, Layers, layer_labels
+from seg3d.io.layers import NO_TRACE, NOT_KNOWN, Layers, label_values, layer_labels
 from seg3d.io.regions import whole
 from seg3d.io.segy import Survey
 from tests.segy.files import Spec, read_header, write
@@ -66,13 +66,20 @@ def table(separator: str, order: tuple[int, ...] = (0, 1, 2)) -> str:
         '# "Crossline" "Inline" "Z"\n' + table(" ", (1, 0, 2)),
         "# Horizon: Schöne Tiefe\nxline iline time\n" + table(" ", (1, 0, 2)),
         "XL;IL;X;Y;Time [ms]\n" + table(";", (1, 0, 0, 0, 2)),
+        # As OpendTect exports them, with a line of names and with a line for each.
+        '# "Inline"\t"Crossline"\t"Z"\n# - - - - - - - - - -\n' + table("\t"),
+        "# 1: Inline\n# 2: Crossline\n# 3: Z\n# 4: Amplitude\n# - - - -\n"
+        + table("\t", (0, 1, 2, 2)),
+        # Fields as in EarthVision.
+        "# Type: scattered data\n# Field: 1 x\n# Field: 2 y\n# Field: 3 z ms\n# Field: 4 Inline\n"
+        "# Field: 5 Crossline\n# End:\n" + table(" ", (0, 0, 2, 0, 1)),
         table(" ") + "\n# 9 9 9\n106 300 -999.25\n106 301 1e30\n106 302 nan\n",
     ],
 )
-def test_tables_of_picks(tmp_path, text):
+def test_tables_of_picks(tmp_path, survey, text):
     (tmp_path / "top.dat").write_bytes(text.encode())
-    horizon = read_horizon(tmp_path / "top.dat")
-    assert horizon.name == "top"
+    horizon = read_horizon(tmp_path / "top.dat", survey)
+    assert horizon.name == str(tmp_path / "top.dat")
     assert np.array_equal(
         np.transpose([horizon.inlines, horizon.crosslines, horizon.times]), np.array(ROWS)
     )
@@ -82,7 +89,7 @@ def test_tables_of_picks(tmp_path, text):
     "text, problem",
     [
         ("1 2 3 4\n", "which columns hold inline, crossline and time"),
-        ("X Y Z Inline\n1 2 3 4\n", "which columns hold inline, crossline and time"),
+        ("X Amplitude Z Inline\n1 2 3 4\n", "which columns hold inline, crossline and time"),
         ("", "which columns"),
         ("inline crossline time\n", "which columns"),
         (table(" ") + "\n1 2\n", "is damaged or no table of picks"),
@@ -90,16 +97,85 @@ def test_tables_of_picks(tmp_path, text):
         ("100 300 -999.25\n", "holds no picks"),
     ],
 )
-def test_tables_that_are_none(tmp_path, text, problem):
+def test_tables_that_are_none(tmp_path, survey, text, problem):
     (tmp_path / "top.dat").write_text(text)
     with pytest.raises(UserError, match=problem) as caught:
-        read_horizon(tmp_path / "top.dat")
+        read_horizon(tmp_path / "top.dat", survey)
     assert "top.dat" in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_file_that_is_not_there(tmp_path, survey):
     with pytest.raises(UserError, match=r"top.dat cannot be read\n  given: No such file"):
-        read_horizon(tmp_path / "top.dat")
+        read_horizon(tmp_path / "top.dat", survey)
+
+
+@pytest.mark.parametrize(
+    "columns, text",
+    [
+        (["time", "_", "crossline", "inline"], table(" ", (2, 0, 1, 0))),
+        # Petrel: Charisma 3D interpretation lines.
+        (
+            ["_", "_", "inline", "_", "_", "crossline", "_", "_", "time"],
+            "\n".join(f"INLINE : {i} XLINE : {x} 6e5 6e6 {t}" for i, x, t in ROWS),
+        ),
+        (["inline", "crossline", "_", "time"], "a head\n3 numbers 1\n" + table(",", (0, 1, 0, 2))),
+    ],
+)
+def test_columns_that_are_given(tmp_path, survey, columns, text):
+    (tmp_path / "top.dat").write_text(text)
+    horizon = read_horizon(tmp_path / "top.dat", survey, columns)
+    assert np.array_equal(
+        np.transpose([horizon.inlines, horizon.crosslines, horizon.times]), np.array(ROWS)
+    )
+
+
+def test_given_columns_that_the_file_has_not(tmp_path, survey):
+    (tmp_path / "top.dat").write_text(table(" "))
+    with pytest.raises(UserError, match="no row of the columns") as caught:
+        read_horizon(tmp_path / "top.dat", survey, ["_", "inline", "crossline", "time"])
+    assert "data.labels.columns" in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1000.0, -1.0])
+def test_times_are_scaled_after_nulls_were_left_out(tmp_path, survey, scale):
+    rows = [(100, 300, 60 / scale), (102, 301, -999.25)]
+    (tmp_path / "top.dat").write_text("\n".join(" ".join(map(str, row)) for row in rows))
+    assert read_horizon(tmp_path / "top.dat", survey, None, scale).times.tolist() == [60.0]
+
+
+# Picks with coordinates
+
+
+def test_coordinates_go_to_the_nearest_bin(tmp_path, survey):
+    """On a survey that lies across, with picks beside the bins and some outside."""
+    rng = np.random.default_rng(4)
+    places = np.argwhere(rng.random(SHAPE[:2]) < 0.7)
+    times = rng.uniform(30, 200, len(places))
+    world = survey.grid.affine[:2, :2] @ (places + rng.uniform(-0.3, 0.3, places.shape)).T
+    rows = [*world + survey.grid.affine[:2, 3:], times]
+    # A second pick in the first bin, farther from its middle; and one outside.
+    again = survey.grid.affine[:2, :2] @ (places[0] + 0.45) + survey.grid.affine[:2, 3]
+    table = np.vstack([np.transpose(rows), [*again, 999], [0, 0, 50]])
+    np.savetxt(tmp_path / "top.xyt", table, header="X Y TWT", fmt="%.3f")
+    horizon = read_horizon(tmp_path / "top.xyt", survey)
+    found = np.transpose([horizon.inlines, horizon.crosslines, horizon.times])
+    expected = np.column_stack([100 + 2 * places[:, 0], 300 + places[:, 1], times])
+    assert np.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "spec, problem",
+    [
+        (Spec(SHAPE, coordinates=None), "of which no coordinates are known"),
+        (Spec(SHAPE), "has no pick in the survey"),
+    ],
+)
+def test_coordinates_that_say_nothing(tmp_path, spec, problem):
+    other = read_header(write(tmp_path / "other.sgy", spec).path).native
+    (tmp_path / "top.xyt").write_text("1 2 3\n")
+    with pytest.raises(UserError, match=problem) as caught:
+        read_horizon(tmp_path / "top.xyt", other, ["x", "y", "time"])
+    assert "top.xyt" in str(caught.value) and "other.sgy" in str(caught.value)
 
 
 # Surfaces
@@ -172,7 +248,9 @@ def test_picks_in_seconds(tmp_path):
     survey = read_header(write(tmp_path / "survey.sgy", Spec(SHAPE)).path).native
     rows, columns = np.indices(SHAPE[:2]).reshape(2, -1)
     top = Horizon("top", 100.0 + rows, 300.0 + columns, plane(rows, columns) / 1000)
-    with pytest.raises(UserError, match=r"(?s)lies outside the survey.*picks are in ms"):
+    with pytest.raises(
+        UserError, match=r"(?s)lies outside the survey.*picks to ms.*1000 for seconds"
+    ):
         horizon_surface(top, survey, 1)
 
 
@@ -207,7 +285,8 @@ def test_layers_by_their_definition(tmp_path, seed, horizons):
     survey = read_header(write(tmp_path / "survey.sgy", Spec((3, 4, 9), missing=0.2)).path)
     surfaces = np.sort(rng.uniform(-1, 10, (horizons, 3, 4)), axis=0)
     surfaces[rng.random(surfaces.shape) < 0.3] = np.nan
-    labels = Layers(surfaces, survey.native).read(whole((3, 4, 9)))
+    values = range(1, horizons + 2)
+    labels = Layers(surfaces, survey.native, values).read(whole((3, 4, 9)))
     assert labels.shape == (1, 3, 4, 9)
     for row, column in np.ndindex(3, 4):
         line = [expected_layer(surfaces[:, row, column], sample) for sample in range(9)]
@@ -261,6 +340,18 @@ def test_horizons_may_touch(survey):
     )
     labels = layers.read(whole(SHAPE))
     assert set(np.unique(labels)) == {NO_TRACE, 1, 3, 4}
+
+
+def test_layers_of_one_name_have_one_value(survey):
+    every = np.ones(SHAPE[:2], bool)
+    names = ["ignore", "sand", "background", "shale", "sand"]
+    values = label_values(names)
+    assert values == {"sand": 1, "shale": 2, "background": 0, "ignore": NOT_KNOWN}
+    horizons = [picks(every, str(lower), lower) for lower in (0, 20, 40, 60)]
+    plain = layer_labels(horizons, survey).read(whole(SHAPE))
+    named = layer_labels(horizons, survey, 10, [values[name] for name in names])
+    expected = np.array([NO_TRACE, NOT_KNOWN, 1, 0, 2, 1])[plain]
+    assert np.array_equal(named.read(whole(SHAPE)), expected)
 
 
 def test_no_horizons(survey):

@@ -129,7 +129,9 @@ def test_traces_in_no_order_are_noted(tmp_path):
 # Byte positions
 
 
-@pytest.mark.parametrize("lines", [(9, 21), (5, 21), (17, 21), (9, 13), (17, 13), (181, 185)])
+@pytest.mark.parametrize(
+    "lines", [(9, 21), (5, 21), (5, 17), (17, 21), (9, 13), (17, 13), (181, 185)]
+)
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_positions_are_found(tmp_path, lines, missing):
     coordinates = (181, 185) if lines != (181, 185) else (189, 193)
@@ -159,7 +161,7 @@ def test_coordinates_are_found(tmp_path, coordinates):
 
 def test_positions_may_be_given(tmp_path):
     written = write(tmp_path / "survey.sgy", Spec(lines=(41, 45), coordinates=(49, 53)))
-    with pytest.raises(UserError, match="byte positions"):
+    with pytest.raises(UserError, match="has no inline and crossline numbers in the usual places"):
         segy.open_volume(written.path)
     positions = Positions(41, 45, 49, 53)
     header = read_header(written.path, positions)

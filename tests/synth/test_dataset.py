@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segyio
 
 from seg3d.data.layouts import find_dataset
 from seg3d.errors import UserError
@@ -22,21 +23,39 @@ def test_the_command_line_makes_what_the_number_of_workers_does_not_change(
 ) -> None:
     shape = ("--shape", *SHAPE, "--seed", 4)
     cli("synth", "faults", "--out", tmp_path / "one", "--count", 2, *shape, "--workers", 1)
-    done = cli("synth", "faults", "--out", tmp_path / "two", "--count", 3, *shape, "--workers", 2)
+    done = cli(
+        "synth", "faults", "--out", tmp_path / "two", "--count", 3, *shape, "--workers", 2,
+        "--format", "sgy",
+    )  # fmt: skip
     assert done.stdout.strip() == str(tmp_path / "two")
     for number in (1, 2):
         case = f"faults_{number:04d}"
         expected = make_volume("faults", SHAPE, [4, 0, number])
-        for folder in ("one", "two"):
-            image = read_volume(tmp_path / folder / "imagesTr" / f"{case}_0000.nii.gz").array
-            label = read_labels(tmp_path / folder / "labelsTr" / f"{case}.nii.gz").array
-            assert (image.dtype, label.dtype) == (np.float32, np.uint8)
+        for folder, ending in (("one", ".nii.gz"), ("two", ".sgy")):
+            image = read_volume(tmp_path / folder / "imagesTr" / f"{case}_0000{ending}").array
+            label = read_labels(tmp_path / folder / "labelsTr" / f"{case}{ending}").array
+            assert image.dtype == np.float32 and label.dtype.itemsize == 1
             np.testing.assert_array_equal(image[0], expected.image)
             np.testing.assert_array_equal(label[0], expected.faults)
     dataset = find_dataset(tmp_path / "two")
     assert [case.name for case in dataset.cases] == [f"faults_{n:04d}" for n in (1, 2, 3)]
     assert dataset.channels == ("amplitude",) and not dataset.left_out
     assert dataset.labels == {"background": 0, "fault": 1}
+
+
+def test_a_survey_in_segy(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "x", "faults", count=1, shape=SHAPE, seed=0, ending=".sgy")
+    path = tmp_path / "x" / "imagesTr" / "faults_0001_0000.sgy"
+    with segyio.open(path) as survey:
+        assert list(survey.ilines) == [*range(1, 25)] and list(survey.xlines) == [*range(1, 21)]
+        assert survey.samples.tolist() == [4.0 * n for n in range(32)]
+        field = segyio.TraceField
+        header = survey.header[20 + 3]
+        assert (header[field.INLINE_3D], header[field.CROSSLINE_3D]) == (2, 4)
+        scalar = abs(header[field.SourceGroupScalar])
+        assert header[field.CDP_X] / scalar == 500_000 + 25
+        assert header[field.CDP_Y] / scalar == 6_000_000 + 3 * 25
+    assert find_dataset(tmp_path / "x").cases[0].images == (path,)
 
 
 def test_facies_and_volumes_set_aside(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ STANDARD = Positions(189, 193)
 OTHERS = (
     Positions(9, 21),
     Positions(5, 21),
+    Positions(5, 17),
     Positions(17, 21),
     Positions(9, 13),
     Positions(17, 13),
@@ -143,6 +144,11 @@ ONE_LINE = "is a single line (2D), or its inline and crossline numbers are elsew
 SCATTERED = "is not a regular grid of inlines and crosslines"
 PRE_STACK = "is pre-stack: traces of several offsets"
 REPEATED = "has several traces at the same inline and crossline"
+ELSEWHERE = "if it is one, say where its headers have the numbers: --segy-bytes INLINE,CROSSLINE"
+FIXES = {
+    PRE_STACK: "stack it, or write a file for each offset or angle, with a seismic package",
+    REPEATED: f"remove traces with a seismic package; or, {ELSEWHERE}",
+}
 
 
 def find_lines(layout: Layout, headers: dict[str, np.ndarray], wanted: Positions | None) -> Lines:
@@ -190,7 +196,7 @@ def find_lines(layout: Layout, headers: dict[str, np.ndarray], wanted: Positions
             f"bytes {_where(lines.positions)}: inlines {lines.inline}, crosslines {lines.crossline}"
             for lines in found
         ),
-        fix="say which byte positions hold the inline and crossline numbers",
+        fix="say which they are: --segy-bytes INLINE,CROSSLINE",
     )
 
 
@@ -264,7 +270,7 @@ def _require_small_numbers(headers: dict[str, np.ndarray], positions: Positions)
     for position in (positions.inline, positions.crossline):
         numbers = headers[word_name(position)]
         if np.median(np.abs(numbers.astype(np.int64))) > LARGEST_LINE_NUMBER:
-            raise NotAGrid(SCATTERED, "numbers too large for lines")
+            raise NotAGrid(NO_NUMBERS, "numbers too large for lines")
 
 
 def _require_one_offset(offsets: np.ndarray) -> None:
@@ -301,7 +307,7 @@ def _nothing_found(layout: Layout, failed: dict[Positions, NotAGrid]) -> UserErr
         f"{layout.path} {verdict}",
         given="\n    ".join(["what the trace headers hold", *found]),
         legal="a post-stack 3D survey: one trace at an inline and crossline, or none",
-        fix="if it is one, say which byte positions hold the inline and crossline numbers",
+        fix=FIXES.get(verdict, ELSEWHERE),
     )
 
 

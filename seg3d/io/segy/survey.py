@@ -83,14 +83,17 @@ class _Assumed:
 _assumed = _Assumed()
 
 
-def assume(positions: Positions | None = None, domain: Domain = "time") -> None:
+def assume(*, positions: Positions | None = None, domain: Domain | None = None) -> None:
     """Say for the whole process what holds for SEG-Y files where a caller does not say it.
 
+    Without it, positions are found, and the domain is time.
+
     Args:
-        positions: of the line numbers (and coordinates); None to find them.
-        domain: what the third axis is.
+        positions: of the line numbers (and coordinates); None to leave them as they are.
+        domain: what the third axis is; None likewise.
     """
-    _assumed.positions, _assumed.domain = positions, domain
+    _assumed.positions = positions or _assumed.positions
+    _assumed.domain = domain or _assumed.domain
 
 
 def read_survey(

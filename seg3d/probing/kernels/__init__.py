@@ -1,0 +1,69 @@
+"""Fused passes over tensors on a GPU: what the torch functions do, in one launch each.
+
+Wherever the engine goes through a tensor chunk by chunk it asks :func:`kernels_for` first.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from seg3d.probing.bricks import BrickGrid
+
+BRICK_VOXELS = range(8, 129)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+AMPERE = (8, 0)  # compute capability: the first with bfloat16 in its tensor cores
+
+enabled = os.environ.get("SEG3D_KERNELS", "1") != "0"
+
+
+def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
+    """The module with the fused passes, if all ``tensors`` and the ``grid`` suit them, or None.
+
+    Tensors suit that are on an NVIDIA GPU since Ampere, in float32, bfloat16 or float16, every
+    channel contiguous and, if there are several tensors, all with the same strides.
+
+    Args:
+        grid: of the bricks; None for passes that know no bricks.
+        tensors: of shape ``(B, C, D, H, W)``.
+    """
+    alike = len({x.stride() for x in tensors}) == 1 and all(map(_suits, tensors))
+    if not (enabled and alike and _device_suits(tensors[0].device)):
+        return None
+    if grid is not None and grid.voxels not in BRICK_VOXELS:
+        return None
+    # Triton need not be installed, and takes a while to import.
+    from seg3d.probing.kernels import passes
+
+    return passes
+
+
+def _suits(x: Tensor) -> bool:
+    _, _, _, height, width = x.shape
+    contiguous = x.stride()[2:] == (height * width, width, 1)
+    return contiguous and x.dtype in DTYPES and not isinstance(x, FakeTensor)
+
+
+@cache
+def _device_suits(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
+        return False
+    if torch.cuda.get_device_capability(device) < AMPERE:
+        return False
+    try:
+        from seg3d.probing.kernels import passes
+
+        passes.moments(torch.ones(1, 1, 1, 1, 1, device=device))
+    except Exception as error:
+        # Triton wants a C compiler, a writable cache and a driver of its taste, and says so by
+        # exceptions of any type. Without it there is the torch path.
+        warnings.warn(f"no fused GPU kernels, training is slower: {error}", stacklevel=2)
+        return False
+    return True

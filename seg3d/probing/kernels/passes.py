@@ -1,0 +1,229 @@
+"""Launches the kernels: a function here does at once what the torch path does chunk by chunk.
+
+None needs more memory than 12 bytes a brick, which is less than what chunks take.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from seg3d.probing.kernels.encode import encode_kernel
+from seg3d.probing.kernels.moments import moments_kernel
+from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
+from seg3d.probing.keys import ProbeKey
+from seg3d.probing.packing import Codebook
+from seg3d.probing.rotated import CHOICE_STREAM, SIGNS_STREAM, Decoder, Encoder, haar_matrix
+
+ROWS = 16  # units of a program: bricks, or groups of them
+PART = 32  # voxels of them that are rotated at a time
+MOMENTS_BLOCK = 2048
+MOMENTS_PROGRAMS = 2048  # about so many keep any GPU busy
+# Triton's interpreter, which runs kernels on a CPU, cannot multiply matrices in bfloat16.
+HALF = tl.float32 if os.environ.get("TRITON_INTERPRET") == "1" else tl.bfloat16
+
+
+def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of every channel of ``(B, C, D, H, W)``: ``(B, C)`` each."""
+    batch, channels = y.shape[:2]
+    volume = y[0, 0].numel()
+    blocks = triton.cdiv(volume, MOMENTS_BLOCK)
+    span = triton.cdiv(blocks, triton.cdiv(MOMENTS_PROGRAMS, batch * channels)) * MOMENTS_BLOCK
+    parts = triton.cdiv(volume, span)
+    out = y.new_empty(3, batch, channels, parts, dtype=torch.float32)
+    _launch(
+        moments_kernel,
+        batch * channels * parts,
+        y=y,
+        out=out,
+        volume=volume,
+        parts=parts,
+        span=span,
+        total=batch * channels * parts,
+        BLOCK=MOMENTS_BLOCK,
+    )
+    count, means, squares = out
+    mean = (count * means).sum(2) / volume
+    between = (count * (means - mean[:, :, None]).square()).sum(2)
+    return mean, (squares.sum(2) + between) / volume
+
+
+def sketch(encoder: Encoder, x: Tensor) -> None:
+    """Sketch ``x``, with its signs if ``encoder`` is signed."""
+    _encode(encoder, x, x, x, normalise=False)
+
+
+def normalise(encoder: Encoder, y: Tensor, z: Tensor, columns: Tensor) -> None:
+    """Sketch v = scale y + offset, and write act(gain v + shift) into z, which may be y.
+
+    Args:
+        encoder: a signed one.
+        y: ``(B, C, D, H, W)``.
+        z: of the same shape.
+        columns: ``(5, B, C)`` float32: scale, offset, gain, shift, and the slope of act.
+    """
+    _encode(encoder, y, z, columns, normalise=True)
+
+
+def sums(decoder: Decoder, dz: Tensor, columns: Tensor) -> Tensor:
+    """Sums over every channel of dn, dn v and v: ``(3, B, C)``.
+
+    Args:
+        decoder: of v.
+        dz: ``(B, C, D, H, W)``.
+        columns: ``(2, B, C)`` float32: dn is dz times the first where the sign is not positive,
+            and times the second where it is.
+    """
+    grid = decoder.grid
+    shape = (3, grid.batch, grid.layers, grid.channels, grid.runs)
+    out = dz.new_empty(shape, dtype=torch.float32)
+    _rebuild(SUMS, decoder, dz, out, columns)
+    return out.sum((2, 4))
+
+
+def gradient(decoder: Decoder, dz: Tensor, dy: Tensor, columns: Tensor) -> None:
+    """Write gain dn + constant + along v into dy, which may be dz; or dn, if that is all.
+
+    Args:
+        decoder: of v.
+        dz: ``(B, C, D, H, W)``.
+        dy: of the same shape.
+        columns: ``(2, B, C)`` as for :func:`sums`, or ``(5, B, C)`` with gain, constant and along.
+    """
+    _rebuild(GRADIENT if len(columns) == 5 else SLOPES, decoder, dz, dy, columns)
+
+
+def fill(decoder: Decoder, out: Tensor, columns: Tensor, samples: slice, layers: slice) -> None:
+    """Write v, or (gain v + shift) times a factor if the sketch has signs, into a part of a volume.
+
+    Args:
+        decoder: of v.
+        out: ``(samples, C, planes, H, W)``, where these samples and layers begin.
+        columns: ``(4, B, C)``, the two factors as for :func:`sums`, gain and shift.
+        samples: which.
+        layers: which.
+    """
+    _rebuild(FILL, decoder, out, out, columns, samples, layers)
+
+
+def _encode(encoder: Encoder, y: Tensor, z: Tensor, columns: Tensor, *, normalise: bool) -> None:
+    whole = slice(0, encoder.grid.batch), slice(0, encoder.grid.layers)
+    arguments = _arguments(encoder, y, columns, *whole)
+    thresholds = _codebook(encoder.choice.code_bits, y.device)[0]
+    _launch_on_units(
+        encode_kernel, y=y, z=z, thresholds=thresholds, NORMALISE=normalise, **arguments
+    )
+
+
+def _rebuild(
+    purpose: tl.constexpr,
+    decoder: Decoder,
+    dz: Tensor,
+    out: Tensor,
+    columns: Tensor,
+    samples: slice | None = None,
+    layers: slice | None = None,
+) -> None:
+    samples = samples or slice(0, decoder.grid.batch)
+    layers = layers or slice(0, decoder.grid.layers)
+    _launch_on_units(
+        rebuild_kernel,
+        dz=dz,
+        out=out,
+        bricks=decoder.grid.bricks,
+        first_sample=samples.start,
+        first_layer=layers.start,
+        layers_here=layers.stop - layers.start,
+        PURPOSE=purpose.value,
+        **_arguments(decoder, dz, columns, samples, layers),
+    )
+
+
+def _arguments(
+    coder: Encoder | Decoder, x: Tensor, columns: Tensor, samples: slice, layers: slice
+) -> dict[str, Any]:
+    """What both kernels have to be told, of a tensor that lies as x does."""
+    grid, choice, key = coder.grid, coder.choice, coder.key
+    signs, means, codes, scales = coder.kept
+    block = max(16, triton.next_power_of_2(grid.voxels))
+    span = grid.planes * grid.plane
+    sticks_out = grid.layers * grid.planes != grid.depth or grid.runs * grid.voxels != span
+    rows = (samples.stop - samples.start) * (layers.stop - layers.start)
+    return {
+        "columns": columns,
+        "column_size": grid.batch * grid.channels,
+        "matrix": _matrix(replace(key, layer=0), grid.voxels, block, x.device),
+        "levels": _codebook(choice.code_bits, x.device)[1],
+        "signs": signs,
+        "means": means,
+        "codes": codes,
+        "scales": scales,
+        "signs_number": key.number(SIGNS_STREAM),
+        "choice_number": key.number(CHOICE_STREAM),
+        "units": rows * choice.groups,
+        "groups": choice.groups,
+        "channels": grid.channels,
+        "runs": grid.runs,
+        "layers": grid.layers,
+        "planes": grid.planes,
+        "plane": grid.plane,
+        "depth": grid.depth,
+        "sample_stride": x.stride(0),
+        "channel_stride": x.stride(1),
+        "layer_size": span,
+        "voxels": grid.voxels,
+        "SIGNED": signs.shape[1] > 0,
+        "BITS": choice.code_bits,
+        "PER_GROUP": choice.per_group,
+        "EDGE": sticks_out,
+        "BLOCK": block,
+        "PART": min(PART, block),
+    }
+
+
+def _launch_on_units(kernel: Any, *, units: int, **arguments: Any) -> None:
+    # Voxels that are read one by one and not in fours take so many registers that four warps,
+    # with which most programs run at a time, would not have enough.
+    by_fours = arguments["voxels"] % 16 == 0 and not arguments["EDGE"]
+    _launch(
+        kernel,
+        triton.cdiv(units, ROWS),
+        units=units,
+        ROWS=ROWS,
+        HALF=HALF,
+        num_warps=4 if by_fours else 8,
+        # The matrix, which all programs share, is to come through the first-level cache.
+        num_stages=1,
+        **arguments,
+    )
+
+
+def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
+    # The current device need not be that of the tensors.
+    with torch.cuda.device_of(arguments["out"] if "out" in arguments else arguments["y"]):
+        kernel[(programs,)](**arguments)
+
+
+@lru_cache(maxsize=16)
+def _matrix(key: ProbeKey, voxels: int, block: int, device: torch.device) -> Tensor:
+    """The Haar-random matrix as the sum of two in bfloat16, padded: ``(2, block, block)``."""
+    matrix = haar_matrix(key, voxels).float()
+    large = matrix.bfloat16()
+    small = (matrix - large.float()).bfloat16()
+    missing = block - voxels
+    return F.pad(torch.stack([large, small]), (0, missing, 0, missing)).to(device)
+
+
+@lru_cache(maxsize=16)
+def _codebook(bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Thresholds and levels."""
+    codebook = Codebook(bits, device, torch.float32)
+    return torch.tensor(codebook.thresholds, device=device), codebook.levels_of_codes

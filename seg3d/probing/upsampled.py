@@ -1,0 +1,150 @@
+"""The convolution of what a transposed convolution puts out, which need never be there as a whole.
+
+In the last level of a U-Net's decoder the upsampled tensor u = up(x) is as large as the largest.
+Here it is made slab by slab, when the convolution reads it. Nor is it sketched: u is linear in x,
+so that up of a surrogate of x is one of u, whose mean is u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seg3d.probing.chunks import slab_elements, telling
+from seg3d.probing.keys import ProbeKey
+from seg3d.probing.layers import ProbedFunction, refuse_second_derivatives
+from seg3d.probing.records import KeptSketch, Record, sketched
+from seg3d.probing.rotated import RotatedSketch
+from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, Slab, added, rows_of
+
+
+class Upsampled:
+    """A part of a concatenation: what ``up`` makes of the tensor that ``below`` returns.
+
+    Attributes:
+        up: a transposed convolution.
+        below: is called once.
+    """
+
+    def __init__(self, up: nn.Module, below: Callable[[], Tensor]) -> None:
+        self.up = up
+        self.below = below
+
+    def __call__(self) -> Tensor:
+        u: Tensor = self.up(self.below())
+        return u
+
+
+@dataclass(frozen=True)
+class Passage:
+    """From x by ``up`` to u, and from u by ``conv`` to y, slab by slab of y.
+
+    Attributes:
+        up: windows of rows that lie side by side.
+        conv: whatever it is.
+        shape: of x, ``(B, C, D, H, W)``.
+        weights: of ``up``, its bias or None, and of ``conv``.
+    """
+
+    up: Geometry
+    conv: Geometry
+    shape: torch.Size
+    weights: tuple[Tensor, Tensor | None, Tensor]
+
+    def slabs(self, y: Tensor) -> Iterator[tuple[Slab, slice, int, int]]:
+        """Slabs, their rows of x, and the first and last row of u, counted from those rows."""
+        up_weight, _, weight = self.weights
+        u, stride = self.up.output_shape(self.shape, up_weight.shape), self.up.stride[0]
+        for slab in telling(self.conv.slabs(u, y.shape, slab_elements(y)), y):
+            first, last = self.conv.window(slab, weight.shape[2])
+            start, stop = max(first, 0) // stride, -(-min(last, u[2]) // stride)
+            yield slab, slice(start, stop), first - start * stride, last - start * stride
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add conv(up(x))."""
+        up_weight, up_bias, weight = self.weights
+        conv = self.conv.without_depth_padding()
+        for slab, rows, first, last in self.slabs(y):
+            u = self.up.convolve(x[slab.samples, :, rows], up_weight, up_bias)
+            part = conv.convolve(rows_of(u, slice(None), first, last), weight, None)
+            y[slab.samples, :, slab.first : slab.last] += part
+
+    def backward(self, dy: Tensor, x: RollingRows, wanted: list[bool]) -> list[Tensor | None]:
+        """Gradients with respect to x, the weight and bias of ``up``, and the weight of ``conv``.
+
+        Those of weights are in float32 or better.
+
+        Args:
+            dy: gradient with respect to y.
+            x: gives the rows of x, or of its surrogate.
+            wanted: which of the gradients.
+        """
+        up_weight, up_bias, weight = self.weights
+        conv = self.conv.without_depth_padding()
+        total = OverlapAdd(x.allocate(list(self.shape)), empty=True) if wanted[0] else None
+        sums: list[Tensor | None] = [None, None, None]
+        for slab, rows, first, last in self.slabs(dy):
+            part = x.rows(slab.samples, rows.start, rows.stop)
+            u = self.up.convolve(part, up_weight, up_bias)
+            window = rows_of(u, slice(None), first, last)
+            dy_rows = rows_of(dy, slab.samples, slab.first, slab.last)
+            du, dweight, _ = conv.backward(dy_rows, window, weight, [True, wanted[3], False])
+            du = rows_of(du, slice(None), -first, u.shape[2] - first)
+            dx, *dups = self.up.backward(du, part, up_weight, wanted[:3])
+            if total is not None:
+                total.add(slab.samples, rows.start, rows.stop, dx)
+            sums = [added(*pair) for pair in zip(sums, [*dups, dweight], strict=True)]
+        if total is not None:
+            total.finish()
+        return [None if total is None else total.out, *sums]
+
+
+class ConvolveUpsampled(ProbedFunction):
+    """Adds conv(up(x)) to ``onto``, in place, and remembers a record or sketch of x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        up_weight: Tensor,
+        up_bias: Tensor | None,
+        weight: Tensor,
+        onto: Tensor,
+        geometries: tuple[Geometry, Geometry],
+        source: Record | RotatedSketch | KeptSketch,
+        key: ProbeKey,
+    ) -> Tensor:
+        record = source if isinstance(source, Record) else sketched(x, source, key)
+        ctx.save_for_backward(up_weight, up_bias, weight, *record.tensors)
+        ctx.record = record.without_tensors()
+        ctx.geometries, ctx.shape, ctx.dtype = geometries, x.shape, x.dtype
+        _passage(ctx, up_weight, up_bias, weight).add_to(onto, x)
+        ctx.mark_dirty(onto)
+        return onto
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
+        up_weight, up_bias, weight, *tensors = ctx.saved_tensors
+        fill, step = ctx.record.with_tensors(tuple(tensors)).filler(ctx.dtype)
+        x = RollingRows(ctx.shape, dy.new_empty, step, fill)
+        passage = _passage(ctx, up_weight, up_bias, weight)
+        with torch.autocast(dy.device.type, enabled=False):
+            dx, *found = passage.backward(dy, x, list(ctx.needs_input_grad[:4]))
+        dweights = (
+            None if gradient is None else gradient.to(parameter.dtype)
+            for gradient, parameter in zip(found, (up_weight, up_bias, weight), strict=True)
+        )
+        return dx, *dweights, dy, None, None, None
+
+
+def _passage(ctx: Any, up_weight: Tensor, up_bias: Tensor | None, weight: Tensor) -> Passage:
+    """With the weights in x's type."""
+    bias = None if up_bias is None else up_bias.to(ctx.dtype)
+    weights = (up_weight.to(ctx.dtype), bias, weight.to(ctx.dtype))
+    up, conv = ctx.geometries
+    return Passage(up, conv, ctx.shape, weights)
