@@ -16,6 +16,19 @@ from seg3d.errors import UserError
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@contextmanager
+def no_entry_explained(folder: Path) -> Iterator[None]:
+    """Turn the system's error that nothing can be made in a folder into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: nothing can be written there",
+            given=error.strerror or error,
+            fix="give a folder that may be written to",
+        ) from error
+
+
 class NewFolders:
     """Make a folder, and those above it if need be; remember which.
 
@@ -25,7 +38,8 @@ class NewFolders:
 
     def __init__(self, folder: Path) -> None:
         self._made = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        with no_entry_explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def discard(self) -> None:
         """Remove those that were made, unless something lies in them."""
@@ -48,7 +62,8 @@ class UnfinishedFile:
     def __init__(self, path: str | Path, suffix: str = "") -> None:
         self.path = Path(path)
         self._folders = NewFolders(self.path.parent)
-        handle, name = tempfile.mkstemp(suffix, f".{self.path.name}.", self.path.parent)
+        with no_entry_explained(self.path.parent):
+            handle, name = tempfile.mkstemp(suffix, f".{self.path.name}.", self.path.parent)
         os.close(handle)
         self.temporary = Path(name)
 
@@ -102,7 +117,8 @@ class UnfinishedFolder:
         self._folders.discard()
 
     def _hidden(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        with no_entry_explained(self.path.parent):
+            return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 
 from seg3d.data.intensity import Moments
 from seg3d.errors import UserError
-from seg3d.files import NewFolders, atomic_write, reserve
+from seg3d.files import NewFolders, atomic_write, no_entry_explained, reserve
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
 from seg3d.tiling import Tiling
@@ -72,7 +72,8 @@ class Unfinished:
         """
         self.discard()
         self._above = NewFolders(self.folder.parent)
-        self.folder.mkdir()
+        with no_entry_explained(self.folder.parent):
+            self.folder.mkdir()
         try:
             for name, (dtype, channels) in arrays.items():
                 path = self._array(name)

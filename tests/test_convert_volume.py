@@ -17,7 +17,7 @@ from rich.console import Console
 from seg3d.convert_volume import BLOCK_BYTES, blocks, convert_volume
 from seg3d.errors import UserError
 from seg3d.geometry import Grid
-from seg3d.io import Header, read_volume, write_volume
+from seg3d.io import Header, open_volume, read_volume, write_volume
 from tests.conftest import Cli, environment
 from tests.dicom_series import write_series
 from tests.volumes import affine_of, save_nifti
@@ -234,3 +234,19 @@ def test_a_file_that_does_not_fit_leaves_nothing(tmp_path):
     for ending in (*WITH_GEOMETRY, ".npy"):
         assert re.search(rf"^b{ending}: .*(\n  .*)*space on the disk", done.stdout, re.M), done
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".ome.zarr", ".npy", ".nrrd"])
+def test_a_source_that_is_damaged_leaves_no_folder(tmp_path, ending):
+    save_nifti(tmp_path / "a.nii.gz", numbers((20, 20, 20)))
+    (tmp_path / "a.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"a\.nii\.gz is damaged"):
+        convert_volume(tmp_path / "a.nii.gz", tmp_path / "new" / f"b{ending}", Console(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_nifti_file_that_is_cut_short_is_found_when_it_is_opened(tmp_path):
+    save_nifti(tmp_path / "a.nii", numbers((20, 20, 20)))
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"a\.nii is damaged"):
+        open_volume(tmp_path / "a.nii")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from numcodecs import Pickle
+from numcodecs import Blosc, Pickle
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid
@@ -338,6 +338,28 @@ def test_a_damaged_chunk(tmp_path, damage):
     chunk.write_bytes(damage(chunk.read_bytes()))
     with pytest.raises(UserError, match=r"a.zarr is damaged"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("left", [0, 10, -1])
+def test_a_chunk_that_is_cut_short_is_not_decoded(tmp_path, zarr_format, left):
+    """Blosc would read on behind its end, whatever lies there."""
+    compressor = Blosc() if zarr_format == 2 else zarr.codecs.BloscCodec()
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=SHAPE, chunks=SHAPE, dtype="f4", zarr_format=zarr_format,
+        compressors=compressor,
+    )  # fmt: skip
+    array[:] = numbers(SHAPE)
+    (chunk,) = (
+        file
+        for file in (tmp_path / "a.zarr").rglob("*")
+        if file.is_file() and file.name not in ("zarr.json", ".zarray", ".zattrs")
+    )
+    read_volume(tmp_path / "a.zarr")
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:left])
+    with pytest.raises(UserError, match=rf"cut short: {len(whole[:left])} bytes"):
+        read_volume(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -13,9 +12,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from seg3d.checkpoint import save_checkpoint
+from seg3d.convert_volume import convert_volume
+from seg3d.errors import UserError
+from seg3d.jobs import Job
 from seg3d.networks import build_network
+from seg3d.predict import Predictor
 from tests.conftest import Cli, command, environment
 from tests.plans import classes, small_config, small_plan
 
@@ -82,10 +86,22 @@ def test_two_processes_write_the_bytes_of_one(
     assert written(tmp_path) == whole
 
 
-def test_too_little_memory_says_how_much_would_do(tmp_path: Path, cli: Cli, inputs: Path) -> None:
-    failed = cli(*arguments(inputs, tmp_path / "out"), "--memory", "100MiB", status=2)
-    (least,) = re.findall(r"legal: at least ([\d.]+) MiB of RAM", failed.stderr)
-    assert 500 < float(least) < 700 and not (tmp_path / "out").exists()
+def test_too_little_memory_says_how_much_would_do(tmp_path: Path, inputs: Path) -> None:
+    job = Job((inputs / "scan.nii",), tmp_path / "out" / "scan.nii")
+    one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"), memory=2**20)
+    with pytest.raises(UserError, match=r"given: 1\.00 MiB .*\n  legal: at least 6\d\d\.\d+ MiB"):
+        one.run(job)
+    assert not job.output.parent.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".ome.zarr", ".sgy"])
+def test_a_folder_that_cannot_be_written_to(inputs: Path, ending: str) -> None:
+    job = Job((inputs / "scan.nii",), Path("/proc/new") / f"scan{ending}")
+    with pytest.raises(UserError, match="/proc/new: nothing can be written there"):
+        Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu")).run(job)
+    with pytest.raises(UserError, match="/proc/new: nothing can be written there"):
+        convert_volume(inputs / "scan.nii", job.output, Console(quiet=True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

@@ -192,6 +192,9 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     """
     import zarr
 
+    from seg3d.io import whole_blosc
+
+    whole_blosc.register()
     try:
         node = zarr.open(path, mode="r")
         attributes = node.attrs.asdict()
