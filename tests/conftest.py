@@ -31,6 +31,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs of the command line, which take longest, come first: no process ends alone."""
+    items.sort(key=lambda item: "test_end_to_end" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def cli() -> Cli:
     """Run ``seg3d ARGUMENTS`` and give back what it printed and its exit status."""

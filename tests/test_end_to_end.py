@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -73,14 +74,15 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def wait_for_middle_of_epoch(run: Path, epoch: int) -> None:
     """Return about half an epoch's time after the end of ``epoch``."""
-    ends = []
     deadline = time.monotonic() + 120
-    while len(ends) < epoch and time.monotonic() < deadline:
-        if (run / "log.jsonl").exists() and len(rows(run)) > len(ends):
-            ends.append(time.monotonic())
+    while not (run / "log.jsonl").exists() or len(rows(run)) < epoch:
+        assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert len(ends) == epoch
-    time.sleep((ends[-1] - ends[-2]) / 2)
+    settings = yaml.safe_load((run / "config.yaml").read_text())["train"]
+    patches = math.prod(
+        settings[key] for key in ("iterations_per_epoch", "accumulate", "batch_size")
+    )
+    time.sleep(patches / rows(run)[-1]["speed/patches_per_second"] / 2)
 
 
 def test_run_folder_holds_what_it_should(run: Path) -> None:
