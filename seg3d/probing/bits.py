@@ -21,13 +21,14 @@ from seg3d.probing.names import BITS, Bits, check_sketch
 from seg3d.probing.noise import gradient_noise
 
 CODE_ENERGY = {1: 0.571, 2: 0.133, 4: 0.0096}
-SAFETY = 2.0  # the estimate is rough, and the gradients change as training goes on
+SAFETY = 4.0  # the estimate is rough, and the gradients change as training goes on
 ROUNDS = 4
 # Per channel of a layer's input. Below it, fractions of a bit would bias a norm's gradient by more
-# than a few per cent of the term that they are in (see `seg3d.probing.norms`), and four bits cost
-# next to nothing.
+# than a few per cent of the term that they are in (see `seg3d.probing.norms`), and save next to
+# nothing.
 FEWEST_VOXELS = 64 * 128
-BITS_OF_SMALL_VOLUMES = 4
+TINY = 1e-12  # a limit that no sketch keeps
+LITTLE = 2**26  # bytes that no machine misses
 RAISE = 1.25  # of the limit, where the bytes do not suffice
 LARGEST_RATIO = 1e6  # instead of an infinite one, where the minibatch's variance drowns
 
@@ -43,10 +44,14 @@ def error_energy(bits: Bits) -> float:
 
 
 def first_bits(network: nn.Module, run: Callable[[], None]) -> dict[str, Bits]:
-    """Give every layer bits without measuring: one, or four where volumes are small.
+    """Give every layer bits without measuring: as many bytes as one bit in every layer takes.
+
+    Or 64 MiB, if that is more: small networks begin with exact layers.
 
     For the first steps of training. Untrained weights have gradients that hardly differ from
-    volume to volume, so that a measurement would ask for far more bits than training needs.
+    volume to volume, so that a measurement would ask for far more bits than training needs. The
+    bytes are shared out by the rule that a sketch's noise in the weight gradients is the smaller,
+    the more voxels it is summed over.
 
     Args:
         network: its layers of sketch ``rotated`` are given their bits.
@@ -67,10 +72,10 @@ def choose_bits(
 ) -> dict[str, Bits]:
     """Give every layer the least bits that keep the noise of all weight gradients low.
 
-    It begins with :func:`first_bits`, takes for every sketch the bits that should be enough for all
+    It begins with one bit everywhere, takes for every sketch the bits that should be enough for all
     convolutions that use it, and raises them where a new measurement says that they are not. Small
     volumes get at least one bit. All sketches together get no more bytes than :func:`first_bits`
-    gives them: the limit is raised as far as that takes.
+    may give them: the limit is raised as far as that asks for.
 
     Args:
         network: its layers of sketch ``rotated`` are given their bits.
@@ -83,15 +88,15 @@ def choose_bits(
     """
     layers = rotated_layers(network)
     sketched = _sketched(layers, backward[0])
-    bits = _apply(layers, _first(sketched))
-    budget = _bytes(sketched, bits)
+    bits = _apply(layers, dict.fromkeys(sketched, 1))
     noisiness: dict[str, float] = {}
     for attempt in range(ROUNDS):
         for name, ratio in _ratios(network, backward, seed + attempt).items():
             energy = error_energy(bits[name])
             if energy and (name not in noisiness or ratio > limit):
                 noisiness[name] = max(ratio / energy, noisiness.get(name, 0.0))
-        before, bits = bits, _apply(layers, _least_bits(sketched, noisiness, limit, budget))
+        before = bits
+        bits = _apply(layers, _least_bits(sketched, noisiness, limit, _budget(sketched)))
         if bits == before:
             break
     return bits
@@ -155,7 +160,8 @@ def _is_small(sketched: Sketched) -> bool:
 
 
 def _first(sketched: Mapping[str, Sketched]) -> dict[str, Bits]:
-    return {name: BITS_OF_SMALL_VOLUMES if _is_small(one) else 1 for name, one in sketched.items()}
+    noisiness = {name: 1 / one.shape[2:].numel() for name, one in sketched.items()}
+    return _least_bits(sketched, noisiness, TINY, _budget(sketched))
 
 
 def _ratios(
@@ -193,6 +199,10 @@ def _least_bits(
         if _bytes(sketched, bits) <= budget:
             return bits
         limit *= RAISE
+
+
+def _budget(sketched: Mapping[str, Sketched]) -> float:
+    return max(LITTLE, _bytes(sketched, dict.fromkeys(sketched, 1)))
 
 
 def _bytes(sketched: Mapping[str, Sketched], bits: Mapping[str, Bits]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seg3d.errors import UserError
 from seg3d.networks import UNet3d
 from seg3d.probing import (
+    BITS,
     ProbedConv3d,
     ProbedInstanceNorm3d,
     choose_bits,
@@ -114,17 +115,36 @@ def test_norms_of_small_volumes_get_no_fractions(edge: int, least: float) -> Non
     assert choose_bits(network, passes, limit=1e6)["1"] == least
 
 
-def test_bits_before_anything_is_measured() -> None:
-    network = small_network()
-    bits = {}
-    for edge in (16, 24):
-        (run,) = runs(network, [torch.randn(1, 2, edge, edge, edge)])
-        bits[edge] = first_bits(network, run)
-    assert bits == {16: {"1": 4, "2": 1}, 24: {"1": 1, "2": 1}}
+def saved(network: nn.Module, bits: float | None = None) -> float:
+    """Bits of all sketches, or what they would be with so many a voxel."""
+    return sum(
+        layer.sketched.shape.numel() * (bits or float(layer.bits if layer.bits != "exact" else 32))
+        for layer in rotated_layers(network).values()
+        if layer.sketched
+    )
 
 
-def test_no_more_bytes_than_one_bit_takes() -> None:
+def test_bits_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewer voxels, the more bits, within what one bit in every layer takes."""
+    network = UNet3d(1, 2, (4, 8, 16))
+
+    def run() -> None:
+        network(torch.randn(1, 1, 32, 32, 32))
+
+    assert {
+        first_bits(network, run)[name] for name in ("encoder.0.0.norm", "encoder.2.0.norm")
+    } == {"exact"}
+    monkeypatch.setattr("seg3d.probing.bits.LITTLE", 0)
+    bits = first_bits(network, run)
+    norms = [bits[f"encoder.{level}.1.norm"] for level in range(3)]
+    assert norms == sorted(norms, key=BITS.index) and norms[0] != norms[2]
+    assert bits["encoder.0.1.norm"] == bits["decoder.0.1.norm"]
+    assert 0.5 * saved(network, 1) < saved(network) <= saved(network, 1)
+
+
+def test_no_more_bytes_than_one_bit_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Volumes that are all alike have no noise of their own: no sketch is good enough for them."""
+    monkeypatch.setattr("seg3d.probing.bits.LITTLE", 0)
     torch.manual_seed(0)
     network = UNet3d(2, 3, (4, 6, 8))
     x = torch.randn(1, 2, 24, 24, 24)
@@ -134,17 +154,8 @@ def test_no_more_bytes_than_one_bit_takes() -> None:
         assert isinstance(output, Tensor)
         output.square().mean().backward()
 
-    def saved() -> float:
-        return sum(
-            layer.sketched.shape.numel() * float(layer.bits if layer.bits != "exact" else 32)
-            for layer in rotated_layers(network).values()
-            if layer.sketched
-        )
-
-    first_bits(network, backward)
-    most = saved()
     bits = choose_bits(network, [backward] * 3)
-    assert 0.5 * most < saved() <= most
+    assert 0.5 * saved(network, 1) < saved(network) <= saved(network, 1)
     assert len(set(bits.values())) > 1
 
 
