@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seg3d.benchmarks.baselines import CHANNELS, PlainUNet3d, blocks, checkpointed, stages
 from seg3d.memory import TrainingMemory, training_memory
 from seg3d.networks import UNet3d
+from seg3d.probing import first_bits, set_bits
 from seg3d.probing.layers import ProbedLayer
 
 SHAPE = (2, 1, 128, 128, 128)
@@ -100,3 +102,17 @@ def test_saved_bytes_are_a_small_part_of_the_plain_ones(steps: Steps) -> None:
 def test_checkpointing_is_measured_as_such(steps: Steps) -> None:
     best = min(steps.per_block.peak, steps.per_stage.peak)
     assert 0.5 * steps.plain.peak < best < 0.8 * steps.plain.peak
+
+
+def test_auto_begins_with_no_more_than_one_bit_in_every_layer() -> None:
+    """And never keeps more than that: see tests/probing/test_bits.py."""
+    with FakeTensorMode():
+        fake = UNet3d(1, CLASSES, CHANNELS)
+        bits = first_bits(fake, lambda: fake(torch.empty(1, *SHAPE[1:])))
+    peaks = []
+    for choice in (bits, 1):
+        with torch.device("meta"):
+            network = UNet3d(1, CLASSES, CHANNELS)
+        set_bits(network, choice)
+        peaks.append(training_memory(network, SHAPE, torch.bfloat16, amp=True).peak)
+    assert 0.8 * peaks[1] < peaks[0] <= peaks[1]
