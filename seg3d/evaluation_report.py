@@ -17,7 +17,7 @@ from rich.text import Text
 from seg3d import __version__
 from seg3d.errors import UserError
 from seg3d.evaluate import Evaluation, Overlap, Summary, some_names
-from seg3d.files import atomic_write
+from seg3d.files import atomic_write, require_folder
 from seg3d.io import is_plain_folder
 
 # Longer lists of single cases are for metrics.csv, not for a terminal.
@@ -62,6 +62,7 @@ def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
     Raises:
         UserError: if the folder cannot be written to.
     """
+    require_folder(folder, "--output")
     json_path, csv_path = folder / "metrics.json", folder / "metrics.csv"
     try:
         with atomic_write(json_path) as temporary:
