@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from seg3d.config_keys import explained, keys_of
+from seg3d.config.keys import explained, keys_of
 from seg3d.errors import UserError
 from seg3d.files import atomic_write
 from seg3d.probing import BITS, SKETCHES
