@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from seg3d.config.labels import HorizonsConfig
+from seg3d.config.sections import Config
 from seg3d.errors import UserError
 from seg3d.yaml_text import in_one_line
 
@@ -29,6 +31,16 @@ def keys_of(section: BaseModel, prefix: str = "") -> list[tuple[str, str, str, s
                 (f"{prefix}{name}", text, legal(_annotated(field)), field.description or "")
             )
     return rows
+
+
+def documented_keys() -> list[tuple[str, str, str, str]]:
+    """All keys as (key, default, what is legal, description), in the order of the models."""
+    return keys_of(Config())
+
+
+def documented_horizon_keys() -> list[tuple[str, str, str, str]]:
+    """Likewise those of labels from horizons."""
+    return keys_of(HorizonsConfig(horizons=["top.dat", "base.dat"]), "data.labels.")
 
 
 def legal(annotation: Any) -> str:

@@ -1,229 +1,40 @@
-"""The configuration: typed, validated once, complete.
-
-Every key has its default here; a YAML file and ``--set`` change some of them. Nothing below this
-module reads raw dictionaries.
-"""
+"""The sections of the config: every key, its default, and what it does."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
+from pydantic import Field, model_validator
+
+from seg3d.config.augment import AugmentConfig
+from seg3d.config.labels import LabelsConfig
+from seg3d.config.network import NetworkConfig, UNet3dConfig
+from seg3d.config.section import Section
+from seg3d.config.values import (
+    BelowOne,
+    BitsOfLayers,
+    BitsPerVoxel,
+    Bytes,
+    ClassWeights,
+    Integer,
+    NonNegativeFloat,
+    Orientation,
+    Percentiles,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Seconds,
+    Size3,
+    Spacing,
+    Tversky,
 )
-
-from seg3d.config.keys import explained, keys_of
-from seg3d.errors import UserError
-from seg3d.files import atomic_write
-from seg3d.probing import BITS, SKETCHES
-from seg3d.yaml_text import parse_yaml
-
-MONAI_NETWORKS = (
-    "monai.AttentionUnet",
-    "monai.BasicUNet",
-    "monai.DynUNet",
-    "monai.SegResNet",
-    "monai.UNet",
-    "monai.VNet",
-)
-_NETWORKS = ", ".join(("UNet3d", *MONAI_NETWORKS))
-
-_UNITS = {
-    "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400,
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-}  # fmt: skip
-
-
-def _quantity(text: Any, units: tuple[str, ...]) -> Any:
-    if not isinstance(text, str):
-        return text
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)\s*", text)
-    if not match or match[2].lower() not in units:
-        raise ValueError("should be a number and a unit")
-    return float(match[1]) * _UNITS[match[2].lower()]
-
-
-def _seconds(text: Any) -> Any:
-    return _quantity(text, ("s", "m", "min", "h", "d"))
-
-
-def parse_bytes(text: str, option: str) -> float:
-    """Bytes from a text such as ``4GiB``.
-
-    Raises:
-        UserError: if it is not one; ``option`` says where it stands.
-    """
-    try:
-        size = float(_bytes(text))
-    except ValueError as error:
-        raise UserError(f"{option} {error}", given=text, legal="a size (512MiB, 8GiB)") from error
-    return size
-
-
-def _bytes(text: Any) -> Any:
-    return _quantity(text, ("kib", "mib", "gib", "tib", "kb", "mb", "gb", "tb"))
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("should be a number")
-    return value
-
-
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError("should be given as [smaller, larger]")
-    return pair
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise ValueError("should be given once each")
-    return values
-
-
-def _columns_of_picks(columns: list[str]) -> list[str]:
-    if sorted(set(columns) - {"_"}) not in (["crossline", "inline", "time"], ["time", "x", "y"]):
-        raise ValueError("should say where each pick lies")
-    return columns
-
-
-def _not_zero(value: float) -> float:
-    if value == 0:
-        raise ValueError("should not be 0")
-    return value
-
-
-def _orientation(code: str) -> str:
-    if code != "none" and sorted(code.translate(str.maketrans("LPI", "RAS"))) != ["A", "R", "S"]:
-        raise ValueError("should be an orientation")
-    return code
-
-
-def _bits(bits: float) -> float:
-    if bits not in BITS:
-        raise ValueError("should be a number of bits that there is")
-    return bits
-
-
-# A text among the annotations says what is legal, where types and bounds would say it badly.
-Integer = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Probability = Annotated[Number, Field(ge=0, le=1)]
-BelowOne = Annotated[Number, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[Number, Field(gt=0)]
-NonNegativeFloat = Annotated[Number, Field(ge=0)]
-PositiveInt = Annotated[Integer, Field(ge=1)]
-Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds), "a time (90s, 30m, 2h)"]
-Bytes = Annotated[PositiveFloat, BeforeValidator(_bytes), "a size (512MiB, 8GiB)"]
-Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-Size3 = tuple[PositiveInt, PositiveInt, PositiveInt]
-Range = Annotated[
-    tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered), "[smaller, larger], both > 0"
-]
-Percentiles = Annotated[
-    tuple[Annotated[Number, Field(ge=0, le=100)], Annotated[Number, Field(ge=0, le=100)]],
-    AfterValidator(_ordered),
-    "[smaller, larger], from 0 to 100",
-]
-BitsPerVoxel = Annotated[Number, AfterValidator(_bits), "0.125, 0.25, 0.5, 1, 2 or 4"]
-BitsOfLayers = Annotated[
-    dict[str, Literal["exact"] | BitsPerVoxel],
-    "mapping of layer names (* stands for anything) to bits",
-]
-Axes = Annotated[
-    list[Annotated[Integer, Field(ge=0, le=2)]],
-    AfterValidator(_distinct),
-    "list of 0, 1, 2, each at most once",
-]
-Orientation = Annotated[
-    str, AfterValidator(_orientation), "three letters, one each of R/L, A/P and S/I, or none"
-]
-Channels = Annotated[list[PositiveInt], Field(min_length=2), "list of two or more integers ≥ 1"]
-Labels = dict[str, Integer | list[Integer]]
-
-Tversky = Annotated[tuple[PositiveFloat, PositiveFloat], "[of false alarms, of misses], both > 0"]
-ClassWeights = Annotated[dict[str, PositiveFloat], "mapping of class names to numbers > 0"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keys_commented_out(cls, section: Any) -> Any:
-        """YAML reads a section in which every key is commented out as null."""
-        return {} if section is None else section
-
-
-class HorizonsConfig(Section):
-    """Labels made from the picks of horizons."""
-
-    horizons: Annotated[
-        list[str], Field(min_length=1), AfterValidator(_distinct),
-        "list of file names, each once",
-    ] = Field(
-        description="files in horizons/SURVEY/, from top to bottom; each row has inline, crossline "
-        "and time (or depth)",
-    )  # fmt: skip
-    layers: Annotated[list[str], "list of names"] | None = Field(
-        None,
-        description="names of the layers from top to bottom, one more than horizons; those of one "
-        "name are one class, background and ignore may be among them; null makes names of the "
-        "files",
-    )
-    columns: Annotated[
-        list[Literal["inline", "crossline", "x", "y", "time", "_"]],
-        AfterValidator(_columns_of_picks),
-        "list of time and either inline and crossline or x and y, with _ for other columns",
-    ] | None = Field(
-        None, description="of the files; null goes by the names above the numbers"
-    )  # fmt: skip
-    scale: Annotated[Number, AfterValidator(_not_zero), "number other than 0"] = Field(
-        1.0,
-        description="what turns times in the files into ms (or m) downwards: 1000 for seconds, -1 "
-        "for heights",
-    )
-    reach: NonNegativeFloat = Field(
-        10.0, description="bins from the nearest pick up to which gaps are filled; the rest is "
-        "ignored"
-    )  # fmt: skip
-
-    @model_validator(mode="after")
-    def _a_name_for_each_layer(self) -> HorizonsConfig:
-        if self.layers is not None and len(self.layers) != len(self.horizons) + 1:
-            raise ValueError(f"{len(self.horizons) + 1} layers for {len(self.horizons)} horizons")
-        return self
-
-
-def _labels_kind(value: Any) -> str:
-    """A class may be called horizons too; it has integers."""
-    if isinstance(value, dict):
-        given = value.get("horizons", 0)
-        integers = given if isinstance(given, list) and given else [given]
-        return "classes" if all(isinstance(one, int) for one in integers) else "horizons"
-    return "horizons" if isinstance(value, HorizonsConfig) else "classes"
+from seg3d.probing import SKETCHES
 
 
 class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
-    labels: Annotated[
-        Annotated[Labels | None, Tag("classes")] | Annotated[HorizonsConfig, Tag("horizons")],
-        Discriminator(_labels_kind),
-        "mapping of class names to integers or lists of integers, or null, or horizons (see below)",
-    ] = Field(
+    labels: LabelsConfig = Field(
         None,
         description="class name: value in the label files, or several values that are merged "
         "(predictions carry the first); a class named 'ignore' is left out of the loss; null "
@@ -264,95 +75,6 @@ class PatchConfig(Section):
     foreground: Probability = Field(
         0.5, description="share of patches centred on a foreground class"
     )
-
-
-class FlipConfig(Section):
-    prob: Probability = Field(0.5, description="per axis")
-    axes: Axes = Field([0, 1, 2], description="axes to mirror")
-
-
-class AffineConfig(Section):
-    prob: Probability = Field(0.2, description="of a rotation and zoom (one interpolation)")
-    degrees: NonNegativeFloat = Field(30.0, description="largest rotation about each axis")
-    axes: Literal["auto"] | Axes = Field(
-        "auto",
-        description="axes to rotate about; auto is all, in plane only where voxels are thick",
-    )
-    zoom: Range = Field((0.7, 1.4), description="factor on the size of things")
-
-
-class ElasticConfig(Section):
-    prob: Probability = Field(0.1, description="of a smooth random displacement")
-    sigma: Range = Field((5.0, 8.0), description="smoothness of the displacement, voxels")
-    magnitude: Range = Field((100.0, 300.0), description="strength before smoothing, voxels")
-
-
-class BiasFieldConfig(Section):
-    prob: Probability = Field(0.1, description="of a smooth change of brightness, as MR coils make")
-    strength: NonNegativeFloat = Field(0.3, description="largest polynomial coefficient")
-
-
-class ContrastConfig(Section):
-    prob: Probability = Field(0.15, description="of a gamma curve")
-    gamma: Range = Field((0.7, 1.5), description="its exponent")
-
-
-class NoiseConfig(Section):
-    prob: Probability = Field(0.1, description="of Gaussian noise")
-    std: NonNegativeFloat = Field(0.1, description="largest deviation, in units of z-score")
-
-
-class BlurConfig(Section):
-    prob: Probability = Field(0.1, description="of a Gaussian blur")
-    sigma: Range = Field((0.5, 1.0), description="voxels")
-
-
-class LowResolutionConfig(Section):
-    prob: Probability = Field(0.1, description="of a coarser resolution, interpolated back")
-    zoom: Range = Field((0.5, 1.0), description="resolution that is simulated, of the original")
-
-
-class AugmentConfig(Section):
-    flip: FlipConfig = FlipConfig()
-    affine: AffineConfig = AffineConfig()
-    elastic: ElasticConfig = ElasticConfig()
-    bias_field: BiasFieldConfig = BiasFieldConfig()
-    contrast: ContrastConfig = ContrastConfig()
-    noise: NoiseConfig = NoiseConfig()
-    blur: BlurConfig = BlurConfig()
-    low_resolution: LowResolutionConfig = LowResolutionConfig()
-
-
-class UNet3dConfig(Section):
-    name: Annotated[Literal["UNet3d"], _NETWORKS] = Field(
-        "UNet3d", description="or one of MONAI's, see above"
-    )
-    channels: Literal["auto"] | Channels = Field(
-        "auto", description="per level; auto is 32, 64, 128, 256, 320, 320 for as many as fit"
-    )
-    deep_supervision: bool = Field(True, description="losses at the lower resolutions too")
-
-
-class MonaiNetworkConfig(BaseModel):
-    """A network of MONAI's; further keys are the arguments of its class."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: Annotated[Literal[MONAI_NETWORKS], _NETWORKS]  # type: ignore[valid-type]
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-def _network_kind(value: Any) -> str:
-    name = value.get("name", "UNet3d") if isinstance(value, dict) else getattr(value, "name", "")
-    return "monai" if str(name).startswith("monai.") else "UNet3d"
-
-
-NetworkConfig = Annotated[
-    Annotated[UNet3dConfig, Tag("UNet3d")] | Annotated[MonaiNetworkConfig, Tag("monai")],
-    Discriminator(_network_kind),
-]
 
 
 class ProbingConfig(Section):
@@ -447,88 +169,3 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     validation: ValidationConfig = ValidationConfig()
     predict: PredictConfig = PredictConfig()
-
-
-def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a YAML file and apply ``key.sub=value`` overrides.
-
-    Raises:
-        UserError: naming the key, what was given and what is legal.
-    """
-    path = Path(path)
-    try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(
-            f"config {path} does not exist or is not a file",
-            fix="give a YAML file, such as one of configs/",
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path} is not valid YAML", given=error) from error
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise UserError(f"config {path} holds no keys", given=type(tree).__name__)
-    return config_from_tree(tree, overrides, source=str(path))
-
-
-def config_from_tree(
-    tree: dict[str, Any], overrides: tuple[str, ...] = (), source: str = "config"
-) -> Config:
-    """Validate a nested dictionary; see `load_config`."""
-    if overrides:
-        config_from_tree(tree, source=source)
-        # What is wrong from here on, --set made so.
-        source = "--set"
-    for override in overrides:
-        tree = _overridden(tree, override)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise explained(error, tree, Config(), source) from error
-
-
-def config_tree(config: Config) -> dict[str, Any]:
-    """The config as plain YAML-ready values; `config_from_tree` gives the config back."""
-    return config.model_dump(mode="json")
-
-
-def save_config(config: Config, path: Path) -> None:
-    """Write the complete config, defaults included, as YAML."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config_tree(config), sort_keys=False))
-
-
-def _overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UserError("--set is not understood", given=override, legal="key.sub=value")
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: the value is not valid YAML", given=text) from error
-    *parents, last = parts
-    tree = dict(tree)
-    branch = tree
-    for parent in parents:
-        child = branch.get(parent)
-        if child is not None and not isinstance(child, dict):
-            raise UserError(f"--set {key}: {parent} has no keys below it", given=child)
-        branch[parent] = dict(child or {})
-        branch = branch[parent]
-    if last == "name" and parents == ["network"] and branch.get("name") != value:
-        # Arguments of the network that is replaced mean nothing to the new one.
-        branch.clear()
-    branch[last] = value
-    return tree
-
-
-def documented_keys() -> list[tuple[str, str, str, str]]:
-    """All keys as (key, default, what is legal, description), in the order of the models."""
-    return keys_of(Config())
-
-
-def documented_horizon_keys() -> list[tuple[str, str, str, str]]:
-    """Likewise those of labels from horizons."""
-    return keys_of(HorizonsConfig(horizons=["top.dat", "base.dat"]), "data.labels.")
