@@ -12,13 +12,12 @@ import matplotlib.image
 import numpy as np
 from rich.console import Console
 
-from seg3d import evaluation_report as report
 from seg3d.checkpoint import find_checkpoint
 from seg3d.config import load_config
-from seg3d.curve_report import write_curve
 from seg3d.data import cohort
 from seg3d.device import choose_device
-from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near
+from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near, report
+from seg3d.evaluate.curve_report import write_curve
 from seg3d.files import atomic_write
 from seg3d.io import Volume, read_labels, read_volume
 from seg3d.jobs import Job, plan_jobs

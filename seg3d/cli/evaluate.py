@@ -34,10 +34,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from seg3d import evaluation_report as report
-    from seg3d.curve_report import write_curve
     from seg3d.evaluate import evaluate as evaluate_pairs
-    from seg3d.evaluate import find_pairs, label_names_near
+    from seg3d.evaluate import find_pairs, label_names_near, report
+    from seg3d.evaluate.curve_report import write_curve
     from seg3d.printing import print_as_is
     from seg3d.progress import progress_bar
 
