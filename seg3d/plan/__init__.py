@@ -4,17 +4,9 @@ The plan is written to the run folder, is part of every checkpoint, and is all t
 needs besides the weights.
 """
 
-from seg3d.plan.network import (
-    ChannelIntensity,
-    LabelClass,
-    Plan,
-    background_values,
-    label_classes,
-    make_plan,
-    named_labels,
-    save_plan,
-    source_of,
-)
+from seg3d.plan.classes import background_values, label_classes, named_labels
+from seg3d.plan.make import make_plan, source_of
+from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
 
 __all__ = [
     "ChannelIntensity",
