@@ -17,6 +17,11 @@ MOSTLY_EMPTY = 0.25
 def channel_intensities(
     config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]
 ) -> list[ChannelIntensity]:
+    """What the config says, or the foreground of all cases, for each channel.
+
+    Raises:
+        UserError: if the dataset does not name as many channels as its images have.
+    """
     samples = np.concatenate([survey.foreground for survey in surveys.values()])
     nonzero = np.median([survey.zero_fraction for survey in surveys.values()]) > MOSTLY_EMPTY
     count = samples.shape[1]
