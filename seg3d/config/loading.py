@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from seg3d.config.keys import explained
+from seg3d.config.mistakes import explained
 from seg3d.config.overrides import overridden
 from seg3d.config.sections import Config
 from seg3d.errors import UserError
