@@ -11,6 +11,11 @@ from seg3d.yaml_text import parse_yaml
 
 
 def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
+    """A copy of a nested dictionary in which one key is changed.
+
+    Raises:
+        UserError: if the override is not ``key.sub=value`` or has keys below a value.
+    """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
