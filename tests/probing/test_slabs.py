@@ -52,7 +52,7 @@ def slabs_of(elements: int, least_rows: int = 1, limit: int = 2**31) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seg3d.probing.convolutions.slab_elements", lambda x: elements)
         patch.setattr("seg3d.probing.slabs.LEAST_ROWS", least_rows)
-        patch.setattr("seg3d.probing.convolutions.CUDNN_LIMIT", limit)
+        patch.setattr("seg3d.probing.slabwise.CUDNN_LIMIT", limit)
         yield
 
 
