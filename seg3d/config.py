@@ -431,7 +431,11 @@ class PredictConfig(Section):
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
     )
-    window_batch: PositiveInt = Field(1, description="windows per forward pass")
+    window_batch: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="windows per forward pass at most, as many as fit: auto is 8 on a GPU and 1 on "
+        "a CPU, where more are no faster",
+    )
 
 
 class Config(Section):
