@@ -205,6 +205,7 @@ class Predictor:
                 for region, found in self._stream(case, tiling, tile, advance):
                     there = (slice(None), *case.grid_map.in_file(region))
                     result[there] = case.grid_map.in_file_order(found.cpu().numpy())
+                    del found
             return result
 
     def labels(self, classes: np.ndarray) -> np.ndarray:
@@ -286,7 +287,7 @@ class Predictor:
             if task.identity["probabilities"]:
                 unfinished.write("probabilities", part, probabilities.cpu().numpy())
             written.append(part)
-            # A view, perhaps, of a slab that is not to be held while the next is made.
+            # It may be a view of a slab, which is not to be held while the next is made.
             del probabilities
         note()
 

@@ -135,7 +135,7 @@ def choose_tiling(
         name: of the volume, for the message.
 
     Raises:
-        UserError: if nothing fits; it says how much memory would do.
+        UserError: if nothing fits; it says how much memory would do, and how much does it best.
     """
     if window_batch == "auto":
         window_batch = MOST_WINDOWS_ON_GPU if work.on_gpu else MOST_WINDOWS_ON_CPU
@@ -154,7 +154,8 @@ def choose_tiling(
         f"{name}: too little memory for windows of {list(work.windows.size)} voxels",
         given=limit,
         legal=f"at least {min(least, key=lambda one: max(one.ram, one.gpu))}",
-        fix="raise --memory",
+        # The first cut has no tiles.
+        fix=f"raise --memory; with {least[0]} no window is computed twice",
     )
 
 

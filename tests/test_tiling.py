@@ -125,15 +125,18 @@ def test_less_memory_makes_smaller_tiles_and_more_work() -> None:
 
 
 def test_too_little_memory_is_explained() -> None:
+    work = work_on((512, 512, 512))
     with pytest.raises(UserError) as raised:
-        choose_tiling(work_on((512, 512, 512)), Memory(PROCESS), 4, "scan.nii")
+        choose_tiling(work, Memory(PROCESS), 4, "scan.nii")
     assert re.fullmatch(
         r"scan\.nii: too little memory for windows of \[64, 64, 64\] voxels\n"
         r"  given: 640\.00 MiB of RAM\n"
         r"  legal: at least \d+\.\d\d MiB of RAM\n"
-        r"  to do: raise --memory",
+        r"  to do: raise --memory; with 9\d\d\.\d\d MiB of RAM no window is computed twice",
         str(raised.value),
     )
+    enough = Memory(parse_bytes(re.findall(r"[\d.]+ MiB", str(raised.value))[-1], "") * 1.001)
+    assert windows_of(work, choose_tiling(work, enough, 1, "")) == work.windows.count
 
 
 def test_what_files_hold_in_ram_counts() -> None:
