@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +157,7 @@ class Predictor:
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
             advance(self.windows(job, probabilities=probabilities))
             return
-        with CaseReader(job.images, self.plan) as case:
+        with CaseReader(job.images, self.plan, read_ahead=True) as case:
             task = self._agree(case, unfinished, resume, outputs)
             try:
                 self._fill(case, task, unfinished, advance)
@@ -180,7 +180,7 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
-        with CaseReader(job.images, self.plan) as case:
+        with CaseReader(job.images, self.plan, read_ahead=True) as case:
             tiling = self._tiling(case, self._outputs(job, probabilities))
             return _count(case, self._windows(case), self._tiles(case, tiling))
 
@@ -197,14 +197,15 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
-        with CaseReader(images, self.plan) as case:
+        with CaseReader(images, self.plan, read_ahead=True) as case:
             tiling = self._tiling(case, {})
-            case.measure()
+            self._measure(case, tiling)
             result = np.empty((len(self.plan.classes), *case.header.grid.shape), np.float32)
             for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
                 for region, found in self._stream(case, tiling, tile, advance):
                     there = (slice(None), *case.grid_map.in_file(region))
                     result[there] = case.grid_map.in_file_order(found.cpu().numpy())
+                    del found
             return result
 
     def labels(self, classes: np.ndarray) -> np.ndarray:
@@ -248,7 +249,7 @@ class Predictor:
         }
         if self.ranks.first and not (resume and unfinished.exists):
             tiling = self._tiling(case, outputs)
-            case.measure()
+            self._measure(case, tiling)
             arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
         self.ranks.wait()
@@ -262,12 +263,38 @@ class Predictor:
         windows = self._windows(case)
         advance(_count(case, windows, tiles) - _count(case, windows, left))
         for region in left:
-            for part, probabilities in self._stream(case, task.tiling, region, advance):
-                classes = best_classes(probabilities).cpu().numpy()
-                unfinished.write("labels", part, self.labels(classes)[None])
-                if task.identity["probabilities"]:
-                    unfinished.write("probabilities", part, probabilities.cpu().numpy())
-                unfinished.note(part, self.ranks.rank)
+            self._fill_region(case, task, unfinished, region, advance)
+
+    def _fill_region(
+        self, case: CaseReader, task: Task, unfinished: Unfinished, region: Region, advance: Advance
+    ) -> None:
+        written: list[Region] = []
+
+        def note() -> None:
+            if written:
+                done = slice(written[0][0].start, written[-1][0].stop), *region[1:]
+                unfinished.note(done, self.ranks.rank)
+                written.clear()
+
+        def next_windows(count: int) -> None:
+            # Once for each plane of windows, since waiting for the disk takes time.
+            note()
+            advance(count)
+
+        for part, probabilities in self._stream(case, task.tiling, region, next_windows):
+            classes = best_classes(probabilities).cpu().numpy()
+            unfinished.write("labels", part, self.labels(classes)[None])
+            if task.identity["probabilities"]:
+                unfinished.write("probabilities", part, probabilities.cpu().numpy())
+            written.append(part)
+            # It may be a view of a slab, which is not to be held while the next is made.
+            del probabilities
+        note()
+
+    def _measure(self, case: CaseReader, tiling: Tiling) -> None:
+        case.slices_at_once = tiling.slices_read
+        second, third = (len(edges) - 1 for edges in tiling.borders)
+        case.measure((second, third))
 
     def _stream(
         self, case: CaseReader, tiling: Tiling, region: Region, advance: Advance
@@ -285,7 +312,8 @@ class Predictor:
             device=self.device,
             advance=advance,
         )
-        probable = ((start, _softmax(slab, tiling.slices_written)) for start, slab in slabs)
+        # A map, unlike a generator, holds no slab while it waits for the next.
+        probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
         return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
 
     def _windows(self, case: CaseReader) -> Windows:
@@ -307,6 +335,7 @@ class Predictor:
             channels=len(self.plan.channels),
             classes=len(self.plan.classes),
             stored=case.stored_bytes,
+            chunk=case.chunk,
             written=self._values.itemsize + 4 * len(self.plan.classes),
             network=self._network_bytes[0],
             per_window=self._network_bytes[1],
@@ -359,11 +388,11 @@ def _count(case: CaseReader, windows: Windows, regions: Iterable[Region]) -> int
     return sum(windows.touching(case.grid_map.backward.needed(one)).count for one in regions)
 
 
-def _softmax(scores: Tensor, slices_at_once: int) -> Tensor:
-    """The softmax of `(K, d, h, w)` over the classes, in place."""
-    for part in scores.split(slices_at_once, dim=1):
+def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+    """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
+    for part in slab[1].split(slices_at_once, dim=1):
         part.copy_(part.softmax(0))
-    return scores
+    return slab
 
 
 def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:

@@ -160,24 +160,23 @@ def stream_scores(
         image.drop(plane)
         for part in image.missing(plane + side):
             image.add(part.start, read((part, *extent[1:])))
-        for places in _evenly(columns, window_batch):
-            batch = image.any.new_zeros(len(places), len(image.any), *windows.size)
-            for window, place in zip(batch, places, strict=True):
-                _fill(window, image, (plane, *place), extent)
+        for columns_at_once in _evenly(columns, window_batch):
+            places = [(plane, *column) for column in columns_at_once]
             with torch.inference_mode():
-                result = score(batch.to(device)).to(batch.device)
+                result = score(_cut_out(image, places, windows.size, extent).to(device))
+                result = result.to(image.any.device)
             if weight is None:
-                weight = importance_map(windows.size).to(batch.device)
+                weight = importance_map(windows.size).to(result.device)
             for part in sums.missing(plane + side):
                 shape = result.shape[1], *_lengths((part, *region[1:]))
-                sums.add(part.start, torch.zeros(shape, device=batch.device))
-            for scores, place in zip(result, places, strict=True):
-                _blend(sums, scores, weight, (plane, *place), region)
+                sums.add(part.start, torch.zeros(shape, device=result.device))
+            _blend_all(sums, result, weight, places, region)
+            # Here and below, no name may hold what is done with while the network works.
+            del result
             advance(len(places))
         assert weight is not None
-        for start, slab in sums.take(following):
-            here = slice(start, start + slab.shape[1]), *region[1:]
-            yield start, slab.div_(_total_weight(windows, weight, here))
+        for start in sums.before(following):
+            yield start, _finished(sums.take(start), start, weight, windows, region)
 
 
 def score_slabs(
@@ -286,15 +285,18 @@ class _Slabs:
     def add(self, start: int, slab: Tensor) -> None:
         self._held[start] = slab
 
-    def take(self, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """Give away the slabs in front of a slice."""
-        for start in [start for start in self._held if start < stop]:
-            yield start, self._held.pop(start)
+    def before(self, stop: int) -> list[int]:
+        """Where the slabs in front of a slice begin."""
+        return [start for start in self._held if start < stop]
+
+    def take(self, start: int) -> Tensor:
+        """Give away a slab."""
+        return self._held.pop(start)
 
     def drop(self, stop: int) -> None:
         """Forget the slabs in front of a slice."""
-        for _ in self.take(stop):
-            pass
+        for start in self.before(stop):
+            del self._held[start]
 
 
 def _edges(planes: Sequence[int], side: int, within: slice) -> list[int]:
@@ -319,6 +321,16 @@ def _common(start: int, side: int, low: int, high: int) -> tuple[slice, slice]:
     return slice(first - start, last - start), slice(first - low, last - low)
 
 
+def _cut_out(
+    image: _Slabs, places: Sequence[tuple[int, ...]], size: Shape3, extent: Region
+) -> Tensor:
+    """The windows `(B, C, D, H, W)` at ``places``."""
+    windows = image.any.new_zeros(len(places), len(image.any), *size)
+    for window, place in zip(windows, places, strict=True):
+        _fill(window, image, place, extent)
+    return windows
+
+
 def _fill(window: Tensor, image: _Slabs, place: tuple[int, ...], extent: Region) -> None:
     """Copy the voxels of the window `(C, D, H, W)` at ``place``; outside of the volume are none."""
     (b, y), (c, z) = (
@@ -329,6 +341,17 @@ def _fill(window: Tensor, image: _Slabs, place: tuple[int, ...], extent: Region)
         a, x = _common(place[0], window.shape[1], first, first + slab.shape[1])
         if a.start < a.stop:
             window[:, a, b, c] = slab[:, x, y, z]
+
+
+def _blend_all(
+    sums: _Slabs,
+    result: Tensor,
+    weight: Tensor,
+    places: Sequence[tuple[int, ...]],
+    region: Region,
+) -> None:
+    for scores, place in zip(result, places, strict=True):
+        _blend(sums, scores, weight, place, region)
 
 
 def _blend(
@@ -343,6 +366,12 @@ def _blend(
         a, x = _common(place[0], len(weight), first, first + slab.shape[1])
         if a.start < a.stop:
             slab[:, x, y, z].addcmul_(scores[:, a, b, c], weight[a, b, c])
+
+
+def _finished(slab: Tensor, start: int, weight: Tensor, windows: Windows, region: Region) -> Tensor:
+    """Scores `(K, d, h, w)` from their weighted sum over a region's slices from ``start`` on."""
+    here = slice(start, start + slab.shape[1]), *region[1:]
+    return slab.div_(_total_weight(windows, weight, here))
 
 
 def _total_weight(windows: Windows, weight: Tensor, region: Region) -> Tensor:

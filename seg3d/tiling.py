@@ -15,15 +15,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from seg3d.data.grid_map import GridMap
 from seg3d.data.resampling import Resampling
 from seg3d.errors import UserError
+from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
 from seg3d.memory import readable
 from seg3d.sliding_window import Windows
 
 FLOAT, DOUBLE = 4, 8
+# Windows per forward pass where the config leaves it open. A GPU that is given small windows one by
+# one waits for the next; on a CPU four were measured to take longer than two and two.
+MOST_WINDOWS_ON_GPU, MOST_WINDOWS_ON_CPU = 8, 2
 # Of the limit, that voxels in passing may take: those being read, or resampled and written.
 IN_PASSING = 1 / 16
 # What Python and the libraries take, of which PyTorch loads and generates some with its first
@@ -63,6 +68,7 @@ class Work:
         channels: of the image.
         classes: of the scores.
         stored: bytes of a voxel of the image in its files.
+        chunk: voxels of the files that can only be read together.
         written: bytes of a voxel of all that is written.
         network: bytes of the network's parameters.
         per_window: bytes that the network needs besides for each window of a batch.
@@ -75,6 +81,7 @@ class Work:
     channels: int
     classes: int
     stored: int
+    chunk: Shape3
     written: int
     network: int
     per_window: int
@@ -116,18 +123,22 @@ class Tiling:
             yield part, slice(*second), slice(*third)
 
 
-def choose_tiling(work: Work, limit: Memory, window_batch: int, name: str) -> Tiling:
+def choose_tiling(
+    work: Work, limit: Memory, window_batch: int | Literal["auto"], name: str
+) -> Tiling:
     """The cut with the least work that fits, with the largest batch of windows that does.
 
     Args:
         work: what is to be done.
         limit: what it may take.
-        window_batch: most windows per forward pass.
+        window_batch: most windows per forward pass; see `MOST_WINDOWS_ON_GPU` for ``auto``.
         name: of the volume, for the message.
 
     Raises:
-        UserError: if nothing fits; it says how much memory would do.
+        UserError: if nothing fits; it says how much memory would do, and how much does it best.
     """
+    if window_batch == "auto":
+        window_batch = MOST_WINDOWS_ON_GPU if work.on_gpu else MOST_WINDOWS_ON_CPU
     second, third = ([_cut(work, axis, n) for n in _numbers(work, axis)] for axis in (1, 2))
     cuts = sorted(
         itertools.product(second, third), key=lambda pair: pair[0].windows * pair[1].windows
@@ -143,7 +154,8 @@ def choose_tiling(work: Work, limit: Memory, window_batch: int, name: str) -> Ti
         f"{name}: too little memory for windows of {list(work.windows.size)} voxels",
         given=limit,
         legal=f"at least {min(least, key=lambda one: max(one.ram, one.gpu))}",
-        fix="raise --memory",
+        # The first cut has no tiles.
+        fix=f"raise --memory; with {least[0]} no window is computed twice",
     )
 
 
@@ -219,7 +231,7 @@ class _Use:
         self.work = work
         self.cuts = cuts
         self.sums_on_gpu = sums_on_gpu
-        self.fixed = PROCESS + work.files
+        self.fixed = PROCESS + work.files + self._chunks_kept()
         seen, scored = cuts[0].seen * cuts[1].seen, cuts[0].scored * cuts[1].scored
         thickness = min(work.windows.size[0], work.grid_map.shape[0])
         self.held = FLOAT * (
@@ -236,6 +248,9 @@ class _Use:
             * z
             * (work.slices_to_read * (2 * work.stored + steps * FLOAT * work.channels) + 3 * DOUBLE)
         )
+        # A chunk is packed and unpacked, then its voxels are converted.
+        voxels = math.prod(work.chunk)
+        self.decoded = voxels * (3 * work.stored + FLOAT * work.channels) if voxels > 1 else 0
         self.written = (
             y
             * z
@@ -244,28 +259,42 @@ class _Use:
 
     def total(self, window_batch: int) -> Memory:
         """The least that it can do with."""
-        work = self.work
         passing = max(self.read, self.written)
-        network = work.network + work.per_window * window_batch
-        if not work.on_gpu:
-            return Memory(self.fixed + self.held + max(network, passing))
+        in_ram, on_gpu = self._at_work(window_batch)
         if self.sums_on_gpu:
-            return Memory(self.fixed + passing, self.held + max(network, passing))
-        voxels = math.prod(work.windows.size) * window_batch
-        copies = FLOAT * (work.channels + work.classes) * voxels
-        return Memory(self.fixed + self.held + max(copies, passing), network)
+            return Memory(self.fixed + max(passing, self.decoded), self.held + max(on_gpu, passing))
+        return Memory(self.fixed + self.held + max(in_ram, passing, self.decoded), on_gpu)
 
     def tiling(self, limit: Memory, window_batch: int) -> Tiling:
-        """The cut, with as many slices at once as pay."""
+        """The cut, with as many slices at once as pay, or as take no more than the network does."""
         free = limit.ram - self.fixed
-        room = IN_PASSING * free
+        in_ram, on_gpu = self._at_work(window_batch)
         if self.sums_on_gpu:
-            room = min(room, IN_PASSING * limit.gpu, limit.gpu - self.held)
+            most = max(IN_PASSING * limit.gpu, on_gpu)
+            room = min(IN_PASSING * free, most, limit.gpu - self.held)
         else:
-            room = min(room, free - self.held)
+            room = min(max(IN_PASSING * free, in_ram), free - self.held)
         edges = self.cuts[0].borders, self.cuts[1].borders
         slices = (max(1, int(room / one)) for one in (self.read, self.written))
         return Tiling(edges, window_batch, self.sums_on_gpu, *slices)
+
+    def _at_work(self, window_batch: int) -> tuple[int, int]:
+        """What a batch of windows takes of RAM and of the GPU's memory."""
+        work = self.work
+        network = work.network + work.per_window * window_batch
+        if not work.on_gpu:
+            return network, 0
+        voxels = math.prod(work.windows.size) * window_batch
+        copies = 0 if self.sums_on_gpu else FLOAT * (work.channels + work.classes) * voxels
+        return copies, network
+
+    def _chunks_kept(self) -> int:
+        """What `seg3d.data.read_ahead` keeps."""
+        work, (second, third) = self.work, self.cuts
+        if math.prod(work.chunk) == 1:
+            return 0
+        slices = min(work.chunk[0], work.grid_map.stored[0])
+        return FLOAT * work.channels * slices * second.stored * third.stored
 
 
 def _slices_for_one(resampling: Resampling) -> int:

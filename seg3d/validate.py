@@ -124,6 +124,8 @@ def _segment(trainer: Trainer, image: CaseReader) -> Iterator[tuple[Region, np.n
         depth, height, width = slab.shape[1:]
         for x, y, z in portions((depth, height, width), 0):
             yield (slice(start + x.start, start + x.stop), y, z), best_classes(slab[:, x]).numpy()
+        # Not to be held while the next is made.
+        del slab
 
 
 class _Sketch:

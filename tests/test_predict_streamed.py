@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +23,7 @@ from seg3d.errors import UserError
 from seg3d.jobs import Job
 from seg3d.networks import build_network
 from seg3d.predict import Predictor
+from seg3d.tiling import choose_tiling
 from tests.conftest import Cli, command, environment
 from tests.plans import classes, small_config, small_plan
 from tests.ram import peak_growth, sparse_nifti
@@ -85,6 +89,60 @@ def test_two_processes_write_the_bytes_of_one(
         env=environment(), check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert written(tmp_path) == whole
+
+
+def test_an_interrupted_prediction_has_noted_each_plane_once(
+    tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few slices it writes at once; and it goes on with the batch it was begun with."""
+    monkeypatch.setattr(
+        "seg3d.predict.choose_tiling",
+        lambda *given: replace(choose_tiling(*given), slices_written=1),
+    )
+    job = Job((inputs / "scan.nii",), tmp_path / "scan.nii")
+    settings = ("predict.overlap=0.5", "predict.window_batch=2")
+    one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"), settings)
+    done = 0
+
+    def interrupt(windows: int) -> None:
+        nonlocal done
+        done += windows
+        if done > one.windows(job) / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.run(job, advance=interrupt)
+    folder = tmp_path / ".scan.nii.unfinished"
+    notes = [json.loads(line)[0] for line in (folder / "done_0.jsonl").read_text().splitlines()]
+    # Windows of 16 slices begin at 0, 8, 16, ...
+    assert notes == [[start, start + 8] for start in range(0, 8 * len(notes), 8)]
+    assert len(notes) >= 5
+    assert json.loads((folder / "task.json").read_text())["tiling"]["window_batch"] == 2
+    one.run(job, resume=True)
+    again = Job(job.images, tmp_path / "again.nii")
+    one.run(again)
+    assert job.output.read_bytes() == again.output.read_bytes()
+
+
+def test_no_scores_are_held_beyond_a_window(tmp_path: Path, inputs: Path) -> None:
+    """Of all classes, over more than the thickness of a window, while the network works."""
+    one = Predictor.from_checkpoint(
+        inputs / "network.pt", torch.device("cpu"), ("predict.overlap=0",)
+    )
+    most = 0
+
+    def look(*ignored: object) -> None:
+        nonlocal most
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in gc.get_objects()
+            if type(tensor) is torch.Tensor and tensor.ndim == 4 and len(tensor) == 3
+        }
+        most = max(most, sum(storages.values()))
+
+    one.network.register_forward_pre_hook(look)
+    one.run(Job((inputs / "scan.nii",), tmp_path / "scan.nii"))
+    assert 0 < most <= 16 * 3 * 4 * SHAPE[0] * SHAPE[1]
 
 
 def test_too_little_memory_says_how_much_would_do(tmp_path: Path, inputs: Path) -> None:

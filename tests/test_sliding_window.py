@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,23 @@ def test_no_more_is_held_than_a_window_is_thick() -> None:
         given.append(start + slab.shape[1])
         assert read[-1] - given[-1] <= 16
     assert given[-1] == read[-1] == 200 and len(given) == 26
+
+
+def test_nothing_lingers_that_has_been_used() -> None:
+    """While the network works there are no windows, scores and slabs that are done with."""
+    used: list[weakref.ref[Tensor]] = []
+
+    def score(windows: Tensor) -> Tensor:
+        assert not any(one() is not None for one in used)
+        scores = windows + 1
+        used.extend(map(weakref.ref, (windows, scores)))
+        return scores
+
+    image, windows = noise(1, 40, 16, 16), Windows.covering((40, 16, 16), (8, 8, 8), 0.5)
+    slabs = stream_scores(score, lambda part: image[:, *part], windows, device=CPU)
+    for finished in map(lambda one: weakref.ref(one[1]), slabs):
+        used.append(finished)
+    assert len(used) > 2 * windows.count
 
 
 @pytest.mark.parametrize("size", [(16, 16, 16), (1, 12, 30), (5, 2, 7)])

@@ -16,7 +16,15 @@ from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
 from seg3d.io.regions import Region, whole
 from seg3d.sliding_window import Windows
-from seg3d.tiling import PROCESS, Memory, Tiling, Work, borders, choose_tiling
+from seg3d.tiling import (
+    MOST_WINDOWS_ON_GPU,
+    PROCESS,
+    Memory,
+    Tiling,
+    Work,
+    borders,
+    choose_tiling,
+)
 from tests.plans import small_plan
 from tests.volumes import affine_of
 
@@ -33,13 +41,14 @@ def work_on(
     spacing: tuple[float, float, float] | None = None,
     affine: np.ndarray | None = None,
     on_gpu: bool = False,
+    chunk: Shape3 = (1, 1, 1),
 ) -> Work:
     grid = Grid(shape, affine_of((1.0, 1.0, 1.0)) if affine is None else affine)
     grid_map = GridMap.of(grid, 2, small_plan(spacing=spacing))
     windows = Windows.covering(grid_map.shape, window, overlap)
     return Work(
         grid_map, windows, channels=1, classes=3, stored=4, written=13, network=MIB,
-        per_window=8 * MIB, files=0, on_gpu=on_gpu,
+        per_window=8 * MIB, files=0, on_gpu=on_gpu, chunk=chunk,
     )  # fmt: skip
 
 
@@ -65,6 +74,7 @@ def windows_of(work: Work, tiling: Tiling) -> int:
     spacing=st.sampled_from([None, (2.0, 1.0, 0.7)]),
     affine=st.sampled_from([affine_of((1.0, 0.5, 2.0)), SHEARED]),
     mib=st.sampled_from([2, 6, 16, 36, 900]),
+    chunk=st.sampled_from([(1, 1, 1), (1, 64, 64), (64, 64, 64)]),
 )
 def test_tiles_cover_the_volume_once(
     shape: Shape3,
@@ -73,8 +83,9 @@ def test_tiles_cover_the_volume_once(
     spacing: tuple[float, float, float] | None,
     affine: np.ndarray,
     mib: int,
+    chunk: Shape3,
 ) -> None:
-    work = work_on(shape, window, overlap, spacing, affine)
+    work = work_on(shape, window, overlap, spacing, affine, chunk=chunk)
     try:
         tiling = choose_tiling(work, beside_process(mib), 4, "volume")
     except UserError as error:
@@ -114,15 +125,18 @@ def test_less_memory_makes_smaller_tiles_and_more_work() -> None:
 
 
 def test_too_little_memory_is_explained() -> None:
+    work = work_on((512, 512, 512))
     with pytest.raises(UserError) as raised:
-        choose_tiling(work_on((512, 512, 512)), Memory(PROCESS), 4, "scan.nii")
+        choose_tiling(work, Memory(PROCESS), 4, "scan.nii")
     assert re.fullmatch(
         r"scan\.nii: too little memory for windows of \[64, 64, 64\] voxels\n"
         r"  given: 640\.00 MiB of RAM\n"
         r"  legal: at least \d+\.\d\d MiB of RAM\n"
-        r"  to do: raise --memory",
+        r"  to do: raise --memory; with 9\d\d\.\d\d MiB of RAM no window is computed twice",
         str(raised.value),
     )
+    enough = Memory(parse_bytes(re.findall(r"[\d.]+ MiB", str(raised.value))[-1], "") * 1.001)
+    assert windows_of(work, choose_tiling(work, enough, 1, "")) == work.windows.count
 
 
 def test_what_files_hold_in_ram_counts() -> None:
@@ -142,6 +156,52 @@ def test_the_gpu_holds_the_sums_if_it_can() -> None:
     assert tiles(work, small) == [whole(work.grid_map.stored)]
     with pytest.raises(UserError, match=r"at least .* of RAM and .* of the GPU's memory"):
         choose_tiling(work, beside_process(1000, 4), 4, "volume")
+
+
+def test_auto_takes_as_many_windows_as_fit_on_a_gpu() -> None:
+    work = work_on((256, 256, 256), on_gpu=True)
+    batches = []
+    for mib in (12, 20, 40, 60, 80, 200, 1000, 10000):
+        limit = beside_process(1000, mib)
+        tiling = choose_tiling(work, limit, "auto", "volume")
+        batches.append(tiling.window_batch)
+        assert choose_tiling(work, limit, 3, "volume").window_batch == min(3, batches[-1])
+        assert work.network + tiling.window_batch * work.per_window <= limit.gpu
+    assert batches == sorted(batches)
+    assert batches[0] == 1 and set(batches) > {2, 4} and batches[-1] == MOST_WINDOWS_ON_GPU
+    with pytest.raises(UserError, match=r"at least .* of RAM and .* of the GPU's memory"):
+        choose_tiling(work, beside_process(1000, 8), "auto", "volume")
+
+
+def test_auto_takes_up_to_two_windows_on_a_cpu() -> None:
+    work = replace(work_on((256, 256, 256)), per_window=400 * MIB)
+    for mib, batch in ((500, 1), (4000, 2)):
+        assert choose_tiling(work, beside_process(mib), "auto", "volume").window_batch == batch
+    with pytest.raises(UserError, match=r"at least 1\.0\d GiB of RAM"):
+        choose_tiling(work, beside_process(300), "auto", "volume")
+
+
+def test_a_row_of_chunks_counts() -> None:
+    """It is kept over the whole cross-section, of which less is then done at once."""
+    shape = (512, 512, 512)
+    plain, chunked = work_on(shape), work_on(shape, chunk=(128, 128, 128))
+    limit = beside_process(400)
+    more, fewer = (windows_of(one, choose_tiling(one, limit, 1, "")) for one in (chunked, plain))
+    assert more > fewer == plain.windows.count
+    # 128 slices of 4 bytes a voxel, and one chunk on its way.
+    limit = beside_process(400 + 128 + 32)
+    assert windows_of(chunked, choose_tiling(chunked, limit, 1, "")) == fewer
+
+
+def test_slices_take_what_the_network_takes_anyway() -> None:
+    """Neither is there while the other is at work."""
+    work = work_on((256, 256, 256))
+    limit = beside_process(200)
+    few = choose_tiling(work, limit, 1, "volume")
+    many = choose_tiling(replace(work, per_window=60 * MIB), limit, 1, "volume")
+    assert many.borders == few.borders
+    assert many.slices_read > 2 * few.slices_read
+    assert many.slices_written > 2 * few.slices_written
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 1000])

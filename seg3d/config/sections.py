@@ -153,7 +153,11 @@ class PredictConfig(Section):
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
     )
-    window_batch: PositiveInt = Field(1, description="windows per forward pass")
+    window_batch: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="windows per forward pass at most, fewer if they do not fit into the memory; "
+        "auto: 8 on a GPU, 2 on a CPU, where more are slower",
+    )
 
 
 class Config(Section):

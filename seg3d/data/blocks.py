@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from seg3d.data.grid_map import GridMap
 from seg3d.data.images import ImageReader, not_finite, require_finite
 from seg3d.data.intensity import Moments, normalise
+from seg3d.data.read_ahead import ReadAhead
 from seg3d.errors import UserError
-from seg3d.io.regions import SLAB, Region, portions, whole
+from seg3d.geometry import Shape3
+from seg3d.io.regions import SLAB, Region, VolumeReader, portions
 from seg3d.plan import Plan
 
 
@@ -28,12 +31,14 @@ class CaseReader:
     Args:
         images: one file per channel, or one with all channels.
         plan: what to make of them.
+        read_ahead: keep a row of the file's chunks, if it has some (see `ReadAhead`).
 
     Attributes:
         header: of the first image, with the channels of all.
         stored_bytes: of a voxel with all its channels in the files.
         ram: bytes of RAM that the files take while they are open.
         grid_map: the way between the file's grid and the network's.
+        chunk: voxels that can only be read together, in streaming order.
         moments: of the intensities, per channel.
         device: where voxels are put as they are read.
         slices_at_once: of the network's grid, that are read in one go; more are put together.
@@ -43,15 +48,18 @@ class CaseReader:
             channels as the plan has.
     """
 
-    def __init__(self, images: Sequence[Path], plan: Plan) -> None:
+    def __init__(self, images: Sequence[Path], plan: Plan, *, read_ahead: bool = False) -> None:
         self.images = images
         self.plan = plan
-        self._stored = ImageReader(images)
-        self.header = self._stored.header
-        self.stored_bytes = self._stored.stored_bytes
-        self.ram = self._stored.ram
+        stored = ImageReader(images)
+        self.header = stored.header
+        self.stored_bytes = stored.stored_bytes
+        self.ram = stored.ram
+        self._stored: VolumeReader = ReadAhead(stored) if read_ahead else stored
         self._require_channels()
         self.grid_map = GridMap.of(self.header.grid, self._stored.slow_axis, plan)
+        x, y, z = (stored.chunk[axis] for axis in self.grid_map.order)
+        self.chunk: Shape3 = x, y, z
         self.moments = [Moments() for _ in plan.channels]
         self.device = torch.device("cpu")
         self.slices_at_once = 1
@@ -74,15 +82,22 @@ class CaseReader:
         self.slices_at_once = regions[0][0].stop
         return regions
 
-    def measure(self) -> None:
-        """Find the moments of the intensities, where they are needed, by reading everything."""
+    def measure(self, columns: tuple[int, int] = (1, 1)) -> None:
+        """Find the moments of the intensities, where they are needed, by reading everything.
+
+        Args:
+            columns: in how many parts the second and the third axis are cut, so that less of them
+                is held at once.
+        """
         if not any(channel.kind == "zscore" for channel in self.plan.channels):
             return
-        for _, block in self._blocks(whole(self.grid_map.shape)):
-            for voxels, channel, moments in zip(
-                block, self.plan.channels, self.moments, strict=True
-            ):
-                moments.add(voxels, channel)
+        length, *cross = self.grid_map.shape
+        for y, z in itertools.product(*map(_evenly, cross, columns)):
+            for _, block in self._blocks((slice(0, length), y, z)):
+                for voxels, channel, moments in zip(
+                    block, self.plan.channels, self.moments, strict=True
+                ):
+                    moments.add(voxels, channel)
 
     def read(self, region: Region) -> Tensor:
         """The preprocessed voxels `(C, d, h, w)` float32 of a region of the network's grid.
@@ -126,6 +141,11 @@ class CaseReader:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def _evenly(length: int, parts: int) -> Iterator[slice]:
+    edges = [length * number // parts for number in range(parts + 1)]
+    return itertools.starmap(slice, itertools.pairwise(edges))
 
 
 def _at(region: Region) -> str:

@@ -41,6 +41,8 @@ class ImageReader(VolumeReader):
         channels = sum(reader.header.channels for reader in self._readers)
         self.header = Header(first.grid, channels, first.native)
         self.slow_axis = self._readers[0].slow_axis
+        x, y, z = (max(sizes) for sizes in zip(*(one.chunk for one in self._readers), strict=True))
+        self.chunk = x, y, z
         voxel_bytes = [one.dtype.itemsize * one.header.channels for one in self._readers]
         self.stored_bytes = sum(voxel_bytes)
         self.ram = sum(

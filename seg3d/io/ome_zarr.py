@@ -75,6 +75,8 @@ class _Reader(VolumeReader):
         self.header = checked_header(path, shape, affine)
         self.dtype = voxel_dtype(path, array.dtype)
         self.slow_axis = SPACE.index(next(axis for axis in axes if axis in SPACE))
+        chunk = dict(zip(axes, array.chunks, strict=False))
+        self.chunk = chunk["x"], chunk["y"], chunk["z"]
         self._array = array
         self._axes = axes
 

@@ -59,11 +59,13 @@ class VolumeReader(ABC):
         dtype: of the voxels that `read` gives (after any scaling that the file asks for).
         slow_axis: 0, 1 or 2, along which neighbouring slices lie farthest apart in the file: a
             slab of few slices along it is what reads fastest.
+        chunk: voxels along each axis that can only be read together.
     """
 
     header: Header
     dtype: np.dtype
     slow_axis: int
+    chunk: Shape3 = (1, 1, 1)
 
     @abstractmethod
     def read(self, region: Region) -> np.ndarray:
