@@ -260,6 +260,13 @@ def test_geometry_that_segy_cannot_hold(tmp_path, affine, problem):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 6), (5, 1, 6), (1, 1, 1)])
+def test_a_single_line_would_not_be_read_again(tmp_path, shape):
+    with pytest.raises(UserError, match=r"new.sgy: .* at least two inlines and two crosslines"):
+        create_volume(tmp_path / "new.sgy", Header(Grid(shape, np.eye(4)), 1, None), np.int8)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_more_samples_than_segy_can_count(tmp_path):
     with pytest.raises(UserError, match="so many samples"):
         create_volume(
