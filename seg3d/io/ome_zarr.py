@@ -105,20 +105,21 @@ class _Writer(VolumeWriter):
         _require_replaceable(path)
         self._folder = UnfinishedFolder(path)
         try:
-            group = zarr.create_group(
-                self._folder.temporary, attributes=attributes_of(path.name, header.grid, axes)
-            )
-            self._array = group.create_array(
-                "0",
-                shape=shape,
-                dtype=dtype,
-                chunks=tuple(
-                    1 if axis == "c" else min(length, CHUNK)
-                    for axis, length in zip(axes, shape, strict=True)
-                ),
-                compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
-                dimension_names=tuple(axes),
-            )
+            with full_disk_explained(path):
+                group = zarr.create_group(
+                    self._folder.temporary, attributes=attributes_of(path.name, header.grid, axes)
+                )
+                self._array = group.create_array(
+                    "0",
+                    shape=shape,
+                    dtype=dtype,
+                    chunks=tuple(
+                        1 if axis == "c" else min(length, CHUNK)
+                        for axis, length in zip(axes, shape, strict=True)
+                    ),
+                    compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
+                    dimension_names=tuple(axes),
+                )
         except BaseException:
             self.discard()
             raise
