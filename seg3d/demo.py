@@ -12,19 +12,19 @@ import matplotlib.image
 import numpy as np
 from rich.console import Console
 
-from seg3d import evaluation_report as report
 from seg3d.checkpoint import find_checkpoint
 from seg3d.config import load_config
-from seg3d.curve_report import write_curve
 from seg3d.data import cohort
 from seg3d.device import choose_device
-from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near
+from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near, report
+from seg3d.evaluate.curve_report import write_curve
 from seg3d.files import atomic_write
 from seg3d.io import Volume, read_labels, read_volume
 from seg3d.jobs import Job, plan_jobs
 from seg3d.pictures import three_planes
 from seg3d.predict import Predictor
 from seg3d.prepare import prepare
+from seg3d.printing import print_as_is
 from seg3d.resources import resource
 from seg3d.run import Run, require_new_run
 from seg3d.seismic_picture import scales_of, seismic_sections
@@ -165,11 +165,11 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     picture = folder / "prediction.png"
     title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
     _draw(sample, jobs[0], references, prepared.plan.class_names, title, picture)
-    console.print(
+    print_as_is(
+        console,
         f"run folder   {folder}\npicture      {picture}\n"
         f"TensorBoard  tensorboard --logdir {folder}",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    )
     return ending
 
 

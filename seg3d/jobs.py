@@ -12,6 +12,8 @@ from seg3d.files import require_folder
 from seg3d.io import SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 
 FIRST_CHANNEL = "_0000"
+# What the class probabilities have behind the name of the labels beside them.
+PROBABILITIES = "_probabilities"
 # What the prediction of a DICOM series is.
 WITHOUT_SUFFIX = ".nii.gz"
 
@@ -32,7 +34,7 @@ class Job:
     def probabilities(self) -> Path:
         """Where the class probabilities go if they are asked for."""
         ending = suffix(self.output)
-        return self.output.with_name(f"{stem(self.output)}_probabilities{ending}")
+        return self.output.with_name(f"{stem(self.output)}{PROBABILITIES}{ending}")
 
 
 def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:

@@ -13,6 +13,7 @@ from seg3d.data.layouts import describe, find_dataset
 from seg3d.errors import UserError
 from seg3d.files import atomic_write, require_folder
 from seg3d.io import Interpretation, create_volume, suffix
+from seg3d.printing import print_as_is
 from seg3d.progress import progress_bar
 
 
@@ -44,7 +45,7 @@ def write_layers(data: DataConfig, folder: Path, console: Console) -> Iterator[P
         raise UserError(
             f"--output {folder} holds the surveys themselves", fix="give another folder"
         )
-    console.print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
+    print_as_is(console, describe(dataset))
     with progress_bar(console, "surveys", len(dataset.cases)) as bar:
         for case in dataset.cases:
             assert isinstance(case.label, Interpretation)

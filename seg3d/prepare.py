@@ -19,6 +19,7 @@ from seg3d.data.survey import CaseSurvey, label_counts, require_foreground, surv
 from seg3d.errors import UserError
 from seg3d.files import atomic_write
 from seg3d.plan import Plan, background_values, make_plan, named_labels, source_of
+from seg3d.printing import print_as_is
 from seg3d.progress import progress_bar
 from seg3d.run import Run
 
@@ -60,7 +61,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
     dataset = find_dataset(config.data.folder, config.data.labels)
-    console.print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
+    print_as_is(console, describe(dataset))
     if resume:
         plan = load_checkpoint(run.last)[1]
         _require_what_was_planned(plan, dataset, _load_stamps(run.cases), console)
@@ -75,12 +76,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
         )
     by_name = {case.name: case for case in dataset.cases}
     if unknown := sorted(by_name.keys() - {*fold["train"], *fold["val"]}):
-        console.print(
-            f"Note: {run.splits} leaves out {', '.join(unknown)}.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        print_as_is(console, f"Note: {run.splits} leaves out {', '.join(unknown)}.")
     return Prepared(
         config,
         plan,
@@ -102,7 +98,7 @@ def _require_what_was_planned(
         note = f"the run was planned for {plan.dataset}"
     else:
         note = f"new or changed since the run was planned: {', '.join(one.name for one in changed)}"
-    console.print(f"Note: {note}.", highlight=False, markup=False, soft_wrap=True)
+    print_as_is(console, f"Note: {note}.")
     background, *others = (set(one.values) for one in plan.classes)
     surveys = _survey(
         replace(dataset, cases=tuple(changed)),

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from seg3d.config import Config, config_from_tree, config_tree, load_config
-from seg3d.config_keys import value_at
+from seg3d.config.mistakes import value_at
 from seg3d.errors import UserError
 from seg3d.files import no_entry_explained, require_folder
 from seg3d.yaml_text import in_one_line

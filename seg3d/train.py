@@ -32,6 +32,7 @@ from seg3d.networks import build_network, heads
 from seg3d.optim import make_optimizer, make_schedule
 from seg3d.plan import Plan, save_plan
 from seg3d.prepare import Prepared, save_stamps
+from seg3d.printing import print_as_is
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.progress import Bar, progress_bar
@@ -246,7 +247,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         trainer.save(run.last)
     checkpoint = load_checkpoint(run.last)[2]
     trainer.load(checkpoint)
-    console.print(f"preprocessed volumes: {cache}", highlight=False, markup=False, soft_wrap=True)
+    print_as_is(console, f"preprocessed volumes: {cache}")
     with progress_bar(console, "preprocessing", len(cache)) as bar:
         try:
             cache.fill(bar.advance)

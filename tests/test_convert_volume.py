@@ -20,6 +20,7 @@ from seg3d.geometry import Grid
 from seg3d.io import Header, open_volume, read_volume, write_volume
 from tests.conftest import Cli, environment
 from tests.dicom_series import write_series
+from tests.ram import peak_growth, sparse_nifti
 from tests.volumes import affine_of, save_nifti
 
 pytest.importorskip("SimpleITK")
@@ -159,33 +160,6 @@ def test_many_blocks_make_the_same_file(tmp_path, monkeypatch, ending):
 
 
 # Memory and disk
-
-
-def peak_growth(program: str, *arguments: object) -> int:
-    """MiB by which a program's peak memory grows after it has called ``begin()``."""
-    # Not ru_maxrss: a process inherits that of the one that started it.
-    frame = (
-        "import re, sys\n"
-        "from pathlib import Path\n"
-        "status = Path('/proc/self/status')\n"
-        "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', status.read_text())[1]) // 1024\n"
-        "def begin():\n    global start; start = peak()\n"
-        f"{program}\nprint(peak() - start)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", frame, *map(str, arguments)],
-        capture_output=True, text=True, env=environment(), check=True,
-    )  # fmt: skip
-    return int(done.stdout)
-
-
-def sparse_nifti(path: Path, shape: tuple[int, int, int]) -> Path:
-    header = nib.nifti1.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.eye(4)).header
-    header.set_data_dtype("int16")
-    with path.open("wb") as file:
-        header.write_to(file)
-        file.truncate(352 + 2 * int(np.prod(shape)))
-    return path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

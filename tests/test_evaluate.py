@@ -28,7 +28,7 @@ from seg3d.evaluate import (
     find_pairs,
     label_names_near,
 )
-from seg3d.evaluation_report import output_folder, table, write_metrics
+from seg3d.evaluate.report import output_folder, table, write_metrics
 
 SHAPE = (4, 5, 6)
 # Columns: 2 mm; 3 mm leaning by 1; 1.5 mm leaning by 0.5. Determinant 9 mm³, while the product

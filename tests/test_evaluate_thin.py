@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from seg3d.curve_report import write_curve
 from seg3d.errors import UserError
 from seg3d.evaluate import evaluate, find_pairs
-from seg3d.evaluation_report import table, write_metrics
+from seg3d.evaluate.curve_report import write_curve
+from seg3d.evaluate.report import table, write_metrics
 from seg3d.geometry import Grid
 from seg3d.io import Header, write_volume
 from tests.conftest import Cli

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seg3d.data.layouts import find_dataset
 from seg3d.errors import UserError
 from seg3d.evaluate import Pair, find_pairs
-from seg3d.evaluation_report import output_folder
+from seg3d.evaluate.report import output_folder
 from seg3d.geometry import Grid
 from seg3d.io import Header, read_labels, write_volume
 from seg3d.jobs import Job, plan_jobs

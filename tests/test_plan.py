@@ -18,17 +18,19 @@ from seg3d.data.cases import Dataset
 from seg3d.data.survey import MOST_CLASSES, CaseSurvey
 from seg3d.errors import UserError
 from seg3d.plan import (
-    AUTO_CHANNELS,
-    POOL_TOGETHER,
-    SMALLEST_FEATURE_MAP,
     Plan,
-    auto_patch,
     background_values,
     label_classes,
     make_plan,
     named_labels,
-    plan_network,
     save_plan,
+)
+from seg3d.plan.network import (
+    AUTO_CHANNELS,
+    POOL_TOGETHER,
+    SMALLEST_FEATURE_MAP,
+    auto_patch,
+    plan_network,
     topology,
 )
 

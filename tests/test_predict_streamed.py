@@ -22,6 +22,7 @@ from seg3d.networks import build_network
 from seg3d.predict import Predictor
 from tests.conftest import Cli, command, environment
 from tests.plans import classes, small_config, small_plan
+from tests.ram import peak_growth, sparse_nifti
 
 SHAPE = (20, 16, 100)
 
@@ -107,31 +108,20 @@ def test_a_folder_that_cannot_be_written_to(inputs: Path, ending: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_what_is_written_in_the_end_is_never_mapped_whole(tmp_path: Path) -> None:
     """Mapped pages count as RAM of the process: 128 MiB of labels take a few blocks of 16 MiB."""
-    shape = (256, 256, 2048)
-    header = nib.nifti1.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.eye(4)).header
-    with (tmp_path / "scan.nii").open("wb") as file:
-        header.write_to(file)
-        file.truncate(352 + int(np.prod(shape)))
+    sparse_nifti(tmp_path / "scan.nii", (256, 256, 2048))
     program = (
-        "import re, sys\nfrom pathlib import Path\nimport numpy as np\n"
+        "import numpy as np\n"
         "from seg3d.data.blocks import CaseReader\nfrom seg3d.predict import _write\n"
         "from seg3d.tiling import Tiling\n"
         "from seg3d.unfinished import Task, Unfinished\nfrom tests.plans import small_plan\n"
-        "status = Path('/proc/self/status')\n"
-        "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', status.read_text())[1]) // 1024\n"
         "unfinished = Unfinished(Path('labels.nii'))\n"
         "with CaseReader([Path('scan.nii')], small_plan()) as case:\n"
         "    arrays = {'labels': (np.dtype(np.uint8), 1)}\n"
         "    tiling = Tiling(((0, 1), (0, 1)), 1, False, 1, 1)\n"
         "    unfinished.begin(Task({}, tiling, []), case.grid_map.stored, arrays)\n"
         "    unfinished.write('labels', (slice(5, 6), slice(7, 8), slice(9, 10)), 1)\n"
-        "    start = peak()\n    _write(Path('labels.nii'), unfinished, 'labels', case)\n"
-        "print(peak() - start)"
+        "    begin()\n    _write(Path('labels.nii'), unfinished, 'labels', case)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, env=environment(), check=True, cwd=tmp_path,
-    )  # fmt: skip
+    assert peak_growth(program, folder=tmp_path) < 4 * 16 + 16
     labels = np.asarray(nib.load(tmp_path / "labels.nii").dataobj)
     assert labels.sum() == labels[9, 7, 5] == 1
-    assert int(done.stdout) < 4 * 16 + 16

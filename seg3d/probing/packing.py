@@ -12,11 +12,12 @@ from torch import Tensor
 from seg3d.probing.keys import random_words
 
 # Positive Lloyd-Max levels of N(0, 1): J. Max, "Quantizing for minimum distortion", IRE
-# Transactions on Information Theory, 1960, table I.
+# Transactions on Information Theory, 1960, table I. They are rounded to what bf16 can hold, so
+# that they are the same in every precision.
 POSITIVE_LEVELS = {
-    1: (0.7979,),
-    2: (0.4528, 1.5104),
-    4: (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326),
+    1: (0.796875,),
+    2: (0.453125, 1.5078125),
+    4: (0.12890625, 0.388671875, 0.65625, 0.94140625, 1.2578125, 1.6171875, 2.0625, 2.734375),
 }
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -35,6 +36,8 @@ class Codebook:
         self.bits = bits
         self.thresholds: list[float] = ((levels[1:] + levels[:-1]) / 2).tolist()
         self.levels_of_codes = torch.from_numpy(levels).to(device, dtype, non_blocking=True)
+        codes = _codes_of_bytes(bits).to(device, non_blocking=True)
+        self._levels_of_bytes = self.levels_of_codes[codes.int()]
 
     def quantise(self, values: Tensor, spread: Tensor) -> Tensor:
         """Pack the nearest levels' codes of ``values / spread``: ``(rows, n)`` to bytes.
@@ -49,11 +52,7 @@ class Codebook:
 
     def levels(self, packed: Tensor, n: int) -> Tensor:
         """The levels of the first ``n`` codes of every row of bytes: ``(rows, n)``."""
-        codes = unpack(packed, self.bits)[:, :n]
-        if self.bits == 1:
-            (level,) = POSITIVE_LEVELS[1]
-            return codes.to(self.levels_of_codes.dtype).mul_(2 * level).sub_(level)
-        return self.levels_of_codes.index_select(0, codes.flatten().int()).view(codes.shape)
+        return _look_up(self._levels_of_bytes, packed)[:, :n]
 
     def overlap(self, values: Tensor, packed: Tensor) -> Tensor:
         """The scalar product of each row of ``values`` with its levels: ``(rows, 1)``."""
@@ -80,21 +79,46 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """Undo :func:`pack`: ``(rows, bytes)`` to ``(rows, codes)``, both uint8."""
-    table = torch.from_numpy(_code_table(bits)).to(packed.device, non_blocking=True)
-    words = table.index_select(0, packed.flatten().int())
-    return words.view(torch.uint8).view(len(packed), -1)
+    # The codes of a byte are fetched as one word.
+    words = _codes_of_bytes(bits).view(WORDS[8 // bits]).to(packed.device, non_blocking=True)
+    return _look_up(words, packed).view(torch.uint8)
 
 
-def random_signs(number: int, bricks: Tensor, voxels: int) -> Tensor:
-    """Signs, +1 or -1 (int8), of the bricks with these numbers (int64): ``(bricks, voxels)``."""
-    words = -(-voxels // 64)
-    counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
-    bits = unpack(random_words(number, counters).view(torch.uint8), 1)[:, :voxels]
-    return bits.view(torch.int8).mul(2).sub_(1)
+class RandomSigns:
+    """Draws +1 or -1 for every voxel of a brick.
+
+    Args:
+        number: of the draw.
+        voxels: of a brick.
+        device: of the signs.
+        dtype: of the signs.
+    """
+
+    def __init__(self, number: int, voxels: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.number = number
+        self.voxels = voxels
+        codes = _codes_of_bytes(1).to(device, dtype, non_blocking=True)
+        self._signs_of_bytes = 2 * codes - 1
+
+    def of(self, bricks: Tensor) -> Tensor:
+        """Those of the bricks with these numbers (int64): ``(bricks, voxels)``."""
+        words = -(-self.voxels // 64)
+        counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
+        packed = random_words(self.number, counters).view(torch.uint8)
+        return _look_up(self._signs_of_bytes, packed)[:, : self.voxels]
+
+
+def _look_up(table: Tensor, packed: Tensor) -> Tensor:
+    """What ``table``, ``(256, n)``, says of every byte, row by row: ``(rows, n * bytes)``."""
+    return table.index_select(0, packed.flatten().int()).view(len(packed), -1)
+
+
+def _codes_of_bytes(bits: int) -> Tensor:
+    """The codes that every byte holds: ``(256, 8 / bits)`` uint8."""
+    return torch.from_numpy(_code_table(bits))
 
 
 @lru_cache(maxsize=3)
 def _code_table(bits: int) -> np.ndarray:
-    """For every byte the codes that it holds, a byte each, as one word: ``(256,)``."""
     codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & 2**bits - 1
-    return codes.astype(np.uint8).view({1: np.int64, 2: np.int32, 4: np.int16}[bits])[:, 0]
+    return codes.astype(np.uint8)

@@ -29,24 +29,9 @@ from seg3d.io import read_header
 from seg3d.io.regions import portions
 from seg3d.plan import ChannelIntensity, Plan
 from tests import monai_preprocessing
+from tests.data.conftest import NAMES
 from tests.plans import classes, small_config, small_plan
 from tests.volumes import affine_of, save_nifti, write_nifti
-
-NAMES = ("a", "b", "c", "d", "e")
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    """Five cases of different shapes."""
-    folder = tmp_path_factory.mktemp("cases")
-    return [
-        Case(
-            name,
-            (write_nifti(folder / f"{name}.nii.gz", (14 + number, 20, 22), seed=number),),
-            write_nifti(folder / f"{name}_label.nii.gz", (14 + number, 20, 22), seed=number),
-        )
-        for number, name in enumerate(NAMES)
-    ]
 
 
 def filled(cache: Cache) -> Cache:

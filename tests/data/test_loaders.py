@@ -14,24 +14,8 @@ from seg3d.data.cache import training_cache
 from seg3d.data.cases import Case
 from seg3d.data.loaders import PatchStream, patch_loader, patch_stream, worker_count
 from seg3d.data.transforms import IMAGE, LABEL
+from tests.data.conftest import NAMES
 from tests.plans import small_config, small_plan
-from tests.volumes import write_nifti
-
-NAMES = ("a", "b", "c", "d", "e")
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    """Five cases of different shapes."""
-    folder = tmp_path_factory.mktemp("cases")
-    return [
-        Case(
-            name,
-            (write_nifti(folder / f"{name}.nii.gz", (18 + number, 20, 22), seed=number),),
-            write_nifti(folder / f"{name}_label.nii.gz", (18 + number, 20, 22), seed=number),
-        )
-        for number, name in enumerate(NAMES)
-    ]
 
 
 def stream_of(cases: list[Case], folder: Path, plan: Any = None, **sections: Any) -> PatchStream:

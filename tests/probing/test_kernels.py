@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 pytest.importorskip("triton")
 
 from seg3d.networks import UNet3d
-from seg3d.probing import ProbeKey, kernels, set_bits, set_probe_step
+from seg3d.probing import ProbeKey, kernels, rotated, set_bits, set_probe_step
 from seg3d.probing.activations import ProbedPReLU, activate_backward, sketched_with_signs
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.kernels import kernels_for, passes
@@ -58,6 +58,8 @@ def also_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         # The interpreter takes as long for a large program as for a small one.
         monkeypatch.setattr(passes, "ROWS", 32)
         monkeypatch.setattr(passes, "PART", 64)
+        # They are right to 16 bits of mantissa, more than products in bf16 have.
+        monkeypatch.setattr(rotated, "multiplies_bf16", lambda device: False)
 
 
 def both(compute: Callable[[], Result]) -> tuple[Result, Result]:
@@ -91,9 +93,10 @@ def assert_same_sketch(fused: Record, plain: Record, dtype: torch.dtype) -> None
             assert (one != other).double().mean() <= most
             assert (one.int() - other.int()).abs().max() <= 1
     assert_near(fused.kept[1], plain.kept[1], dtype)
-    assert_near(
-        fused.kept[3], plain.kept[3], torch.float32, 1e-4 if dtype == torch.float32 else 0.02
-    )
+    # Another code makes another scale of a brick.
+    alike = (fused.kept[2] == plain.kept[2]).all(1) | (dtype != torch.float32)
+    rounding = 1e-4 if dtype == torch.float32 else 0.02
+    assert_near(fused.kept[3][alike], plain.kept[3][alike], torch.float32, rounding)
 
 
 def normalisation(shape: tuple[int, ...], slope: float | None = 0.1) -> Normalisation:

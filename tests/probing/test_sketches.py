@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seg3d.errors import UserError
-from seg3d.probing import ProbeKey, make_sketch
+from seg3d.probing import ProbeKey, make_sketch, rotated
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.packing import POSITIVE_LEVELS, Codebook
 from seg3d.probing.rotated import RotatedSketch, haar_matrix
@@ -50,6 +50,20 @@ def test_sparse_volumes_are_unbiased(name: str, voxels: int, draws: int) -> None
     x = torch.randn(1, 2, 8, 8, 8, generator=generator)
     x *= torch.rand(x.shape, generator=generator) < 0.02
     assert_mean_is(surrogate_draws(RotatedSketch(BITS[name], voxels), x, draws), x)
+
+
+@pytest.mark.parametrize(("bits", "close"), [(1, 0.03), (4, 0.001)])
+def test_products_in_bf16_make_nearly_the_same_sketch(
+    bits: int, close: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(1, 2, 8, 16, 16, generator=torch.Generator().manual_seed(2))
+    sketch, key, drawn = RotatedSketch(bits), ProbeKey(), []
+    for fast in (True, False):
+        monkeypatch.setattr(rotated, "multiplies_bf16", lambda device, fast=fast: fast)
+        drawn.append(sketch.surrogate(sketch.compress(x, key), x.shape, x.dtype, key))
+    difference = (drawn[0] - drawn[1]).square().sum() / x.square().sum()
+    # A code differs where a value lies next to a threshold.
+    assert 0 < difference < close
 
 
 def test_rounding_of_the_mean_is_no_bias() -> None:

@@ -14,7 +14,7 @@ from seg3d.data.layouts import find_dataset
 from seg3d.data.survey import survey_dataset
 from seg3d.errors import UserError
 from seg3d.evaluate import evaluate, find_pairs
-from seg3d.evaluation_report import write_metrics
+from seg3d.evaluate.report import write_metrics
 from seg3d.io import (
     UNLABELLED,
     Header,

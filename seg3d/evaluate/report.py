@@ -16,7 +16,8 @@ from rich.text import Text
 
 from seg3d import __version__
 from seg3d.errors import UserError
-from seg3d.evaluate import Evaluation, Overlap, Summary, some_names
+from seg3d.evaluate.pairs import some_names
+from seg3d.evaluate.results import Evaluation, Overlap, Summary
 from seg3d.files import atomic_write, require_folder
 from seg3d.io import is_plain_folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from seg3d.evaluate import Evaluation
+from seg3d.evaluate.results import Evaluation
 from seg3d.files import atomic_write
 from seg3d.metrics.precision_recall import ScoreCounts
 

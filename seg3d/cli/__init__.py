@@ -1,0 +1,38 @@
+"""The command line: parsing and printing only.
+
+Heavy imports stand inside the commands, so that ``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from seg3d import __version__
+from seg3d.cli.convert import convert
+from seg3d.cli.demo import demo
+from seg3d.cli.evaluate import evaluate
+from seg3d.cli.exit_status import Commands
+from seg3d.cli.info import info
+from seg3d.cli.layers import layers
+from seg3d.cli.options import debug_option
+from seg3d.cli.predict import predict
+from seg3d.cli.synth import synth
+from seg3d.cli.train import train
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seg3d")
+@debug_option
+def main() -> None:
+    """Segment 3D volumes with U-Nets whose training fits into little memory.
+
+    \b
+    Try it:            seg3d demo
+    Your own volumes:  seg3d train configs/medical_ct.yaml --data Task09_Spleen
+                       seg3d predict runs/medical_ct new_scans/ --output predictions/
+                       seg3d evaluate predictions/ references/
+    """
+
+
+for command in (train, predict, evaluate, convert, layers, synth, demo, info):
+    main.add_command(command)

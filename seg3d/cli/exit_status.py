@@ -1,0 +1,48 @@
+"""Every exception becomes one message on stderr and the right exit status."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import click
+
+from seg3d.errors import RunFailed, UserError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class Commands(click.Group):
+    """Turn every exception into one message on stderr and the right exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            self._leave(ctx, "interrupted", INTERRUPTED)
+        except UserError as error:
+            self._leave(ctx, f"error: {error}", BAD_INPUT)
+        except RunFailed as error:
+            self._leave(ctx, f"failed: {error}", FAILED)
+        except Exception as error:
+            self._leave(ctx, f"failed: {_in_words(error)}", FAILED)
+
+    def _leave(self, ctx: click.Context, message: str, status: int) -> None:
+        if ctx.meta.get("seg3d.debug"):
+            traceback.print_exc()
+        click.echo(message, err=True)
+        ctx.exit(status)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"out of memory ({str(error).splitlines()[0] if str(error) else 'RAM'})\n"
+            "  to do: a smaller patch.size, train.batch_size or predict.window_batch"
+        )
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return text
+    return f"{text}\n  This was not foreseen; --debug shows where it happened."

@@ -1,0 +1,38 @@
+"""The command ``seg3d layers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from seg3d.cli.options import data_override, debug_option, path
+from seg3d.cli.segy_options import segy_options
+
+
+@click.command()
+@click.argument("config", type=path)
+@click.option("--data", type=path, help="Dataset folder; overrides data.folder.")
+@click.option("--output", type=path, required=True, help="Folder for the label volumes.")
+@segy_options
+@debug_option
+def layers(config: Path, data: Path | None, output: Path) -> None:
+    """Write the layers between horizons, as data.labels.horizons of CONFIG says, as SEG-Y volumes.
+
+    To be looked at before training, and to be compared with predictions. Each has the headers of
+    its survey; dataset.json beside them has the names of the values.
+
+    \b
+    Example:
+      seg3d layers configs/seismic_layers.yaml --data surveys --output layers/
+      seg3d evaluate predictions/ layers/
+    """
+    from rich.console import Console
+
+    from seg3d.config import load_config
+    from seg3d.layers import write_layers
+    from seg3d.printing import print_as_is
+
+    console = Console()
+    for file in write_layers(load_config(config, data_override(data)).data, output, console):
+        print_as_is(console, file)

@@ -1,0 +1,28 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+path = click.Path(path_type=Path)
+
+
+def _debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["seg3d.debug"] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks."
+)
+device_option = click.option(
+    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
+)
+
+
+def data_override(folder: Path | None) -> tuple[str, ...]:
+    """``--data`` as a ``--set``."""
+    return () if folder is None else (f"data.folder={json.dumps(str(folder.absolute()))}",)

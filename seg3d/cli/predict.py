@@ -1,0 +1,80 @@
+"""The command ``seg3d predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from seg3d.cli.options import debug_option, device_option, path
+from seg3d.cli.segy_options import segy_options
+
+
+@click.command()
+@click.argument("run_or_checkpoint", type=path)
+@click.argument("inputs", type=path, nargs=-1, required=True)
+@click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
+@click.option("--probabilities", is_flag=True, help="Write class probabilities too (see below).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Most RAM for the process, and GPU memory, (4GiB).  "
+    "[default: 50% and 80% of what is free]",
+)
+@click.option("--resume", is_flag=True, help="Go on where an earlier call stopped.")
+@device_option
+@segy_options
+@debug_option
+def predict(
+    run_or_checkpoint: Path,
+    inputs: tuple[Path, ...],
+    output: Path,
+    probabilities: bool,
+    overrides: tuple[str, ...],
+    memory: str | None,
+    resume: bool,
+    device: str,
+) -> None:
+    """Segment INPUTS (files or folders) with a run's best network, or with a checkpoint file.
+
+    Predictions have the shape, position and name of their input and the label values of the
+    training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
+    than the memory. Several GPUs share each volume if torchrun starts the command on them.
+
+    Probabilities go to NAME_probabilities, one float channel per class. SEG-Y has one channel only:
+    there it is the probability of the second class, if there are two.
+
+    \b
+    Example:
+      seg3d predict runs/medical_ct scans/ --output predictions/
+      seg3d predict runs/medical_ct/checkpoints/best.pt scan.nii.gz --output labels.nii.gz
+      torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
+    """
+    from rich.console import Console
+
+    from seg3d.checkpoint import find_checkpoint
+    from seg3d.config import parse_bytes
+    from seg3d.device import choose_device
+    from seg3d.jobs import plan_jobs, require_room_for_probabilities
+    from seg3d.predict import Predictor
+    from seg3d.printing import print_as_is
+    from seg3d.progress import progress_bar
+    from seg3d.ranks import joined_ranks
+
+    chosen = choose_device(device)
+    limit = None if memory is None else parse_bytes(memory, "--memory")
+    checkpoint = find_checkpoint(run_or_checkpoint)
+    jobs = plan_jobs(inputs, output)
+    with joined_ranks() as ranks:
+        predictor = Predictor.from_checkpoint(
+            checkpoint, ranks.device(chosen), overrides, limit, ranks
+        )
+        if probabilities:
+            require_room_for_probabilities(jobs, predictor.plan.class_names)
+        console = Console(quiet=not ranks.first)
+        windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
+        with progress_bar(console, "windows", windows) as bar:
+            for job in jobs:
+                predictor.run(job, probabilities=probabilities, resume=resume, advance=bar.advance)
+                print_as_is(console, job.output)

@@ -1,0 +1,36 @@
+"""The configuration: typed, validated once, complete.
+
+Every key has its default here; a YAML file and ``--set`` change some of them. Nothing below this
+package reads raw dictionaries.
+"""
+
+from seg3d.config.augment import AugmentConfig, ElasticConfig
+from seg3d.config.keys import documented_horizon_keys, documented_keys
+from seg3d.config.labels import HorizonsConfig
+from seg3d.config.loading import config_from_tree, config_tree, load_config, save_config
+from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
+from seg3d.config.quantities import parse_bytes
+from seg3d.config.section import Section
+from seg3d.config.sections import Config, DataConfig, LossConfig, PatchConfig, TrainConfig
+
+__all__ = [
+    "MONAI_NETWORKS",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "ElasticConfig",
+    "HorizonsConfig",
+    "LossConfig",
+    "MonaiNetworkConfig",
+    "PatchConfig",
+    "Section",
+    "TrainConfig",
+    "UNet3dConfig",
+    "config_from_tree",
+    "config_tree",
+    "documented_horizon_keys",
+    "documented_keys",
+    "load_config",
+    "parse_bytes",
+    "save_config",
+]

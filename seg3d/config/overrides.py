@@ -1,0 +1,40 @@
+"""Changes of single keys: ``--set key.sub=value``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from seg3d.errors import UserError
+from seg3d.yaml_text import parse_yaml
+
+
+def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
+    """A copy of a nested dictionary in which one key is changed.
+
+    Raises:
+        UserError: if the override is not ``key.sub=value`` or has keys below a value.
+    """
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError("--set is not understood", given=override, legal="key.sub=value")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: the value is not valid YAML", given=text) from error
+    *parents, last = parts
+    tree = dict(tree)
+    branch = tree
+    for parent in parents:
+        child = branch.get(parent)
+        if child is not None and not isinstance(child, dict):
+            raise UserError(f"--set {key}: {parent} has no keys below it", given=child)
+        branch[parent] = dict(child or {})
+        branch = branch[parent]
+    if last == "name" and parents == ["network"] and branch.get("name") != value:
+        # Arguments of the network that is replaced mean nothing to the new one.
+        branch.clear()
+    branch[last] = value
+    return tree

@@ -1,0 +1,171 @@
+"""The sections of the config: every key, its default, and what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from seg3d.config.augment import AugmentConfig
+from seg3d.config.labels import LabelsConfig
+from seg3d.config.network import NetworkConfig, UNet3dConfig
+from seg3d.config.section import Section
+from seg3d.config.values import (
+    BelowOne,
+    BitsOfLayers,
+    BitsPerVoxel,
+    Bytes,
+    ClassWeights,
+    Integer,
+    NonNegativeFloat,
+    Orientation,
+    Percentiles,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Seconds,
+    Size3,
+    Spacing,
+    Tversky,
+)
+from seg3d.probing import SKETCHES
+
+
+class DataConfig(Section):
+    folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
+    labels: LabelsConfig = Field(
+        None,
+        description="class name: value in the label files, or several values that are merged "
+        "(predictions carry the first); a class named 'ignore' is left out of the loss; null "
+        "takes them from the dataset",
+    )
+    folds: Annotated[Integer, Field(ge=2)] = Field(
+        5, description="number of cross-validation folds"
+    )
+    fold: Annotated[Integer, Field(ge=0)] = Field(0, description="fold to train; --fold overrides")
+    cache: Literal["auto"] | Bytes = Field(
+        "auto",
+        description="preprocessed volumes are kept in RAM up to this limit, else on disk in the "
+        "run folder; auto is half of the RAM that is free at the start",
+    )
+    workers: Literal["auto"] | Annotated[Integer, Field(ge=0)] = Field(
+        "auto", description="processes that prepare patches; 0 prepares them between the steps"
+    )
+
+
+class PreprocessConfig(Section):
+    orientation: Orientation = Field("RAS", description="axis order to work in, or none")
+    spacing: Literal["auto", "none"] | Spacing = Field(
+        "auto", description="mm per voxel; auto is the median of the dataset, none keeps each grid"
+    )
+    intensity: Literal["auto", "ct", "zscore", "none"] = Field(
+        "auto",
+        description="ct clips to percentiles of the foreground and scales with its mean and "
+        "deviation over the dataset; zscore works volume by volume; auto goes by the channel name",
+    )
+    percentiles: Percentiles = Field((0.5, 99.5), description="for ct, of the foreground")
+
+
+class PatchConfig(Section):
+    size: Literal["auto"] | Size3 = Field(
+        "auto", description="voxels; auto follows spacing, volumes"
+    )
+    voxels: PositiveInt = Field(128**3, description="most voxels that auto may choose")
+    foreground: Probability = Field(
+        0.5, description="share of patches centred on a foreground class"
+    )
+
+
+class ProbingConfig(Section):
+    sketch: Literal[SKETCHES] = Field(  # type: ignore[valid-type]
+        "rotated", description="what training keeps of the layers' inputs for their gradients"
+    )
+    bits: Literal["auto", "exact"] | BitsOfLayers | BitsPerVoxel = Field(
+        "auto",
+        description="kept per voxel by rotated; auto measures, as training goes on, how few are "
+        "enough in each layer",
+    )
+    rank: PositiveInt = Field(
+        64, description="probes of independent, multichannel and orthogonal; others ignore it"
+    )
+
+
+class LossConfig(Section):
+    dice: NonNegativeFloat = Field(1.0, description="weight of the soft Dice loss")
+    cross_entropy: NonNegativeFloat = Field(1.0, description="weight of the cross-entropy")
+    batch_dice: bool = Field(True, description="one Dice over the batch instead of one per patch")
+    tversky: Tversky = Field(
+        (0.5, 0.5),
+        description="in the Dice term, weights of false alarms and of misses; [0.5, 0.5] is Dice, "
+        "others are the Tversky index",
+    )
+    focal: NonNegativeFloat = Field(
+        0.0,
+        description="in the cross-entropy, exponent γ of the focal loss: voxels that are right "
+        "already count less; 0 is the plain cross-entropy",
+    )
+    class_weights: ClassWeights = Field(
+        {}, description="in the cross-entropy, of the classes named; the others have 1"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> LossConfig:
+        if self.dice == 0 and self.cross_entropy == 0:
+            raise ValueError("dice and cross_entropy should not both be 0")
+        return self
+
+
+class TrainConfig(Section):
+    epochs: PositiveInt = Field(250, description="the learning rate reaches its end with the last")
+    iterations_per_epoch: PositiveInt = Field(250, description="optimiser steps per epoch")
+    batch_size: PositiveInt = Field(2, description="patches per forward pass")
+    accumulate: PositiveInt = Field(1, description="forward passes per optimiser step")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="sgd: Nesterov, polynomial decay; adamw: warm-up, cosine decay"
+    )
+    learning_rate: Literal["auto"] | PositiveFloat = Field(
+        "auto", description="sgd 0.01, adamw 3e-4"
+    )
+    weight_decay: Literal["auto"] | NonNegativeFloat = Field(
+        "auto", description="sgd 3e-5, adamw 0.01"
+    )
+    momentum: BelowOne = Field(0.99, description="sgd only")
+    warmup: Probability = Field(0.02, description="adamw only: share of the steps")
+    clip: PositiveFloat | None = Field(12.0, description="largest gradient norm; null: no clipping")
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field(
+        "auto",
+        description="mixed precision: auto is bf16 where the device has it, else fp16, else off",
+    )
+    max_time: Seconds | None = Field(None, description="stop and save after this long, such as 2h")
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] = Field(
+        0, description="of the weights, the patches, the probes and the folds"
+    )
+
+
+class ValidationConfig(Section):
+    every: PositiveInt = Field(10, description="epochs between validations on whole volumes")
+    overlap: BelowOne = Field(0.25, description="of neighbouring windows")
+
+
+class PredictConfig(Section):
+    overlap: BelowOne = Field(0.5, description="of neighbouring windows")
+    mirror: bool = Field(
+        False, description="average over all flips of augment.flip.axes (8× slower)"
+    )
+    window_batch: PositiveInt = Field(1, description="windows per forward pass")
+
+
+class Config(Section):
+    """Everything that can be set; see ``docs/config.md`` for the list."""
+
+    data: DataConfig = DataConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    patch: PatchConfig = PatchConfig()
+    augment: AugmentConfig = AugmentConfig()
+    network: NetworkConfig = UNet3dConfig()
+    probing: ProbingConfig = ProbingConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
+    predict: PredictConfig = PredictConfig()

@@ -1,0 +1,16 @@
+"""How much memory a training step takes: predicted without allocating it, or measured."""
+
+from seg3d.memory.measured import MeasuredMemory, measured_training_memory, peak_gib
+from seg3d.memory.predicted import TrainingMemory, inference_memory, training_memory
+from seg3d.memory.units import GIB, readable
+
+__all__ = [
+    "GIB",
+    "MeasuredMemory",
+    "TrainingMemory",
+    "inference_memory",
+    "measured_training_memory",
+    "peak_gib",
+    "readable",
+    "training_memory",
+]

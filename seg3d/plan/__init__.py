@@ -1,0 +1,21 @@
+"""What the dataset makes of the config: spacing, intensities, patch, network shape.
+
+The plan is written to the run folder, is part of every checkpoint, and is all that prediction
+needs besides the weights.
+"""
+
+from seg3d.plan.classes import background_values, label_classes, named_labels
+from seg3d.plan.make import make_plan, source_of
+from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
+
+__all__ = [
+    "ChannelIntensity",
+    "LabelClass",
+    "Plan",
+    "background_values",
+    "label_classes",
+    "make_plan",
+    "named_labels",
+    "save_plan",
+    "source_of",
+]

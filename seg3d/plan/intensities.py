@@ -1,0 +1,56 @@
+"""How the intensities of the channels are normalised."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seg3d.config import Config
+from seg3d.data.cases import Dataset
+from seg3d.data.survey import CaseSurvey
+from seg3d.errors import UserError
+from seg3d.plan.plan import ChannelIntensity
+
+# nnU-Net's threshold: images this empty are normalised over their nonzero voxels.
+MOSTLY_EMPTY = 0.25
+
+
+def channel_intensities(
+    config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]
+) -> list[ChannelIntensity]:
+    """What the config says, or the foreground of all cases, for each channel.
+
+    Raises:
+        UserError: if the dataset does not name as many channels as its images have.
+    """
+    samples = np.concatenate([survey.foreground for survey in surveys.values()])
+    nonzero = np.median([survey.zero_fraction for survey in surveys.values()]) > MOSTLY_EMPTY
+    count = samples.shape[1]
+    names = dataset.channels or tuple(f"channel {index}" for index in range(count))
+    if len(names) != count:
+        raise UserError(
+            f"{dataset.source} names {len(names)} channels ({', '.join(names)}) "
+            f"but its images have {count}",
+            fix="correct channel_names (or modality) in dataset.json",
+        )
+    intensities = []
+    for name, values in zip(names, samples.T.astype(np.float64), strict=True):
+        kind = config.preprocess.intensity
+        if kind == "auto":
+            kind = "ct" if name.strip().lower() == "ct" else "zscore"
+        if kind == "ct":
+            low, high = np.percentile(values, config.preprocess.percentiles)
+            clipped = values.clip(low, high)
+            intensities.append(
+                ChannelIntensity(
+                    name=name,
+                    kind="ct",
+                    low=float(low),
+                    high=float(high),
+                    mean=float(clipped.mean()),
+                    std=float(max(clipped.std(), 1e-6)),
+                )
+            )
+        else:
+            masked = bool(nonzero) and kind == "zscore"
+            intensities.append(ChannelIntensity(name=name, kind=kind, nonzero=masked))
+    return intensities

@@ -1,0 +1,79 @@
+"""From config and dataset to the plan."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from seg3d.config import Config, UNet3dConfig
+from seg3d.data.cases import Dataset
+from seg3d.data.survey import CaseSurvey
+from seg3d.geometry import Vector3
+from seg3d.plan.classes import label_classes
+from seg3d.plan.intensities import channel_intensities
+from seg3d.plan.network import AUTO_CHANNELS, as_shape, plan_network
+from seg3d.plan.plan import ANISOTROPIC, Plan
+
+
+def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) -> Plan:
+    """Decide what the config leaves to the data.
+
+    Raises:
+        UserError: if the patch size does not suit the network.
+    """
+    classes, ignore = label_classes(config, dataset, surveys)
+    spacings = np.array([survey.spacing for survey in surveys.values()])
+    spacing = _target_spacing(config.preprocess.spacing, spacings)
+    typical = _vector(np.median(spacings, axis=0)) if spacing is None else spacing
+    if not all(len(set(survey.units)) == 1 for survey in surveys.values()):
+        # Metres and milliseconds have no common scale: no axis is thicker than another.
+        spacing = None if config.preprocess.spacing == "auto" else spacing
+        typical = (1.0, 1.0, 1.0)
+    shapes = np.array([survey.shape for survey in surveys.values()], dtype=float)
+    if spacing is not None:
+        shapes = np.rint(shapes * spacings / np.array(spacing))
+    patch_size, kernels, strides = plan_network(
+        config, typical, as_shape(np.maximum(np.median(shapes, axis=0), 1))
+    )
+    features = list(AUTO_CHANNELS[: len(strides)])
+    if isinstance(config.network, UNet3dConfig) and config.network.channels != "auto":
+        features = config.network.channels
+    return Plan(
+        dataset=source_of(dataset),
+        orientation=config.preprocess.orientation,
+        spacing=spacing,
+        typical_spacing=typical,
+        channels=channel_intensities(config, dataset, surveys),
+        classes=classes,
+        ignore=ignore,
+        patch_size=patch_size,
+        kernels=kernels,
+        strides=strides,
+        features=features,
+    )
+
+
+def source_of(dataset: Dataset) -> str:
+    """Layout and place of a dataset, in words."""
+    return f"{dataset.layout}: {dataset.source}"
+
+
+def _target_spacing(
+    wanted: Literal["auto", "none"] | Vector3, spacings: np.ndarray
+) -> Vector3 | None:
+    if wanted == "none":
+        return None
+    if wanted != "auto":
+        return wanted
+    target = np.median(spacings, axis=0)
+    thick = int(np.argmax(target))
+    if target[thick] / target.min() > ANISOTROPIC:
+        # nnU-Net: not to throw away slices of the finer volumes.
+        target[thick] = max(np.percentile(spacings[:, thick], 10), target.min())
+    return _vector(target)
+
+
+def _vector(values: np.ndarray) -> Vector3:
+    x, y, z = (float(f"{value:.6g}") for value in values)
+    return x, y, z

@@ -1,0 +1,128 @@
+"""Patch size, kernels and strides that suit the spacing, after nnU-Net's planner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from seg3d.config import Config, PatchConfig, UNet3dConfig
+from seg3d.errors import UserError
+from seg3d.geometry import Shape3, Vector3
+
+AUTO_CHANNELS = (32, 64, 128, 256, 320, 320)
+# nnU-Net's thresholds: axes are pooled together once their spacings are within this factor, ...
+POOL_TOGETHER = 2.0
+# ... and no axis is pooled below this many voxels.
+SMALLEST_FEATURE_MAP = 4
+
+
+def plan_network(
+    config: Config, spacing: Vector3, median_shape: Shape3
+) -> tuple[Shape3, list[Shape3], list[Shape3]]:
+    """Patch size, kernels and strides that suit the spacing.
+
+    Raises:
+        UserError: if a given patch size is not a multiple of the network's total stride.
+    """
+    given = config.patch.size
+    patch = auto_patch(config.patch, spacing, median_shape) if given == "auto" else given
+    channels = config.network.channels if isinstance(config.network, UNet3dConfig) else "auto"
+    levels = len(AUTO_CHANNELS) if channels == "auto" else len(channels)
+    kernels, strides = topology(spacing, patch, levels)
+    if channels != "auto" and len(strides) < levels:
+        raise UserError(
+            f"network.channels asks for {levels} levels",
+            given=f"patches of {list(patch)} voxels",
+            legal=f"at most {len(strides)} levels for such patches",
+            fix="enlarge patch.size or give fewer channels",
+        )
+    factors = np.prod(strides, axis=0)
+    if given == "auto":
+        patch = as_shape(np.ceil(np.array(patch) / factors) * factors)
+    elif isinstance(config.network, UNet3dConfig) and (np.array(patch) % factors).any():
+        below = np.maximum(np.array(patch) // factors, 1) * factors
+        above = np.ceil(np.array(patch) / factors) * factors
+        raise UserError(
+            "patch.size is not divisible by the total stride of the network",
+            given=list(patch),
+            legal=f"multiples of {factors.tolist()} voxels",
+            fix=f"use {below.astype(int).tolist()} or {above.astype(int).tolist()}, or auto",
+        )
+    return patch, kernels, strides
+
+
+def auto_patch(patch: PatchConfig, spacing: Vector3, median_shape: Shape3) -> Shape3:
+    """A patch of about equal sides in mm within the budget, about as large as the volumes at most.
+
+    It suits `topology`: pooling an axis while it keeps `SMALLEST_FEATURE_MAP` voxels divides it.
+    """
+    limit = np.array(median_shape, dtype=float)
+    sides = 1 / np.array(spacing)
+    size = np.minimum(sides * (patch.voxels / sides.prod()) ** (1 / 3), limit)
+    # What one clipped axis leaves of the budget goes to the others.
+    for _ in range(3):
+        free = size < limit
+        if free.any():
+            size[free] *= (patch.voxels / size.prod()) ** (1 / free.sum())
+            size = np.minimum(size, limit)
+    step = _grain(size)
+    size = np.maximum(np.rint(size / step), 1) * step
+    while size.prod() > patch.voxels:
+        longest = size.argmax()
+        size[longest] -= _grain(size - 1)[longest]
+    return as_shape(size)
+
+
+def _grain(size: np.ndarray) -> np.ndarray:
+    """The power of two that should divide sides of about ``size`` voxels, for up to 6 levels."""
+    return np.select([size >= 128, size >= 32, size >= 12, size >= 7], [32, 16, 4, 2], 1)
+
+
+def topology(
+    spacing: Vector3, patch: Shape3, most_levels: int
+) -> tuple[list[Shape3], list[Shape3]]:
+    """Kernel sizes and strides per level, after nnU-Net's planner.
+
+    An axis is pooled while its feature map keeps `SMALLEST_FEATURE_MAP` voxels and its spacing is
+    within `POOL_TOGETHER` of the finest that is pooled; until then its kernel size is 1. An axis
+    of one voxel always has kernel size 1.
+
+    Args:
+        spacing: mm.
+        patch: voxels.
+        most_levels: number of levels not to be exceeded.
+
+    Returns:
+        Kernel sizes and strides from the level above; as many of each as there are levels.
+
+    Raises:
+        UserError: if no axis is long enough to be pooled.
+    """
+    size, step = np.array(patch, dtype=float), np.array(spacing, dtype=float)
+    pooled = size >= 2 * SMALLEST_FEATURE_MAP
+    if not pooled.any():
+        raise UserError(
+            "the patch is too small for a U-Net",
+            given=f"patch of {list(patch)} voxels",
+            legal=f"at least {2 * SMALLEST_FEATURE_MAP} voxels along one axis",
+            fix="enlarge patch.size or patch.voxels (volumes smaller than the patch are padded)",
+        )
+    thick = np.full(3, True)
+    kernels: list[Shape3] = []
+    strides: list[Shape3] = [(1, 1, 1)]
+    while True:
+        thick &= step >= POOL_TOGETHER * step[pooled].min()
+        kernels.append(as_shape(np.where(thick | (size == 1), 1, 3)))
+        fits = size >= 2 * SMALLEST_FEATURE_MAP
+        if not fits.any() or len(kernels) == most_levels:
+            return kernels, strides
+        pool = fits & (step < POOL_TOGETHER * step[fits].min())
+        strides.append(as_shape(np.where(pool, 2, 1)))
+        size, step = np.where(pool, size / 2, size), np.where(pool, 2 * step, step)
+
+
+def as_shape(values: np.ndarray | Sequence[int]) -> Shape3:
+    x, y, z = (math.floor(value) for value in values)
+    return x, y, z

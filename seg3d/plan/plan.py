@@ -1,0 +1,82 @@
+"""The plan itself: all that is decided for a dataset before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from seg3d.config import Section
+from seg3d.files import atomic_write
+from seg3d.geometry import Shape3, Vector3
+
+# nnU-Net's threshold: voxels this much thicker than wide are treated as slices.
+ANISOTROPIC = 3.0
+
+
+class LabelClass(Section):
+    """A class of the network, and the label values that stand for it; the first is written."""
+
+    name: str
+    values: list[int]
+
+
+class ChannelIntensity(Section):
+    """How the intensities of one channel are normalised.
+
+    ``ct``: clip to [low, high], subtract mean, divide by std. ``zscore``: over the voxels of the
+    volume, or over its nonzero voxels.
+    """
+
+    name: str
+    kind: Literal["ct", "zscore", "none"]
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
+    nonzero: bool = False
+
+
+class Plan(Section):
+    """Everything that was decided for a dataset before training.
+
+    Attributes:
+        dataset: where the cases came from and how they were recognised.
+        orientation: axis codes that the network works in, or ``none``.
+        spacing: mm in that orientation (m in surveys), or None if volumes keep theirs.
+        typical_spacing: likewise, median of the dataset; (1, 1, 1) if axes differ in their units.
+        channels: normalisation of each image channel.
+        classes: network classes in order, background first.
+        ignore: label values that carry no information.
+        patch_size: voxels.
+        kernels: kernel sizes of the U-Net, per level.
+        strides: strides of the U-Net from the level above, per level.
+        features: channels of the U-Net, per level.
+    """
+
+    dataset: str
+    orientation: str
+    spacing: Vector3 | None
+    typical_spacing: Vector3
+    channels: list[ChannelIntensity]
+    classes: list[LabelClass]
+    ignore: list[int]
+    patch_size: Shape3
+    kernels: list[Shape3]
+    strides: list[Shape3]
+    features: list[int]
+
+    @property
+    def class_names(self) -> list[str]:
+        return [one.name for one in self.classes]
+
+    @property
+    def anisotropic(self) -> bool:
+        """Whether voxels are so thick that rotations should stay within the slices."""
+        return max(self.typical_spacing) / min(self.typical_spacing) > ANISOTROPIC
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
