@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from seg3d.config import Config, config_from_tree, config_tree, load_config
 from seg3d.config.mistakes import value_at
 from seg3d.errors import UserError
-from seg3d.files import require_folder
+from seg3d.files import no_entry_explained, require_folder
 from seg3d.yaml_text import in_one_line
 
 # What the weights, the optimiser's state and the order of the patches depend on.
@@ -83,15 +83,16 @@ def sole_user(run: Run) -> Iterator[None]:
         UserError: if one does already, or if there cannot be such a folder.
     """
     require_folder(run.folder, "--run")
-    run.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"another process is training in {run.folder}",
-            fix="wait until it has ended, or give another folder (--run)",
-        ) from error
+    with no_entry_explained(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is training in {run.folder}",
+                fix="wait until it has ended, or give another folder (--run)",
+            ) from error
     try:
         yield
     finally:

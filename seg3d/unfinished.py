@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 
 from seg3d.data.intensity import Moments
 from seg3d.errors import UserError
-from seg3d.files import NewFolders, atomic_write, no_entry_explained, reserve
+from seg3d.files import NewFolders, atomic_write, full_disk_explained, no_entry_explained, reserve
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
 from seg3d.tiling import Tiling
@@ -84,7 +84,7 @@ class Unfinished:
                 del array
                 with path.open("r+b") as file:
                     reserve(file, size, path)
-            with atomic_write(self._task) as temporary:
+            with full_disk_explained(self.folder), atomic_write(self._task) as temporary:
                 temporary.write_text(json.dumps(asdict(task)))
         except BaseException:
             self.discard()
@@ -141,11 +141,17 @@ class Unfinished:
         Args:
             region: of every array.
             rank: of this process; each has notes of its own.
+
+        Raises:
+            UserError: if the disk has no space left for the note.
         """
         for path in self.folder.glob("*.npy"):
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
-        with (self.folder / f"done_{rank}.jsonl").open("a") as file:
+        with (
+            full_disk_explained(self.folder),
+            (self.folder / f"done_{rank}.jsonl").open("a") as file,
+        ):
             file.write(json.dumps([(part.start, part.stop) for part in region]) + "\n")
             file.flush()
             os.fsync(file.fileno())

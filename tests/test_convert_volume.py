@@ -210,6 +210,27 @@ def test_a_file_that_does_not_fit_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
 
 
+def test_chunks_that_are_under_way_when_the_disk_is_full_leave_nothing(tmp_path):
+    """zarr writes many at once, and goes on with the others when one has failed."""
+    save_nifti(tmp_path / "a.nii", numbers((256, 256, 128), "uint8"))
+    program = (
+        "import resource\nfrom pathlib import Path\nfrom rich.console import Console\n"
+        "from seg3d.convert_volume import convert_volume\nfrom seg3d.errors import UserError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))\n"
+        "for number in range(5):\n"
+        "    try:\n"
+        "        convert_volume(Path('a.nii'), Path(f'{number}.ome.zarr'), Console())\n"
+        "    except UserError as error:\n"
+        "        print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, env=environment(), check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.count("no more space on the disk") == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".ome.zarr", ".npy", ".nrrd"])
 def test_a_source_that_is_damaged_leaves_no_folder(tmp_path, ending):
     save_nifti(tmp_path / "a.nii.gz", numbers((20, 20, 20)))

@@ -5,12 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seg3d.errors import UserError
 from seg3d.files import UnfinishedFolder, atomic_write, full_disk_explained, reserve
+from seg3d.geometry import Grid
+from seg3d.io import Header, create_volume
+from seg3d.io.regions import whole
+from seg3d.tiling import Tiling
+from seg3d.unfinished import Task, Unfinished
 
 
 def names(folder: Path) -> list[str]:
@@ -133,6 +140,37 @@ def test_more_than_the_disk_has_cannot_be_reserved(tmp_path):
         ),
     ):
         reserve(file, 10**9 * 2**30, tmp_path, fix="move")
+
+
+@pytest.fixture
+def disk_full() -> Iterator[Callable[[int], None]]:
+    """As on a full disk, but without root: no file may be longer than so many bytes."""
+    resource = pytest.importorskip("resource")
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, was[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, was)
+
+
+def test_no_space_for_the_metadata_of_a_store(tmp_path, disk_full):
+    disk_full(10)
+    with pytest.raises(UserError, match=r"a\.zarr: no more space on the disk"):
+        create_volume(tmp_path / "a.zarr", Header(Grid((2, 2, 2), np.eye(4)), 1, None), "uint8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_for_what_a_prediction_notes_down(tmp_path, disk_full):
+    unfinished = Unfinished(tmp_path / "a.nii")
+    task = Task({"network": "x" * 1000}, Tiling(((0, 2), (0, 2)), 1, False, 1, 1), [])
+    arrays = {"labels": (np.dtype("uint8"), 1)}
+    disk_full(500)
+    with pytest.raises(UserError, match=r"a\.nii\.unfinished: no more space on the disk"):
+        unfinished.begin(task, (2, 2, 2), arrays)
+    assert list(tmp_path.iterdir()) == []
+    disk_full(2000)
+    unfinished.begin(task, (2, 2, 2), arrays)
+    disk_full(10)
+    with pytest.raises(UserError, match=r"a\.nii\.unfinished: no more space on the disk"):
+        unfinished.note(whole((2, 2, 2)), 0)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

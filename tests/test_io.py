@@ -283,9 +283,20 @@ def test_double_precision_becomes_single(tmp_path, ending):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_single_precision_cannot_hold_is_infinite(tmp_path):
-    path = save_nifti(tmp_path / "scan.nii", np.full(SHAPE, 1e300))
-    assert np.isposinf(read_volume(path).array).all()
+@pytest.mark.parametrize("ending", [".nii", ".npy", ".zarr", ".nrrd"])
+def test_what_single_precision_cannot_hold(tmp_path, ending):
+    array = np.ones(SHAPE)
+    array[0, 0, :4] = [np.nan, np.inf, -np.inf, 3.4e38]
+    path = tmp_path / f"scan{ending}"
+    write_volume(path, array[None], Header(Grid(SHAPE, np.eye(4)), 1, None))
+    assert read_volume(path).array[0, 0, 0, 1:3].tolist() == [np.inf, -np.inf]
+    array[1, 1, 1] = -1e300
+    write_volume(path, array[None], Header(Grid(SHAPE, np.eye(4)), 1, None))
+    with pytest.raises(
+        UserError, match=rf"scan{ending} holds numbers that are too large"
+    ) as caught:
+        read_volume(path)
+    assert "given: -1e+300 to 3.4e+38" in str(caught.value)
 
 
 @pytest.mark.parametrize(

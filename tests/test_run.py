@@ -44,6 +44,16 @@ def test_a_run_cannot_lie_in_a_file(tmp_path, folder):
         require_new_run(Run(tmp_path / folder))
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_run_cannot_lie_where_nothing_can_be_written():
+    # Nor can root.
+    with (
+        pytest.raises(UserError, match="/proc/run: nothing can be written there"),
+        sole_user(Run(Path("/proc/run"))),
+    ):
+        raise AssertionError
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(UserError, match=r"--resume: .* holds no checkpoint to continue from"):
         resume_run(Run(tmp_path), config(), ())

@@ -13,6 +13,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from seg3d.files import UnfinishedFile, reserve
+from seg3d.io.header import as_voxels
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths, slabs, whole
 
 # Up to so many bytes are unpacked in RAM, more in a temporary file.
@@ -24,7 +25,13 @@ Order = Literal["C", "F"]
 
 
 class ArrayReader(VolumeReader):
-    """Reads from an array `(X, Y, Z)`, or with channels on further axes."""
+    """Reads from an array `(X, Y, Z)`, or with channels on further axes.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: Path
 
     def read(self, region: Region) -> np.ndarray:
         array = self._array()
@@ -49,9 +56,7 @@ class ArrayReader(VolumeReader):
         return stored
 
     def _voxels(self, stored: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            # float32 holds any scanner's numbers; what it does not hold becomes infinite.
-            voxels = self._in_units(stored).astype(self.dtype, copy=False)
+        voxels = as_voxels(self.path, self._in_units(stored), self.dtype)
         return np.moveaxis(voxels.reshape(*voxels.shape[:3], self.header.channels), -1, 0)
 
 

@@ -82,3 +82,22 @@ def voxel_dtype(path: Path, stored: np.dtype) -> np.dtype:
     if stored.kind in "bf":
         return np.dtype(np.float32 if stored.kind == "f" else np.uint8)
     return stored.newbyteorder("=")
+
+
+def as_voxels(path: Path, stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Stored numbers, or what they stand for, in the number type of `voxel_dtype`.
+
+    Raises:
+        UserError: if a finite number is too large for it.
+    """
+    try:
+        with np.errstate(over="raise"):
+            return stored.astype(dtype, copy=False)
+    except FloatingPointError as error:
+        finite = stored[np.isfinite(stored)]
+        raise UserError(
+            f"{path} holds numbers that are too large for float32",
+            given=f"{finite.min():.6g} to {finite.max():.6g}",
+            legal=f"magnitudes up to {np.finfo(np.float32).max:.6g}",
+            fix="scale them, or replace those that stand for no value",
+        ) from error

@@ -9,6 +9,7 @@ should begin and end at multiples of `CHUNK`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import lzma
 import zlib
@@ -20,7 +21,7 @@ import numpy as np
 from seg3d.errors import UserError
 from seg3d.files import UnfinishedFolder, full_disk_explained
 from seg3d.geometry import Shape3
-from seg3d.io.header import Header, checked_header, voxel_dtype
+from seg3d.io.header import Header, as_voxels, checked_header, voxel_dtype
 from seg3d.io.ome_metadata import SPACE, attributes_of, multiscale_of
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter
 
@@ -89,8 +90,7 @@ class _Reader(VolumeReader):
             raise _damaged(self.path, error) from error
         kept = [axis for axis in self._axes if axis in where]
         voxels = stored.transpose([kept.index(axis) for axis in ("c", *SPACE) if axis in kept])
-        with np.errstate(over="ignore"):
-            voxels = voxels.astype(self.dtype, copy=False)
+        voxels = as_voxels(self.path, voxels, self.dtype)
         return voxels.reshape(self.header.channels, *voxels.shape[-3:])
 
     def close(self) -> None:
@@ -107,20 +107,21 @@ class _Writer(VolumeWriter):
         _require_replaceable(path)
         self._folder = UnfinishedFolder(path)
         try:
-            group = zarr.create_group(
-                self._folder.temporary, attributes=attributes_of(path.name, header.grid, axes)
-            )
-            self._array = group.create_array(
-                "0",
-                shape=shape,
-                dtype=dtype,
-                chunks=tuple(
-                    1 if axis == "c" else min(length, CHUNK)
-                    for axis, length in zip(axes, shape, strict=True)
-                ),
-                compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
-                dimension_names=tuple(axes),
-            )
+            with full_disk_explained(path):
+                group = zarr.create_group(
+                    self._folder.temporary, attributes=attributes_of(path.name, header.grid, axes)
+                )
+                self._array = group.create_array(
+                    "0",
+                    shape=shape,
+                    dtype=dtype,
+                    chunks=tuple(
+                        1 if axis == "c" else min(length, CHUNK)
+                        for axis, length in zip(axes, shape, strict=True)
+                    ),
+                    compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
+                    dimension_names=tuple(axes),
+                )
         except BaseException:
             self.discard()
             raise
@@ -134,7 +135,23 @@ class _Writer(VolumeWriter):
         self._folder.finish()
 
     def discard(self) -> None:
+        _await_chunks()
         self._folder.discard()
+
+
+def _await_chunks() -> None:
+    """Wait until zarr has nothing under way.
+
+    When a chunk cannot be written, it goes on with the others behind the exception, and makes
+    anew what folders are removed meanwhile.
+    """
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    sync(others())
 
 
 def _find_image(path: Path) -> _Image:

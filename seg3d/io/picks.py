@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -28,6 +30,7 @@ NUMBERED = re.compile(r"\W*(?:field\W*)?(\d+)\s*:?\s+(\S+)", re.IGNORECASE)
 # Interpretation packages write these where nothing is picked.
 NULLS = (-999.0, -999.25, -9999.0)
 LARGEST_TIME = 1e20
+MARK = codecs.BOM_UTF8.decode("latin-1")
 
 
 @dataclass
@@ -67,8 +70,7 @@ def read_picks(path: Path, columns: Sequence[str] | None = None) -> dict[str, np
     """
     wanted = {name: at for at, name in enumerate(columns or ()) if name != SKIPPED}
     try:
-        # Any byte is a character here: names of horizons may be in any encoding.
-        with path.open(encoding="latin-1") as lines:
+        with _open(path) as lines:
             head = _head(lines, lambda cells: _holds_numbers(cells, wanted))
     except OSError as error:
         raise UserError(f"{path} cannot be read", given=error.strerror) from error
@@ -81,10 +83,11 @@ def read_picks(path: Path, columns: Sequence[str] | None = None) -> dict[str, np
         )
     places = wanted or _columns(path, head)
     try:
-        table = np.loadtxt(
-            path, delimiter=_separator(head.row), skiprows=head.skipped,
-            usecols=list(places.values()), comments=COMMENTS, encoding="latin-1", ndmin=2,
-        )  # fmt: skip
+        with _open(path) as lines:
+            table = np.loadtxt(
+                lines, delimiter=_separator(head.row), skiprows=head.skipped,
+                usecols=list(places.values()), comments=COMMENTS, ndmin=2,
+            )  # fmt: skip
     except ValueError as error:
         raise UserError(
             f"{path} is damaged or no table of picks", given=error, legal="rows of numbers"
@@ -95,6 +98,15 @@ def read_picks(path: Path, columns: Sequence[str] | None = None) -> dict[str, np
     if not picked.any():
         raise UserError(f"{path} holds no picks")
     return {name: values[picked] for name, values in picks.items()}
+
+
+def _open(path: Path) -> TextIO:
+    """The file's text, without the mark that programs of Windows put in front of UTF-8."""
+    # Any byte is a character here: names of horizons may be in any encoding.
+    lines = path.open(encoding="latin-1")
+    if lines.read(len(MARK)) != MARK:
+        lines.seek(0)
+    return lines
 
 
 def _head(lines: Iterable[str], is_row: Callable[[list[str]], bool]) -> _Head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from seg3d.errors import UserError
-from seg3d.files import atomic_write, require_folder
+from seg3d.files import NewFolders, atomic_write, full_disk_explained, require_folder
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, write_volume
 from seg3d.stopping import leave_signals_to_parent
@@ -48,6 +49,10 @@ class Part:
     suffix: str
     prefix: str
     number: int
+
+
+# Arguments of `_write_volume`.
+Job = tuple[Path, Kind, Shape3, int, Part, int, Ending]
 
 
 def description(kind: Kind, seed: int) -> str:
@@ -92,7 +97,8 @@ def write_dataset(
         advance: called after each volume, for a progress bar.
 
     Raises:
-        UserError: if the folder holds something, or the volumes would be too small.
+        UserError: if the folder holds something, the volumes would be too small, or the disk has
+            too little space; then nothing is left behind.
     """
     if min(shape) < SMALLEST:
         raise UserError(
@@ -107,11 +113,33 @@ def write_dataset(
             fix="choose a folder that does not exist yet, or remove this one",
         )
     parts = (Part("Tr", kind, 0), count), (Part("Ts", f"{kind}_test", 1), test)
-    jobs = [
+    jobs: list[Job] = [
         (folder, kind, shape, seed, part, number, ending)
         for part, volumes in parts
         for number in range(1, volumes + 1)
     ]
+    about = {
+        "name": folder.name,
+        "description": description(kind, seed),
+        "channel_names": {"0": "amplitude"},
+        "labels": LABELS[kind],
+        "numTraining": count,
+        "file_ending": ending,
+    }
+    made = NewFolders(folder)
+    try:
+        _write_volumes(jobs, workers, advance)
+        with full_disk_explained(folder), atomic_write(folder / "dataset.json") as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    except BaseException:
+        for part, _ in parts:
+            for name in ("images", "labels"):
+                shutil.rmtree(folder / f"{name}{part.suffix}", ignore_errors=True)
+        made.discard()
+        raise
+
+
+def _write_volumes(jobs: list[Job], workers: int | None, advance: Callable[[], object]) -> None:
     with ProcessPoolExecutor(
         min(workers or os.cpu_count() or 1, len(jobs)),
         # Threads of libraries do not survive a fork.
@@ -126,16 +154,6 @@ def write_dataset(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    about = {
-        "name": folder.name,
-        "description": description(kind, seed),
-        "channel_names": {"0": "amplitude"},
-        "labels": LABELS[kind],
-        "numTraining": count,
-        "file_ending": ending,
-    }
-    with atomic_write(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_volume(

@@ -74,6 +74,9 @@ def table(separator: str, order: tuple[int, ...] = (0, 1, 2)) -> str:
         "# Type: scattered data\n# Field: 1 x\n# Field: 2 y\n# Field: 3 z ms\n# Field: 4 Inline\n"
         "# Field: 5 Crossline\n# End:\n" + table(" ", (0, 0, 2, 0, 1)),
         table(" ") + "\n# 9 9 9\n106 300 -999.25\n106 301 1e30\n106 302 nan\n",
+        # As Windows marks UTF-8.
+        "\ufeff" + table(" ").replace("\n", "\r\n"),
+        "\ufeff# 1: Inline\n# 2: Crossline\n# 3: Z\n# 4: X\n" + table("\t", (0, 1, 2, 2)),
     ],
 )
 def test_tables_of_picks(tmp_path, survey, text):

@@ -135,7 +135,10 @@ def test_blocks_that_are_smaller_than_a_region(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "dtype, value, legal",
-    [(np.uint8, 128, "-128 to 127"), (np.int32, 2**24 + 2, "-16777216 to 16777216")],
+    [
+        (np.uint8, 128, "-128 to 127 .*\n  to do: .* in a wider type"),
+        (np.int32, 2**24 + 2, "-16777216 to 16777216 .*\n  to do: .* as float32, .* .npy hold"),
+    ],
 )
 def test_whole_numbers_that_are_too_large(tmp_path, dtype, value, legal):
     header = read_header(write(tmp_path / "survey.sgy", Spec()).path)
@@ -254,6 +257,13 @@ def test_new_files(tmp_path, affine, dtype):
 def test_geometry_that_segy_cannot_hold(tmp_path, affine, problem):
     with pytest.raises(UserError, match=problem):
         create_volume(tmp_path / "new.sgy", Header(Grid((2, 3, 4), affine), 1, None), np.float32)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6), (5, 1, 6), (1, 1, 1)])
+def test_a_single_line_would_not_be_read_again(tmp_path, shape):
+    with pytest.raises(UserError, match=r"new.sgy: .* at least two inlines and two crosslines"):
+        create_volume(tmp_path / "new.sgy", Header(Grid(shape, np.eye(4)), 1, None), np.int8)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -78,6 +78,19 @@ def test_facies_and_volumes_set_aside(tmp_path: Path) -> None:
     assert not np.array_equal(test, training)
 
 
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
+    """As on a full disk, but without root: no file may be longer than 16 KiB."""
+    resource = pytest.importorskip("resource")
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, was[1]))
+    try:
+        with pytest.raises(UserError, match="no more space on the disk"):
+            write_dataset(tmp_path / "new" / "faults", "faults", count=3, shape=SHAPE, seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_in_use_and_volumes_too_small(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not an empty folder"):

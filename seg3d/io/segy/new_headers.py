@@ -65,11 +65,18 @@ class NewHeaders(Headers):
         code: its sample format.
 
     Raises:
-        UserError: if the third axis is not straight down, or numbers do not fit the headers.
+        UserError: if the third axis is not straight down, numbers do not fit the headers, or there
+            is a single line, which nobody could tell from 2D.
     """
 
     def __init__(self, grid: Grid, path: Path, code: int) -> None:
         inlines, crosslines, samples = grid.shape
+        if min(inlines, crosslines) < 2:
+            raise UserError(
+                f"{path}: a survey in SEG-Y has at least two inlines and two crosslines",
+                given=f"{inlines} and {crosslines}",
+                fix="write another format",
+            )
         self._grid = grid
         self._interval = _interval(path, grid)
         self._delay_scalar = finest_scalar(abs(grid.affine[2, 3]), INT16)

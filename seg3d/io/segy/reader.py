@@ -57,7 +57,7 @@ class SegyReader(VolumeReader):
                 first = int(numbers[run.start])
                 traces = layout.read(stream, first, first + run.stop - run.start)
                 samples = traces["samples"][:, region[2]]
-                voxels[places[run]] = decode(samples, layout.code)
+                voxels[places[run]] = decode(layout.path, samples, layout.code)
         return voxels.reshape(1, *lengths(region))
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seg3d.errors import UserError
 from seg3d.io.segy.layout import BIG_ENDIAN
 from seg3d.io.segy.lines import Positions
 from seg3d.io.segy.reader import SegyReader
@@ -65,6 +66,10 @@ def _amplitudes(survey: Survey) -> str:
     middle = survey.grid.shape[survey.slow_axis] // 2
     line[survey.slow_axis] = slice(middle, middle + 1)
     x, y, z = line
-    samples = SegyReader(survey).read((x, y, z))
+    try:
+        samples = SegyReader(survey).read((x, y, z))
+    except UserError as error:
+        # A file of another format than it says may hold anything; the report is to show that.
+        return error.problem
     name = ("inline", "crossline")[survey.slow_axis]
     return f"{samples.min():.6g} to {samples.max():.6g} on the middle {name}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from seg3d.io.header import as_voxels
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,20 @@ _WORTH = np.ldexp(1.0, 4 * (np.arange(128) - 64) - 24)
 WORTH_OF_LAST_BIT = np.concatenate([_WORTH, -_WORTH])
 
 
-def decode(stored: np.ndarray, code: int) -> np.ndarray:
+def decode(path: Path, stored: np.ndarray, code: int) -> np.ndarray:
     """Samples as numbers in the machine's byte order, of the format's `SampleFormat.dtype`.
 
-    Each number is the nearest that the type holds. IBM floats and those of 64 bits reach beyond
-    float32: larger ones become infinite, as in `seg3d.io.read_volume`.
+    Each number is the nearest that the type holds.
+
+    Args:
+        path: of the file.
+        stored: what it holds.
+        code: of its sample format.
+
+    Raises:
+        UserError: if a number is too large for float32, beyond which IBM floats and those of 64
+            bits reach.
     """
     if code == IBM:
         stored = WORTH_OF_LAST_BIT[stored >> 24] * (stored & 0xFFFFFF)
-    with np.errstate(over="ignore"):
-        return stored.astype(FORMATS[code].dtype)
+    return as_voxels(path, stored, FORMATS[code].dtype)

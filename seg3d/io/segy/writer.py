@@ -18,8 +18,13 @@ from seg3d.io.segy.new_headers import NewHeaders
 from seg3d.io.segy.samples import FLOAT, INT8
 from seg3d.io.segy.survey import Survey
 
-# Whole numbers that the stored types hold.
+# Whole numbers that the stored types hold, and what to do about others.
 WHOLE = {INT8: (-(2**7), 2**7 - 1), FLOAT: (-(2**24), 2**24)}
+TOO_LARGE = {
+    INT8: "renumber labels, or store the volume in a wider type, which becomes format 5 (float32)",
+    FLOAT: "renumber labels, or scale amplitudes and store them as float32, which may round them; "
+    ".nii and .npy hold them as they are",
+}
 
 
 def create_volume(path: Path, header: Header, dtype: np.dtype, channels: int) -> SegyWriter:
@@ -143,5 +148,5 @@ class SegyWriter(VolumeWriter):
                 f"{self._layout.path}: whole numbers are too large for SEG-Y",
                 given=f"values from {lowest} to {highest}",
                 legal=f"{least} to {most} in voxels of this type",
-                fix="renumber the labels, or write another format",
+                fix=TOO_LARGE[self._layout.code],
             )
