@@ -143,6 +143,11 @@ def _read(
     notes = [*layout.notes, *lines.notes, *interval_notes, *delay_notes]
     if fit is None:
         notes.append(f"{no_fit}: bins count as 1 by 1, at the origin")
+    if missing := lines.missing_at_the_end():
+        notes.append(
+            f"the last {missing} of {index.size} traces are missing: the file may have been cut "
+            "short"
+        )
     if pieces > whole:
         notes.append(f"traces are out of order: {whole} lines in {pieces} pieces, read one by one")
     return Survey(
