@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seg3d.errors import UserError
+from seg3d.sizes import readable
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -179,8 +180,8 @@ def require_space(path: Path, size: int, fix: str = "free some space") -> None:
     if free < size:
         raise UserError(
             f"{path}: there is not enough space on the disk",
-            given=f"{free / 2**30:.3g} GiB are free",
-            legal=f"{size / 2**30:.3g} GiB",
+            given=f"{readable(free)} are free",
+            legal=readable(size),
             fix=fix,
         )
 

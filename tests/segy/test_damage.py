@@ -195,7 +195,12 @@ def test_one_line(tmp_path, axis):
     written = write(tmp_path / "survey.sgy", Spec((6, 5, 4)))
     numbers = np.arange(30)
     lines = [numbers, np.full(30, 7)]
-    refused(number_lines(written, lines[axis], lines[1 - axis]), r"is a single line \(2D\)")
+    path = number_lines(written, lines[axis], lines[1 - axis])
+    name = ("crossline", "inline")[axis]
+    refused(
+        path, r"is a single line \(2D\)", "bytes 189 and 193:", f"the {name} is always 7",
+        "at which bytes of the trace headers they begin: --segy-bytes INLINE,CROSSLINE",
+    )  # fmt: skip
 
 
 def test_a_line_across_both_axes(tmp_path):
