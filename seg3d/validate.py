@@ -1,6 +1,7 @@
 """Validation during training: whole volumes, per-class Dice, a picture.
 
-A volume is never held whole: it is read, scored and compared slab by slab.
+A volume is never held whole: it is read, scored and compared slab by slab, and in columns where
+the scores of its many classes would not fit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from seg3d.data.blocks import CaseReader
 from seg3d.data.cases import Case
 from seg3d.data.grid_map import GridMap, network_view
 from seg3d.data.reference import ReferenceReader
-from seg3d.io.regions import Region, portions
+from seg3d.free_ram import free_ram
+from seg3d.io.regions import Region, columns, portions
 from seg3d.pictures import three_planes
 from seg3d.plan import Plan
 from seg3d.sliding_window import Windows, WindowScores, best_classes, stream_scores
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # Voxels along each axis that are kept for a picture; its panels have fewer pixels.
 MOST_IN_PICTURE = 300
+# Of the RAM that is free, for the scores of all classes.
+SHARE_OF_RAM = 0.5
 
 
 @dataclass(frozen=True)
@@ -111,25 +115,45 @@ def _segment(trainer: Trainer, image: CaseReader) -> Iterator[tuple[Region, np.n
     grid_map = image.grid_map
     size = grid_map.streamed(trainer.plan.patch_size)
     windows = Windows.covering(grid_map.shape, size, trainer.config.validation.overlap)
+    windows = windows.mirrored(grid_map.streamed_flips)
     scores = WindowScores(trainer.network, dtype=trainer.dtype)
     image.cut()
     image.measure()
-    found = stream_scores(
-        lambda some: grid_map.from_network(scores(grid_map.to_network(some))),
-        image.read,
-        windows.mirrored(grid_map.streamed_flips),
-        device=trainer.device,
-    )
-    for start, slab in found:
-        depth, height, width = slab.shape[1:]
-        for x, y, z in portions((depth, height, width), 0):
-            yield (slice(start + x.start, start + x.stop), y, z), best_classes(slab[:, x]).numpy()
-        # Not to be held while the next is made.
-        del slab
+    for column in columns(grid_map.shape, _parts(windows, len(trainer.plan.classes))):
+        found = stream_scores(
+            lambda some: grid_map.from_network(scores(grid_map.to_network(some))),
+            image.read,
+            windows,
+            column,
+            device=trainer.device,
+        )
+        for start, slab in found:
+            depth, height, width = slab.shape[1:]
+            for x, _, _ in portions((depth, height, width), 0):
+                region = slice(start + x.start, start + x.stop), *column[1:]
+                yield region, best_classes(slab[:, x]).numpy()
+            # Not to be held while the next is made.
+            del slab
+
+
+def _parts(windows: Windows, classes: int) -> tuple[int, int]:
+    """In how many the second and third axis are cut, lest scores take most of the free RAM.
+
+    Windows at the cuts are scored for both sides. What comes out does not depend on the cuts.
+    """
+    depth, *cross = map(min, windows.size, windows.shape)
+    most = SHARE_OF_RAM * free_ram() / (4 * classes * depth)
+    parts = [1, 1]
+    sides = list(windows.shape[1:])
+    while math.prod(sides) > most and sides != cross:
+        longer = int(sides[1] / cross[1] > sides[0] / cross[0])
+        parts[longer] += 1
+        sides[longer] = max(cross[longer], math.ceil(windows.shape[1 + longer] / parts[longer]))
+    return parts[0], parts[1]
 
 
 class _Sketch:
-    """Every n-th voxel of a case that comes slab by slab: enough for a picture.
+    """Every n-th voxel of a case that comes region by region: enough for a picture.
 
     Args:
         grid_map: of the case.
@@ -138,17 +162,18 @@ class _Sketch:
     def __init__(self, grid_map: GridMap) -> None:
         self._turn = grid_map.permutation, grid_map.flips
         self._steps = [math.ceil(length / MOST_IN_PICTURE) for length in grid_map.shape]
-        self._slabs: list[np.ndarray] = []
+        shape = map(math.ceil, np.divide(grid_map.shape, self._steps))
+        self._voxels = np.zeros((3, *shape), np.float32)
 
-    def add(self, region: Region, *slabs: np.ndarray) -> None:
-        """Remember of the next slab, in streaming order, image, reference and prediction."""
-        x, y, z = self._steps
-        first = -region[0].start % x
-        self._slabs.append(np.stack([slab[first::x, ::y, ::z] for slab in slabs]))
+    def add(self, region: Region, *parts: np.ndarray) -> None:
+        """Remember of a region, in streaming order, image, reference and prediction."""
+        ours, theirs = zip(*map(_every, region, self._steps), strict=True)
+        for kept, part in zip(self._voxels, parts, strict=True):
+            kept[ours] = part[theirs]
 
     def picture(self, plan: Plan, name: str) -> np.ndarray:
         """The picture, `(H, W, 3)` uint8."""
-        image, reference, predicted = network_view(np.concatenate(self._slabs, axis=1), *self._turn)
+        image, reference, predicted = network_view(self._voxels, *self._turn)
         spacing = plan.spacing or plan.typical_spacing
         x, y, z = (
             length * self._steps[place]
@@ -158,6 +183,12 @@ class _Sketch:
         return three_planes(
             image, overlays, plan.class_names, (x, y, z), title=name, orientation=plan.orientation
         )
+
+
+def _every(part: slice, step: int) -> tuple[slice, slice]:
+    """Where every ``step``-th voxel of an axis goes, and where it is, counted within a part."""
+    first, last = math.ceil(part.start / step), math.ceil(part.stop / step)
+    return slice(first, last), slice(first * step - part.start, None, step)
 
 
 def dice_per_class(reference: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

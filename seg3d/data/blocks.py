@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from seg3d.data.intensity import Moments, normalise
 from seg3d.data.read_ahead import ReadAhead
 from seg3d.errors import UserError
 from seg3d.geometry import Shape3
-from seg3d.io.regions import SLAB, Region, VolumeReader, portions
+from seg3d.io.regions import SLAB, Region, VolumeReader, columns, portions
 from seg3d.plan import Plan
 
 
@@ -82,18 +81,16 @@ class CaseReader:
         self.slices_at_once = regions[0][0].stop
         return regions
 
-    def measure(self, columns: tuple[int, int] = (1, 1)) -> None:
+    def measure(self, parts: tuple[int, int] = (1, 1)) -> None:
         """Find the moments of the intensities, where they are needed, by reading everything.
 
         Args:
-            columns: in how many parts the second and the third axis are cut, so that less of them
-                is held at once.
+            parts: in how many the second and the third axis are cut, so that less is held at once.
         """
         if not any(channel.kind == "zscore" for channel in self.plan.channels):
             return
-        length, *cross = self.grid_map.shape
-        for y, z in itertools.product(*map(_evenly, cross, columns)):
-            for _, block in self._blocks((slice(0, length), y, z)):
+        for region in columns(self.grid_map.shape, parts):
+            for _, block in self._blocks(region):
                 for voxels, channel, moments in zip(
                     block, self.plan.channels, self.moments, strict=True
                 ):
@@ -141,11 +138,6 @@ class CaseReader:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-
-def _evenly(length: int, parts: int) -> Iterator[slice]:
-    edges = [length * number // parts for number in range(parts + 1)]
-    return itertools.starmap(slice, itertools.pairwise(edges))
 
 
 def _at(region: Region) -> str:

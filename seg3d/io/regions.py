@@ -6,6 +6,7 @@ Every format implements these two classes; `open_volume` and `create_volume` in
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -49,6 +50,18 @@ def slabs(region: Region, axis: int, thickness: int) -> Iterator[Region]:
 def portions(shape: Shape3, axis: int, voxels: int = SLAB) -> Iterator[Region]:
     """A volume in slabs of at most ``voxels`` voxels, unless a single slice has more."""
     return slabs(whole(shape), axis, max(1, voxels * shape[axis] // math.prod(shape)))
+
+
+def columns(shape: Shape3, parts: tuple[int, int]) -> Iterator[Region]:
+    """A volume in columns along its first axis, the other two being cut in so many parts."""
+    length, *cross = shape
+    for y, z in itertools.product(*map(_evenly, cross, parts)):
+        yield slice(0, length), y, z
+
+
+def _evenly(length: int, parts: int) -> Iterator[slice]:
+    edges = [length * number // parts for number in range(parts + 1)]
+    return itertools.starmap(slice, itertools.pairwise(edges))
 
 
 class VolumeReader(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -176,3 +177,23 @@ def test_convolution_of_parts(channels: tuple[int, ...], bias: bool, elements: i
     with slabs_of(elements):
         assert_same(run(copied, of_parts=True), expected)
     assert_same(copied.eval().of_parts([part.tanh for part in parts]), expected[0])
+
+
+def leave_nan_in_free_memory() -> None:
+    litter = [torch.full((size,), torch.nan) for size in (1000, 10000, 100000, 400000, 1000000) * 4]
+    del litter
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_half_precision_of_volumes_thinner_than_the_kernel(depth: int) -> None:
+    """PyTorch 2.13's own gradient is NaN then, if what was in memory before is."""
+    layer = nn.Conv3d(64, 64, 3, padding=(2, 1, 1), bias=False).bfloat16()
+    x = torch.randn(1, 64, depth, 4, 4).bfloat16()
+    dy = torch.randn_like(layer(x))
+    expected = gradients(copy.deepcopy(layer).float(), x.float(), dy.float())
+    layer = probed(layer)
+    for _ in range(3):
+        leave_nan_in_free_memory()
+        _, dx, (dw,) = gradients(layer, x, dy)
+        torch.testing.assert_close(dx.float(), expected[1], rtol=0.02, atol=0.02)
+        torch.testing.assert_close(dw.float(), expected[2][0], rtol=0.02, atol=0.02)
