@@ -125,22 +125,6 @@ class Lines:
         index[self.rows, self.columns] = np.arange(len(self.rows))
         return index
 
-    def missing_at_the_end(self) -> int:
-        """How many traces the file lacks at its end, if it fills the grid line by line till there.
-
-        0 if others are missing or the order is another, as then nothing can be said.
-        """
-        counts = (self.inline.count, self.crossline.count)
-        # A file may begin at any corner of the grid.
-        rows, columns = (
-            numbers if numbers[0] == 0 else count - 1 - numbers
-            for numbers, count in zip((self.rows, self.columns), counts, strict=True)
-        )
-        in_turn = np.arange(len(rows))
-        orders = (rows * counts[1] + columns, columns * counts[0] + rows)
-        filled = any(np.array_equal(order, in_turn) for order in orders)
-        return counts[0] * counts[1] - len(rows) if filled else 0
-
     def alike(self, other: Lines) -> bool:
         """Whether both lay the traces out alike, but for the order and direction of the axes."""
         straight = _alike(self.rows, other.rows) and _alike(self.columns, other.columns)
