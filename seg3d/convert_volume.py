@@ -11,7 +11,7 @@ from rich.console import Console
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
-from seg3d.io import SEGY, Region, create_volume, open_volume, suffix
+from seg3d.io import SEGY, Header, Region, create_volume, open_volume, segy, suffix
 from seg3d.io.ome_zarr import CHUNK
 from seg3d.progress import progress_bar
 
@@ -50,7 +50,7 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
                 for region in pieces:
                     writer.write(region, reader.read(region))
                     bar.advance()
-    return _notes(source, header.grid, target, ending)
+    return _notes(source, header, target, ending)
 
 
 def blocks(shape: Shape3, axes: set[int], voxel_bytes: int, most: int) -> list[Region]:
@@ -74,8 +74,10 @@ def blocks(shape: Shape3, axes: set[int], voxel_bytes: int, most: int) -> list[R
     return list(itertools.product(*cuts))
 
 
-def _notes(source: Path, grid: Grid, target: Path, ending: str) -> list[str]:
-    notes = []
+def _notes(source: Path, header: Header, target: Path, ending: str) -> list[str]:
+    grid, notes = header.grid, []
+    if isinstance(header.native, segy.Survey):
+        notes += [f"{source}: {note}" for note in header.native.notes]
     if grid.shear_degrees > SHEAR_TOLERANCE_DEGREES:
         notes.append(
             f"the axes of {source} are {grid.shear_degrees:.1f} degrees from right angles, as in "

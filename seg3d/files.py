@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seg3d.errors import UserError
+from seg3d.sizes import readable
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -93,32 +94,39 @@ class UnfinishedFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._folders = NewFolders(self.path.parent)
-        self.temporary = self._hidden()
+        with no_entry_explained(self.path.parent):
+            self.temporary = _hidden_folder(self.path, self.path.parent)
 
     def finish(self) -> None:
         """Give it its name, in place of the folder that had it."""
         self.temporary.chmod(0o777 & ~_umask())
-        if not self.path.exists():
-            self.temporary.rename(self.path)
-            return
-        aside = self._hidden()
-        old = self.path.rename(aside / self.path.name)
-        try:
-            self.temporary.rename(self.path)
-        except BaseException:
-            old.rename(self.path)
-            aside.rmdir()
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        put_in_place(self.temporary, self.path)
 
     def discard(self) -> None:
         """Remove it, unless it has its name already."""
         shutil.rmtree(self.temporary, ignore_errors=True)
         self._folders.discard()
 
-    def _hidden(self) -> Path:
-        with no_entry_explained(self.path.parent):
-            return Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Give a file or folder that is whole its name, in place of the one that had it.
+
+    Args:
+        made: lies on the same disk. Beside it the folder that is replaced lies for a moment.
+        path: the final name, which another of the same kind may have.
+    """
+    if not (made.is_dir() and path.exists()):
+        made.replace(path)
+        return
+    aside = _hidden_folder(path, made.parent)
+    old = path.rename(aside / path.name)
+    try:
+        made.rename(path)
+    except BaseException:
+        old.rename(path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -172,8 +180,8 @@ def require_space(path: Path, size: int, fix: str = "free some space") -> None:
     if free < size:
         raise UserError(
             f"{path}: there is not enough space on the disk",
-            given=f"{free / 2**30:.3g} GiB are free",
-            legal=f"{size / 2**30:.3g} GiB",
+            given=f"{readable(free)} are free",
+            legal=readable(size),
             fix=fix,
         )
 
@@ -199,6 +207,10 @@ def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space"
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
+
+
+def _hidden_folder(path: Path, parent: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
 
 
 def _umask() -> int:

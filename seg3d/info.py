@@ -8,8 +8,8 @@ import torch
 
 from seg3d.checkpoint import find_checkpoint, load_checkpoint, versions
 from seg3d.io import open_volume, segy
-from seg3d.memory import GIB
 from seg3d.probing.bits import summary
+from seg3d.sizes import readable
 
 
 def system_info() -> str:
@@ -18,7 +18,7 @@ def system_info() -> str:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
-            lines.append(f"cuda:{index}   {device.name}, {device.total_memory / GIB:.1f} GiB")
+            lines.append(f"cuda:{index}   {device.name}, {readable(device.total_memory)}")
     else:
         lines.append("cuda     not available")
     lines.append(f"cpu      {torch.get_num_threads()} threads")

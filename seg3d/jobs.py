@@ -53,7 +53,10 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     """
     cases = list(_cases({path for one in inputs for path in _volumes(one)}))
     if not cases:
-        raise UserError(f"no volume in {', '.join(map(str, inputs))}", legal=", ".join(SUFFIXES))
+        raise UserError(
+            f"no volume in {', '.join(map(str, inputs))}",
+            legal=f"{', '.join(SUFFIXES)}, or folders of DICOM files",
+        )
     as_file = output.name.lower().endswith(SUFFIXES) and not is_plain_folder(output)
     if as_file and len(cases) > 1:
         raise UserError(

@@ -23,9 +23,9 @@ from seg3d.data.blocks import CaseReader
 from seg3d.data.resampling import resample_slabs
 from seg3d.device import compute_dtype
 from seg3d.errors import UserError
-from seg3d.files import stamp
+from seg3d.files import put_in_place, stamp
 from seg3d.free_ram import free_ram
-from seg3d.io import SEGY, create_volume, ram_of, suffix
+from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.regions import Region
 from seg3d.jobs import Job, require_room_for_probabilities
 from seg3d.memory import inference_memory
@@ -147,14 +147,18 @@ class Predictor:
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
-                the format cannot hold so many probabilities, or what is unfinished was begun in
-                another way.
+                the format cannot hold so many probabilities, what has the output's name cannot be
+                replaced, or what is unfinished was begun in another way.
         """
         if probabilities:
             require_room_for_probabilities([job], self.plan.class_names)
         outputs = self._outputs(job, probabilities)
+        for output in outputs.values():
+            require_replaceable(output.path)
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
+            # A process may have been killed while it removed the rest.
+            unfinished.discard()
             advance(self.windows(job, probabilities=probabilities))
             return
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
@@ -166,8 +170,11 @@ class Predictor:
                 raise
             self.ranks.wait()
             if self.ranks.first:
+                packing = unfinished.packing()
                 for name, output in outputs.items():
-                    _write(output.path, unfinished, name, case)
+                    whole = packing / output.path.name
+                    _write(whole, unfinished, name, case)
+                    put_in_place(whole, output.path)
                 unfinished.discard()
 
     def windows(self, job: Job, *, probabilities: bool = False) -> int:

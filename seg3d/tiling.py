@@ -22,7 +22,7 @@ from seg3d.data.resampling import Resampling
 from seg3d.errors import UserError
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
-from seg3d.memory import readable
+from seg3d.sizes import readable
 from seg3d.sliding_window import Windows
 
 FLOAT, DOUBLE = 4, 8
@@ -54,8 +54,8 @@ class Memory:
         return needed.ram <= self.ram and needed.gpu <= self.gpu
 
     def __str__(self) -> str:
-        on_gpu = f" and {readable(self.gpu).strip()} of the GPU's memory" if self.gpu else ""
-        return f"{readable(self.ram).strip()} of RAM{on_gpu}"
+        on_gpu = f" and {readable(self.gpu)} of the GPU's memory" if self.gpu else ""
+        return f"{readable(self.ram)} of RAM{on_gpu}"
 
 
 @dataclass(frozen=True, eq=False)

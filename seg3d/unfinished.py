@@ -171,6 +171,13 @@ class Unfinished:
             reached = max(reached, stop)
         return left
 
+    def packing(self) -> Path:
+        """An empty folder for outputs until they are whole; what lay there is removed."""
+        folder = self.folder / "packing"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
     def discard(self) -> None:
         """Remove the folder, and those above it that were made for it and are empty."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -136,7 +136,8 @@ def test_more_than_the_disk_has_cannot_be_reserved(tmp_path):
     with (
         (tmp_path / "file").open("wb") as file,
         pytest.raises(
-            UserError, match=r"not enough space .*\n.*are free\n.*1e\+09 GiB\n.* do: move"
+            UserError,
+            match=r"not enough space .*\n.* [KMG]iB are free\n.* 1000000000\.00 GiB\n.* do: move",
         ),
     ):
         reserve(file, 10**9 * 2**30, tmp_path, fix="move")

@@ -34,15 +34,14 @@ from seg3d.benchmarks.tables import write_results
 from seg3d.errors import UserError
 from seg3d.losses import DiceCrossEntropy
 from seg3d.memory import (
-    GIB,
     TrainingMemory,
     inference_memory,
     measured_training_memory,
-    readable,
     training_memory,
 )
 from seg3d.networks import UNet3d, heads
 from seg3d.probing import chunks
+from seg3d.sizes import GIB, readable
 
 SHAPE = (2, 1, 16, 24, 16)
 
@@ -233,12 +232,12 @@ def test_table() -> None:
     assert str(step).splitlines() == [
         "training, peak      5.00 GiB in cat of up",
         "inference, peak     1.00 MiB",
-        "parameters        100.00 B  ",
+        "parameters          100.00 B",
         "saved               4.00 GiB",
         "decoder             3.00 GiB   75.0%",
         "loss                1.00 GiB   25.0%",
     ]
-    assert readable(1536) == "    1.50 KiB"
+    assert readable(1536) == "1.50 KiB"
 
 
 @pytest.mark.gpu

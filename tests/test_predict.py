@@ -420,7 +420,7 @@ def test_what_cannot_be_predicted(tmp_path: Path) -> None:
     empty = touch(tmp_path / "empty", "notes.txt")
     with pytest.raises(UserError, match="two inputs would both be written"):
         plan_jobs([one, two], tmp_path / "out")
-    with pytest.raises(UserError, match="no volume in"):
+    with pytest.raises(UserError, match=r"no volume in .*\n.*\.nii, .*, or folders of DICOM files"):
         plan_jobs([empty], tmp_path / "out")
     with pytest.raises(UserError, match=r"notes\.txt"):
         plan_jobs([empty / "notes.txt"], tmp_path / "out")

@@ -20,6 +20,7 @@ from rich.console import Console
 from seg3d.checkpoint import save_checkpoint
 from seg3d.convert_volume import convert_volume
 from seg3d.errors import UserError
+from seg3d.io import read_header
 from seg3d.jobs import Job
 from seg3d.networks import build_network
 from seg3d.predict import Predictor
@@ -29,6 +30,8 @@ from tests.plans import classes, small_config, small_plan
 from tests.ram import peak_growth, sparse_nifti
 
 SHAPE = (20, 16, 100)
+# Volumes whose last step takes long or has several parts; killed there, and gone on with or not.
+PACKED = (".nii.gz", ".ome.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,69 @@ def test_a_killed_prediction_goes_on_to_the_same_bytes(
 
 def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+# For each output a process of its own, killed when all is packed but nothing has its name yet.
+KILLED_AT_THE_END = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from seg3d import files
+from seg3d.jobs import Job
+from seg3d.predict import Predictor
+
+def end(self):
+    if self.path.name.startswith("scan"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    finish(self)
+
+finish = files.UnfinishedFile.finish
+files.UnfinishedFile.finish = files.UnfinishedFolder.finish = end
+checkpoint, scan, *outputs = map(Path, sys.argv[1:])
+for output in outputs:
+    if os.fork():
+        assert os.wait()[1] == signal.SIGKILL
+    else:
+        Predictor.from_checkpoint(checkpoint, torch.device("cpu")).run(Job((scan,), output))
+"""
+
+
+def test_a_prediction_killed_while_it_is_packed_leaves_nothing_behind(
+    tmp_path: Path, inputs: Path
+) -> None:
+    outputs = [tmp_path / str(n) / f"scan{end}" for n, end in enumerate(PACKED)]
+    program = [sys.executable, "-c", KILLED_AT_THE_END, inputs / "network.pt", inputs / "scan.nii"]
+    subprocess.run([*program, *outputs], env=environment(), check=True)
+    one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"))
+    for number, output in enumerate(outputs):
+        assert not names(output.parent)
+        one.run(Job((inputs / "scan.nii",), output), resume=number == 0)
+        assert list(output.parent.iterdir()) == [output]
+        assert read_header(output).grid.shape == SHAPE
+
+
+def test_a_prediction_killed_while_it_tidies_up_is_finished(tmp_path: Path, inputs: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"whole")
+    rest = tmp_path / ".scan.nii.unfinished"
+    rest.mkdir()
+    (rest / "labels.npy").touch()
+    one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"))
+    one.run(Job((inputs / "scan.nii",), tmp_path / "scan.nii"), resume=True)
+    assert written(tmp_path) == {"scan.nii": b"whole"}
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.ome.zarr"])
+def test_what_cannot_be_replaced_is_said_before_the_work(
+    tmp_path: Path, inputs: Path, name: str
+) -> None:
+    """And so before anything that lies there is touched."""
+    output = tmp_path / name
+    output.mkdir()
+    (output / "notes.txt").touch()
+    one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"))
+    with pytest.raises(UserError, match=name):
+        one.run(Job((inputs / "scan.nii",), output), advance=lambda _: pytest.fail("too late"))
+    assert list(tmp_path.iterdir()) == [output]
 
 
 def test_two_processes_write_the_bytes_of_one(

@@ -23,10 +23,10 @@ from seg3d.config import config_from_tree
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, create_volume, read_volume, write_volume
 from seg3d.jobs import Job
-from seg3d.memory import GIB
 from seg3d.networks import build_network
 from seg3d.plan import ChannelIntensity, LabelClass, Plan
 from seg3d.predict import Predictor
+from seg3d.sizes import GIB
 from seg3d.sliding_window import best_classes, score_slabs
 
 OVERLAP = 0.25

@@ -18,9 +18,9 @@ import psutil
 from seg3d.benchmarks.tables import print_table
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, create_volume
-from seg3d.memory import GIB
 from seg3d.resources import resource
 from seg3d.run import Run
+from seg3d.sizes import GIB
 
 # Organs: intensity in Hounsfield units; centre and half axes as shares of the volume.
 ORGANS = {

@@ -33,6 +33,7 @@ from seg3d.free_ram import free_ram
 from seg3d.geometry import Grid
 from seg3d.io import Header, create_volume, open_volume, read_header
 from seg3d.plan import Plan
+from seg3d.sizes import readable
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ class RamCache(Cache):
     """Cases in RAM; processes that are forked after it was filled share it."""
 
     def __str__(self) -> str:
-        return f"{sum(self.sizes) / 2**30:.2f} GiB in RAM"
+        return f"{readable(sum(self.sizes))} in RAM"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._filled[index]
@@ -141,7 +142,7 @@ class DiskCache(Cache):
 
     def __str__(self) -> str:
         found = f" ({self._found} of {len(self)} from before)" if self._found else ""
-        return f"{sum(self.sizes) / 2**30:.2f} GiB on disk{found}, in {self.folder}"
+        return f"{readable(sum(self.sizes))} on disk{found}, in {self.folder}"
 
     def _useless(self) -> list[Path]:
         """Cases that have changed since, are of other plans, or were never finished."""

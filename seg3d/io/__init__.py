@@ -12,6 +12,7 @@ from seg3d.io.volume import (
     ram_of,
     read_header,
     read_volume,
+    require_replaceable,
     write_volume,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "read_header",
     "read_labels",
     "read_volume",
+    "require_replaceable",
     "slabs",
     "stem",
     "suffix",

@@ -104,7 +104,6 @@ class _Writer(VolumeWriter):
 
         axes = "zyx" if channels == 1 else "czyx"
         shape = (channels, *header.grid.shape[::-1])[-len(axes) :]
-        _require_replaceable(path)
         self._folder = UnfinishedFolder(path)
         try:
             with full_disk_explained(path):
@@ -181,7 +180,7 @@ def _find_image(path: Path) -> _Image:
 def _array_in_its_group(path: Path, array: Any) -> _Image:
     """A level of the image that a group above it describes, or a lone array."""
     for group in path.absolute().parents:
-        if not _is_node(group):
+        if not is_node(group):
             break
         if (image := multiscale_of(group, _open(group)[1])) is None:
             continue
@@ -194,7 +193,7 @@ def _array_in_its_group(path: Path, array: Any) -> _Image:
     return _Image(array, axes[: array.ndim], np.eye(4))
 
 
-def _is_node(folder: Path) -> bool:
+def is_node(folder: Path) -> bool:
     """Whether a folder is a group or an array of zarr."""
     return any((folder / name).is_file() for name in METADATA)
 
@@ -228,15 +227,6 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
                 legal="integer or floating-point numbers",
             )
     return node, attributes
-
-
-def _require_replaceable(path: Path) -> None:
-    """Require that nothing stands where a store shall be, or a store to be replaced."""
-    if path.exists() and not _is_node(path):
-        raise UserError(
-            f"{path} exists and is not a Zarr store",
-            legal="a new name, or a store to be replaced",
-        )
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +25,10 @@ NAMES = {
 PLACES = (("inline", "crossline"), ("x", "y"))
 # A column of no use, where columns are given.
 SKIPPED = "_"
+CHOOSE = (
+    "correct it; or say what the columns are in data.labels.columns, such as "
+    "[_, inline, crossline, time], with _ for those of no use"
+)
 # As in "# 3: Z" (OpendTect) and "# Field: 3 z meters" (EarthVision).
 NUMBERED = re.compile(r"\W*(?:field\W*)?(\d+)\s*:?\s+(\S+)", re.IGNORECASE)
 # Interpretation packages write these where nothing is picked.
@@ -77,9 +81,13 @@ def read_picks(path: Path, columns: Sequence[str] | None = None) -> dict[str, np
     if columns and not head.row:
         raise UserError(
             f"{path} has no row of the columns that were given",
-            given=" ".join(columns),
+            given="; ".join(filter(None, [" ".join(columns), _word(path, wanted.values())])),
             legal="a number wherever a column has a name",
             fix="correct data.labels.columns",
+        )
+    if not head.row and (word := _word(path)):
+        raise UserError(
+            f"{path}: a column does not hold numbers", given=word, legal="numbers", fix=CHOOSE
         )
     places = wanted or _columns(path, head)
     try:
@@ -89,8 +97,12 @@ def read_picks(path: Path, columns: Sequence[str] | None = None) -> dict[str, np
                 usecols=list(places.values()), comments=COMMENTS, ndmin=2,
             )  # fmt: skip
     except ValueError as error:
+        word = _word(path, places.values(), head.skipped)
         raise UserError(
-            f"{path} is damaged or no table of picks", given=error, legal="rows of numbers"
+            f"{path} is damaged or no table of picks",
+            given=word or error,
+            legal="rows of numbers",
+            fix=CHOOSE if word else None,
         ) from error
     picks = dict(zip(places, table.T, strict=True))
     picked = np.isfinite(table).all(axis=1) & (np.abs(picks["time"]) < LARGEST_TIME)
@@ -122,6 +134,24 @@ def _head(lines: Iterable[str], is_row: Callable[[list[str]], bool]) -> _Head:
         if re.search("[A-Za-z]", line):
             head.above = line
     return head
+
+
+def _word(path: Path, columns: Collection[int] = (), skipped: int | None = None) -> str:
+    """Where a row has a word in one of these columns, or in any; empty if nowhere.
+
+    Args:
+        path: of the file.
+        columns: counted from 0; empty for all.
+        skipped: lines in front of the rows; without it, lines with three numbers are rows.
+    """
+    with _open(path) as lines:
+        for number, line in enumerate(lines):
+            cells = [] if line.lstrip().startswith(COMMENTS) else _cells(line, _separator(line))
+            row = sum(map(_is_number, cells)) >= 3 if skipped is None else number >= skipped
+            for column, cell in enumerate(cells if row else []):
+                if not _is_number(cell) and (not columns or column in columns):
+                    return f"line {number + 1}, column {column + 1}: {cell!r} is not a number"
+    return ""
 
 
 def _holds_numbers(cells: list[str], wanted: dict[str, int]) -> bool:

@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 
 from seg3d.errors import UserError
 from seg3d.geometry import Grid, Shape3
-from seg3d.io.formats import FOLDERS, FORMATS, suffix
+from seg3d.io import ome_zarr
+from seg3d.io.formats import FOLDERS, FORMATS, STORES, suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter, whole
 
@@ -57,12 +58,28 @@ def create_volume(
     Raises:
         UserError: if the ending is not known, or the disk has too little space.
     """
-    path, ending = Path(path), suffix(path)
+    path = Path(path)
+    require_replaceable(path)
+    return FORMATS[suffix(path)].create_volume(path, header, np.dtype(dtype), channels)
+
+
+def require_replaceable(path: Path) -> None:
+    """Require that nothing has a volume's name, or something that may be replaced by the volume.
+
+    Raises:
+        UserError: if it is a folder where a file is to be, or the other way round, or a folder that
+            is no Zarr store where one is to be; or if the ending is not known.
+    """
+    ending = suffix(path)
     if path.exists() and path.is_dir() != (ending in FOLDERS):
         raise UserError(
             f"{path} is a {'folder' if path.is_dir() else 'file'}", fix="give another name"
         )
-    return FORMATS[ending].create_volume(path, header, np.dtype(dtype), channels)
+    if path.exists() and ending in STORES and not ome_zarr.is_node(path):
+        raise UserError(
+            f"{path} exists and is not a Zarr store",
+            legal="a new name, or a store to be replaced",
+        )
 
 
 def ram_of(path: str | Path, shape: Shape3, voxel_bytes: int) -> int:

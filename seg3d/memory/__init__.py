@@ -2,15 +2,12 @@
 
 from seg3d.memory.measured import MeasuredMemory, measured_training_memory, peak_gib
 from seg3d.memory.predicted import TrainingMemory, inference_memory, training_memory
-from seg3d.memory.units import GIB, readable
 
 __all__ = [
-    "GIB",
     "MeasuredMemory",
     "TrainingMemory",
     "inference_memory",
     "measured_training_memory",
     "peak_gib",
-    "readable",
     "training_memory",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
-from seg3d.memory.units import GIB
+from seg3d.sizes import GIB
 
 
 def peak_gib(device: torch.device) -> float:

@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from seg3d.memory.counter import Counter
 from seg3d.memory.layers import Layers
 from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
-from seg3d.memory.units import readable
+from seg3d.sizes import readable
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class TrainingMemory:
     def __str__(self) -> str:
         width = max(len(name) for name in ("inference, peak", *self.saved_by_layer))
         lines = [
-            f"{'training, peak':{width}} {readable(self.peak)} in {self.peak_at}",
-            f"{'inference, peak':{width}} {readable(self.inference_peak)}",
-            f"{'parameters':{width}} {readable(self.parameters)}",
-            f"{'saved':{width}} {readable(self.saved)}",
+            f"{'training, peak':{width}} {readable(self.peak):>12} in {self.peak_at}",
+            f"{'inference, peak':{width}} {readable(self.inference_peak):>12}",
+            f"{'parameters':{width}} {readable(self.parameters):>12}",
+            f"{'saved':{width}} {readable(self.saved):>12}",
         ]
         for name, size in self.saved_by_layer.items():
-            lines.append(f"{name:{width}} {readable(size)} {size / self.saved:7.1%}")
+            lines.append(f"{name:{width}} {readable(size):>12} {size / self.saved:7.1%}")
         return "\n".join(lines)
 
 

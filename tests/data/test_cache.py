@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import time
 import tracemalloc
 from dataclasses import replace
@@ -188,7 +189,8 @@ def test_ram_and_disk_hold_the_same(cases: list[Case], tmp_path: Path) -> None:
         cache.fill(lambda: steps.append(1))
     assert len(steps) == 10
     assert all(map(same, ram, disk))
-    assert str(ram).endswith("GiB in RAM") and str(disk).endswith(f"on disk, in {disk.folder}")
+    assert re.fullmatch(r"\d+\.\d\d KiB in RAM", str(ram))
+    assert str(disk).endswith(f" KiB on disk, in {disk.folder}")
     assert sorted(entry.name.split(".")[0] for entry in disk.entries) == list(NAMES)
 
 

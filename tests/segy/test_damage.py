@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from seg3d.convert_volume import convert_volume
 from seg3d.errors import UserError
 from seg3d.io import segy
 from seg3d.io.regions import whole
@@ -72,6 +74,32 @@ def test_traces_cut_at_the_end_are_missing_traces(tmp_path):
     written = write(tmp_path / "survey.sgy")
     written.path.write_bytes(written.path.read_bytes()[: -2 * 268])
     assert read_header(written.path).native.mask.sum() == 28
+
+
+@pytest.mark.parametrize("sorting", ["inline", "crossline"])
+@pytest.mark.parametrize("falling", [(), (0,), (1,), (0, 1)])
+def test_a_file_that_ends_within_a_line_may_have_been_cut_short(tmp_path, sorting, falling):
+    written = write(tmp_path / "survey.sgy", Spec(sorting=sorting))
+    numbers = written.places.T.copy()
+    for axis in falling:
+        numbers[axis] = numbers[axis].max() - numbers[axis]
+    number_lines(written, *numbers)
+    whole = segy.report(written.path)
+    assert "traces     30, 0 missing in the grid" in whole and "cut short" not in whole
+    written.path.write_bytes(written.path.read_bytes()[: -2 * 268])
+    cut = segy.report(written.path)
+    assert "traces     28, 2 missing in the grid" in cut
+    assert "note       the last 2 of 30 traces are missing: the file may have been cut short" in cut
+    notes = convert_volume(written.path, tmp_path / "survey.nii", Console(quiet=True))
+    assert [note for note in notes if "cut short" in note and str(written.path) in note]
+
+
+@pytest.mark.parametrize("spec", [Spec(missing=0.3), Spec(sorting="random")])
+def test_traces_that_are_missing_elsewhere_say_nothing_of_a_cut(tmp_path, spec):
+    written = write(tmp_path / "survey.sgy", spec)
+    written.path.write_bytes(written.path.read_bytes()[: -2 * 268])
+    report = segy.report(written.path)
+    assert " 0 missing" not in report and "cut short" not in report
 
 
 @pytest.mark.parametrize(
@@ -167,7 +195,12 @@ def test_one_line(tmp_path, axis):
     written = write(tmp_path / "survey.sgy", Spec((6, 5, 4)))
     numbers = np.arange(30)
     lines = [numbers, np.full(30, 7)]
-    refused(number_lines(written, lines[axis], lines[1 - axis]), r"is a single line \(2D\)")
+    path = number_lines(written, lines[axis], lines[1 - axis])
+    name = ("crossline", "inline")[axis]
+    refused(
+        path, r"is a single line \(2D\)", "bytes 189 and 193:", f"the {name} is always 7",
+        "at which bytes of the trace headers they begin: --segy-bytes INLINE,CROSSLINE",
+    )  # fmt: skip
 
 
 def test_a_line_across_both_axes(tmp_path):

@@ -107,6 +107,28 @@ def test_tables_that_are_none(tmp_path, survey, text, problem):
     assert "top.dat" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text, columns, cell",
+    [
+        ("3 words above\n" + table(" ").replace("10", "Top 10"), None, "line 2, column 1: 'Top'"),
+        ("# a comment\n" + table(",").replace(".", ",Top,"), None, "line 2, column 4: 'Top'"),
+        (
+            table(" ").replace("10", "Top 10"),
+            ["inline", "crossline", "_", "time"],
+            "line 1, column 1: 'Top'",
+        ),
+        (table(" ") + "\n# more\n1 2 Top\n", None, f"line {len(ROWS) + 2}, column 3: 'Top'"),
+        (table(" ") + "\n1 2 Top\n", ["inline", "crossline", "time"], "column 3: 'Top'"),
+    ],
+)
+def test_a_word_among_the_numbers(tmp_path, survey, text, columns, cell):
+    (tmp_path / "top.dat").write_text(text)
+    with pytest.raises(UserError, match=r"top\.dat") as caught:
+        read_horizon(tmp_path / "top.dat", survey, columns)
+    assert f"{cell} is not a number" in str(caught.value)
+    assert "data.labels.columns" in str(caught.value)
+
+
 def test_a_file_that_is_not_there(tmp_path, survey):
     with pytest.raises(UserError, match=r"top.dat cannot be read\n  given: No such file"):
         read_horizon(tmp_path / "top.dat", survey)

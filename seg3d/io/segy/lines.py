@@ -144,7 +144,10 @@ ONE_LINE = "is a single line (2D), or its inline and crossline numbers are elsew
 SCATTERED = "is not a regular grid of inlines and crosslines"
 PRE_STACK = "is pre-stack: traces of several offsets"
 REPEATED = "has several traces at the same inline and crossline"
-ELSEWHERE = "if it is one, say where its headers have the numbers: --segy-bytes INLINE,CROSSLINE"
+ELSEWHERE = (
+    "if it is one, say at which bytes of the trace headers they begin: "
+    "--segy-bytes INLINE,CROSSLINE, such as 9,21"
+)
 FIXES = {
     PRE_STACK: "stack it, or write a file for each offset or angle, with a seismic package",
     REPEATED: f"remove traces with a seismic package; or, {ELSEWHERE}",
@@ -224,8 +227,9 @@ def _arrange(headers: dict[str, np.ndarray], positions: Positions, share: float)
     traces = len(inlines)
     if len(inline_numbers) == len(crossline_numbers) == 1 and traces > 1:
         raise NotAGrid(NO_NUMBERS, f"always {inline.first} and {crossline.first}")
-    if inline.count == 1 or crossline.count == 1:
-        raise NotAGrid(ONE_LINE, said)
+    for name, axis in (("inline", inline), ("crossline", crossline)):
+        if axis.count == 1:
+            raise NotAGrid(ONE_LINE, f"{said}: the {name} is always {axis.first}")
     cells = inline.count * crossline.count
     if traces < share * cells:
         lonely = _lonely("inline", inlines, inline_numbers)

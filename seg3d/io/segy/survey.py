@@ -143,6 +143,11 @@ def _read(
     notes = [*layout.notes, *lines.notes, *interval_notes, *delay_notes]
     if fit is None:
         notes.append(f"{no_fit}: bins count as 1 by 1, at the origin")
+    if missing := _missing_at_the_end(index):
+        notes.append(
+            f"the last {missing} of {index.size} traces are missing: the file may have been cut "
+            "short"
+        )
     if pieces > whole:
         notes.append(f"traces are out of order: {whole} lines in {pieces} pieces, read one by one")
     return Survey(
@@ -178,6 +183,19 @@ def _grid(
         axes=("inline", "crossline", domain),
         units=(flat, flat, "m" if domain == "depth" else "ms"),
     )
+
+
+def _missing_at_the_end(index: np.ndarray) -> int:
+    """How many traces a file lacks at its end, if till there it fills the grid line by line.
+
+    0 if others are missing or the order is another, as then nothing can be said.
+    """
+    # A file may begin at any corner of the grid.
+    row, column = np.argwhere(index == 0)[0]
+    index = index[:: -1 if row else 1, :: -1 if column else 1]
+    traces = np.arange(index.max() + 1)
+    filled = any(np.array_equal(order.ravel()[: len(traces)], traces) for order in (index, index.T))
+    return index.size - len(traces) if filled else 0
 
 
 def _require_equal_lengths(layout: Layout, samples: np.ndarray) -> None:

@@ -6,9 +6,9 @@ GIB = 2**30
 
 
 def readable(size: float) -> str:
-    """Bytes for people: ``"    1.50 GiB"``, always of the same width."""
+    """Bytes for people, such as ``1.50 GiB``."""
     for unit in ("B", "KiB", "MiB"):
         if abs(size) < 1024:
-            return f"{size:8.2f} {unit:3}"
+            return f"{size:.2f} {unit}"
         size /= 1024
-    return f"{size:8.2f} GiB"
+    return f"{size:.2f} GiB"
