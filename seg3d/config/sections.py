@@ -156,7 +156,7 @@ class PredictConfig(Section):
     window_batch: PositiveInt | Literal["auto"] = Field(
         "auto",
         description="windows per forward pass at most, fewer if they do not fit into the memory; "
-        "auto: 8 on a GPU, 2 on a CPU, where more are slower",
+        "auto: 8 on a GPU, 1 on a CPU",
     )
 
 
