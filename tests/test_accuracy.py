@@ -128,8 +128,8 @@ def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_published_results_are_whole() -> None:
     """Every method has as many runs as the task says, all of the same length."""
     published = json.loads((ROOT / "docs" / "benchmarks" / "accuracy.json").read_text())
-    assert set(published) == {"brain", "phantom"}
-    assert list(published["brain"]["runs"]) == list(accuracy.METHODS)
+    assert set(published) == {"brain, 120 steps", "phantom, 120 steps", "brain, 360 steps"}
+    assert list(published["brain, 120 steps"]["runs"]) == list(accuracy.METHODS)
     for results in published.values():
         assert {"exact", "auto"} <= set(results["runs"]) <= set(accuracy.METHODS)
         points = -(-results["steps"] // accuracy.STEPS_PER_POINT)

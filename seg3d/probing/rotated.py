@@ -195,9 +195,8 @@ class Decoder(Coder):
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=means.device)
-        levels = self.codebook.levels(codes[coded], self.grid.voxels)
-        rest = self.rotation.backwards(levels, bricks).to(self.dtype).mul_(scales[coded])
-        del levels  # which need not be there beside what follows
+        rest = self.rotation.backwards(self.codebook.levels(codes[coded], self.grid.voxels), bricks)
+        rest = rest.to(self.dtype).mul_(scales[coded])
         positive = self.positive(numbers) if signs.shape[1] else None
         rows = centred(means[numbers].to(self.dtype), positive)
         if chosen is None:
@@ -278,18 +277,20 @@ class Rotation:
 
         ``bricks`` are their numbers.
         """
-        signs = self._signs.of(bricks)
         high = rows.to(self.dtype)
-        rotated = ((high * signs) @ self._matrix).to(rows.dtype)
+        signs = self._signs.of(bricks)
+        low = None
         if torch.finfo(self.dtype).eps > torch.finfo(precision).eps:
             # What rounding took from the rows would be missing in the mean over R.
-            low = (rows - high).to(self.dtype)
-            rotated += low.mul_(signs) @ self._matrix
-        return rotated
+            low = (rows - high).to(self.dtype).mul_(signs)
+        rotated = (signs.mul_(high) @ self._matrix).to(rows.dtype)
+        return rotated if low is None else rotated.add_(low @ self._matrix)
 
     def backwards(self, levels: Tensor, bricks: Tensor) -> Tensor:
         """Undo :meth:`forwards`, in :attr:`dtype`."""
-        return (levels @ self._matrix.T).mul_(self._signs.of(bricks))
+        rotated = levels @ self._matrix.T
+        del levels  # which need not be there beside the signs
+        return rotated.mul_(self._signs.of(bricks))
 
 
 def multiplies_bf16(device: torch.device) -> bool:
