@@ -27,8 +27,8 @@ from seg3d.sliding_window import Windows
 
 FLOAT, DOUBLE = 4, 8
 # Windows per forward pass where the config leaves it open. A GPU that is given small windows one by
-# one waits for the next. On a CPU two are up to a third faster in small networks, but are rounded
-# otherwise than one: labels would depend on the memory where scores are nearly equal.
+# one waits for the next. On a CPU, which one keeps busy, two would be rounded
+# otherwise: labels would depend on the memory where scores are nearly equal.
 MOST_WINDOWS_ON_GPU, MOST_WINDOWS_ON_CPU = 8, 1
 # Of the limit, that voxels in passing may take: those being read, or resampled and written.
 IN_PASSING = 1 / 16

@@ -188,46 +188,38 @@ def test_converting_takes_the_memory_of_blocks(tmp_path):
     assert peak_growth(program, path, tmp_path / "b.npy") < 3 * 8 + 16
 
 
-def test_a_file_that_does_not_fit_leaves_nothing(tmp_path):
-    """As on a full disk, but without root: no file may be longer than 64 KiB."""
-    save_nifti(tmp_path / "a.nii", numbers((64, 64, 64)))
+def convert_to_short_files(folder, names):
+    """What is printed on a disk that fills up, or the like without root: files end at 64 KiB."""
     program = (
         "import resource\nfrom pathlib import Path\nfrom rich.console import Console\n"
         "from seg3d.convert_volume import convert_volume\nfrom seg3d.errors import UserError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))\n"
-        f"for ending in {(*WITH_GEOMETRY, '.npy')}:\n"
+        f"for name in {names}:\n"
         "    try:\n"
-        "        convert_volume(Path('a.nii'), Path('b' + ending), Console())\n"
+        "        convert_volume(Path('a.nii'), Path(name), Console())\n"
         "    except UserError as error:\n"
         "        print(error)"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program],
-        capture_output=True, text=True, env=environment(), check=True, cwd=tmp_path,
-    )  # fmt: skip
-    for ending in (*WITH_GEOMETRY, ".npy"):
-        assert re.search(rf"^b{ending}: .*(\n  .*)*space on the disk", done.stdout, re.M), done
+        capture_output=True, text=True, env=environment(), check=True, cwd=folder,
+    ).stdout  # fmt: skip
+
+
+def test_a_file_that_does_not_fit_leaves_nothing(tmp_path):
+    save_nifti(tmp_path / "a.nii", numbers((64, 64, 64)))
+    names = [f"b{ending}" for ending in (*WITH_GEOMETRY, ".npy")]
+    printed = convert_to_short_files(tmp_path, names)
+    for name in names:
+        assert re.search(rf"^{name}: .*(\n  .*)*space on the disk", printed, re.M), printed
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
 
 
 def test_chunks_that_are_under_way_when_the_disk_is_full_leave_nothing(tmp_path):
     """zarr writes many at once, and goes on with the others when one has failed."""
     save_nifti(tmp_path / "a.nii", numbers((256, 256, 128), "uint8"))
-    program = (
-        "import resource\nfrom pathlib import Path\nfrom rich.console import Console\n"
-        "from seg3d.convert_volume import convert_volume\nfrom seg3d.errors import UserError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))\n"
-        "for number in range(5):\n"
-        "    try:\n"
-        "        convert_volume(Path('a.nii'), Path(f'{number}.ome.zarr'), Console())\n"
-        "    except UserError as error:\n"
-        "        print(error)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, env=environment(), check=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.stdout.count("no more space on the disk") == 5
+    printed = convert_to_short_files(tmp_path, [f"{number}.ome.zarr" for number in range(5)])
+    assert printed.count("no more space on the disk") == 5
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
 
 

@@ -294,12 +294,10 @@ class Rotation:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether this is a CPU with instructions for it, which are four times as fast as float32.
+    """Whether this is a CPU with instructions for it, which are faster than those for float32.
 
-    A bf16 number has 8 bits of mantissa. They make the product of R and its transpose differ from
-    one by some 1e-3 in any direction, at random, which is little beside the error of the codes,
-    and leave the mean over R right to some 1e-6: rounding errors of R are as often positive as
-    negative, whatever the sign of what R is multiplied by.
+    What rounding R and its products to 8 bits of mantissa adds is small beside the error of the
+    codes, and as often positive as negative, whatever the sign of what R is multiplied by.
     """
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
