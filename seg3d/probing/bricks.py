@@ -101,14 +101,15 @@ class BrickGrid:
 
         Bricks that stick out are continued by their last voxels.
         """
-        part = self._part(x, where).to(dtype).flatten(3)
+        part = self._part(x, where).flatten(3)
         layers = where[1].stop - where[1].start
         missing = layers * self.planes - part.shape[2]
         excess = self.runs * self.voxels // self.planes - self.plane
         if missing or excess:
-            part = F.pad(part, (0, excess, 0, missing), mode="replicate")
+            part = F.pad(part.to(dtype), (0, excess, 0, missing), mode="replicate")
         rows = part.reshape(part.shape[0], self.channels, layers, self.runs, self.voxels)
-        return rows.transpose(1, 2).reshape(-1, self.voxels)
+        rows = rows.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
+        return rows.reshape(-1, self.voxels)
 
     def write(
         self, out: Tensor, where: Where, rows: Tensor, first: tuple[int, int] = (0, 0)

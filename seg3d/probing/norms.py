@@ -39,9 +39,10 @@ from seg3d.probing.layers import (
     uncompiled,
 )
 from seg3d.probing.names import make_norm_sketch
+from seg3d.probing.packing import exceeds
 from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach
-from seg3d.probing.rotated import Encoder, RotatedSketch, is_positive
+from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype
 
 Pool = Callable[[Tensor], Tensor]
@@ -257,13 +258,15 @@ def normalise(
         numbers_of_channels = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
         kernels.normalise(encoder, y, z, numbers_of_channels)
         return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
-    for where, numbers in bricks_of(grid, y):
-        columns = [grid.spread(values, where) for values in (scale, offset, *affine)]
-        v = (grid.read(y, where, scale.dtype) * columns[0]).add_(columns[1])
-        n = (v * columns[2]).add_(columns[3])
+    # As v is needed for nothing else, it is sketched without being made.
+    slant, lift = scale * affine[0], offset * affine[0] + affine[1]
+    for place, numbers in bricks_of(grid, y):
+        rows = grid.read(y, place, scale.dtype)
+        columns = [grid.spread(values, place) for values in (scale, offset, slant, lift)]
+        n = (rows * columns[2]).add_(columns[3])
         if encoder is not None:
-            encoder.put(v, numbers, is_positive(n))
-        grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
+            encoder.put(rows, numbers, exceeds(n, 0), (columns[0], columns[1]))
+        grid.write(z, place, n if slope == 1 else F.leaky_relu_(n, slope))
     kept = (y, scale, offset) if encoder is None else encoder.kept
     return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)
 

@@ -19,7 +19,14 @@ POSITIVE_LEVELS = {
     2: (0.453125, 1.5078125),
     4: (0.12890625, 0.388671875, 0.65625, 0.94140625, 1.2578125, 1.6171875, 2.0625, 2.734375),
 }
-WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# The widest types that torch has for so many bytes: what is moved by the word is moved quickly.
+WORDS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+    16: torch.complex128,
+}
 
 
 class Codebook:
@@ -45,9 +52,9 @@ class Codebook:
         ``spread`` is ``(rows, 1)`` and may be zero. Returns ``(rows, ceil(n * bits / 8))``.
         """
         first, *others = self.thresholds
-        codes = (values > first * spread).view(torch.uint8)
+        codes = exceeds(values, first * spread)
         for threshold in others:
-            codes += values > threshold * spread
+            codes += exceeds(values, threshold * spread)
         return pack(codes, self.bits)
 
     def levels(self, packed: Tensor, n: int) -> Tensor:
@@ -62,14 +69,22 @@ class Codebook:
         return (values * self.levels(packed, values.shape[1])).sum(1, keepdim=True)
 
 
+def exceeds(values: Tensor, threshold: Tensor | float) -> Tensor:
+    """1.0 where ``values`` are above the threshold, else 0.0, in their type."""
+    # To compare into bool takes a CPU five times as long.
+    return torch.gt(values, threshold, out=torch.empty_like(values))
+
+
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack ``(rows, n)`` bytes that hold codes of ``bits`` bits; the first code lies lowest.
+    """Pack ``(rows, n)`` codes of ``bits`` bits, of any type; the first code lies lowest.
 
     Returns:
         ``(rows, ceil(n * bits / 8))`` uint8.
     """
     per_byte = 8 // bits
-    codes = F.pad(codes, (0, -codes.shape[1] % per_byte))
+    if codes.is_floating_point():
+        codes = codes.to(torch.int32)  # straight to bytes would take a CPU twice as long
+    codes = F.pad(codes.to(torch.uint8), (0, -codes.shape[1] % per_byte))
     # One multiplication shifts all codes of a byte, each by its own distance, into the highest
     # byte of the word that they fill; the codes are too short to run into each other.
     top = 8 * (per_byte - 1)
@@ -84,33 +99,62 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     return _look_up(words, packed).view(torch.uint8)
 
 
+def masks(packed: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """For the first ``n`` bits of every row of bytes, integers as wide as ``dtype``.
+
+    Returns:
+        ``(rows, n)``: all bits one for a bit that is one, else zero.
+    """
+    return _on_top(packed, n, dtype).bitwise_right_shift_(8 * dtype.itemsize - 1)
+
+
+def masked(mask: Tensor, values: Tensor) -> Tensor:
+    """``values`` where the mask of :func:`masks` is ones, and 0.0 where it is zeros."""
+    return (mask & values.view(mask.dtype)).view(values.dtype)
+
+
 class RandomSigns:
     """Draws +1 or -1 for every voxel of a brick.
 
-    Args:
+    Attributes:
         number: of the draw.
         voxels: of a brick.
-        device: of the signs.
-        dtype: of the signs.
     """
 
-    def __init__(self, number: int, voxels: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, number: int, voxels: int) -> None:
         self.number = number
         self.voxels = voxels
-        codes = _codes_of_bytes(1).to(device, dtype, non_blocking=True)
-        self._signs_of_bytes = 2 * codes - 1
 
-    def of(self, bricks: Tensor) -> Tensor:
-        """Those of the bricks with these numbers (int64): ``(bricks, voxels)``."""
+    def multiply_(self, rows: Tensor, bricks: Tensor) -> Tensor:
+        """Multiply by those of the bricks with these numbers (int64), in place.
+
+        Args:
+            rows: ``(bricks, voxels)`` float32 or float64.
+            bricks: ``(bricks,)``.
+        """
         words = -(-self.voxels // 64)
         counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
-        packed = random_words(self.number, counters).view(torch.uint8)
-        return _look_up(self._signs_of_bytes, packed)[:, : self.voxels]
+        minuses = ~random_words(self.number, counters).view(torch.uint8)
+        flips = _on_top(minuses, self.voxels, rows.dtype)
+        flips.bitwise_and_(torch.iinfo(flips.dtype).min)
+        rows.view(flips.dtype).bitwise_xor_(flips)
+        return rows
+
+
+def _on_top(packed: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """Integers as wide as ``dtype`` whose signs are the first ``n`` bits of every row of bytes."""
+    word = WORDS[dtype.itemsize]
+    words = F.pad(packed, (0, -packed.shape[1] % dtype.itemsize)).view(word)
+    shifts = torch.arange(8 * dtype.itemsize - 1, -1, -1, dtype=word, device=packed.device)
+    return (words[:, :, None] << shifts).flatten(1)[:, :n]
 
 
 def _look_up(table: Tensor, packed: Tensor) -> Tensor:
     """What ``table``, ``(256, n)``, says of every byte, row by row: ``(rows, n * bytes)``."""
-    return table.index_select(0, packed.flatten().int()).view(len(packed), -1)
+    word = WORDS.get(table.shape[1] * table.element_size())
+    by_words = table if word is None else table.view(word).flatten()
+    found = by_words.index_select(0, packed.flatten().int())
+    return found.view(table.dtype).view(len(packed), -1)
 
 
 def _codes_of_bytes(bits: int) -> Tensor:

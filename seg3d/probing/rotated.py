@@ -35,11 +35,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seg3d.probing.bricks import BrickGrid, Where
+from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey, random_words
-from seg3d.probing.packing import Codebook, RandomSigns, pack, unpack
+from seg3d.probing.packing import Codebook, RandomSigns, exceeds, masked, masks, pack
 from seg3d.probing.sketches import Sketch, working_dtype
 
 ROTATION_STREAM, SIGNS_STREAM, CHOICE_STREAM = 0, 1, 3
@@ -64,8 +64,8 @@ class RotatedSketch(Sketch):
 
     def _fill(self, out: Tensor, kept: tuple[Tensor, ...], key: ProbeKey) -> None:
         decoder = Decoder(self, out.shape, kept, key, working_dtype(out.dtype))
-        for where, numbers in bricks_of(decoder.grid, out):
-            decoder.grid.write(out, where, decoder.rows(where, numbers)[0])
+        for place, numbers in bricks_of(decoder.grid, out):
+            decoder.grid.write(out, place, decoder.rows(numbers)[0])
 
 
 class Coder:
@@ -129,43 +129,57 @@ class Encoder(Coder):
         if kernels := kernels_for(self.grid, x):
             kernels.sketch(self, x)
             return
-        for where, numbers in bricks_of(self.grid, x):
-            rows = self.grid.read(x, where, self.dtype)
-            self.put(rows, numbers, is_positive(rows) if self.signed else None)
+        for place, numbers in bricks_of(self.grid, x):
+            rows = self.grid.read(x, place, self.dtype)
+            self.put(rows, numbers, exceeds(rows, 0) if self.signed else None)
 
-    def put(self, rows: Tensor, numbers: slice, positive: Tensor | None = None) -> None:
-        """Sketch the ``rows``, ``(bricks, voxels)``; ``positive`` are those of a signed sketch.
+    def put(
+        self,
+        rows: Tensor,
+        numbers: slice,
+        positive: Tensor | None = None,
+        affine: tuple[Tensor, ...] = (),
+    ) -> None:
+        """Sketch the ``rows``, ``(bricks, voxels)``, or scale * rows + offset.
 
-        ``positive`` is 1.0 or 0.0, in the rows' shape: any property of the voxels that the
-        decoder is to return, and over which means are worth taking apart.
+        Args:
+            rows: of these bricks.
+            numbers: of the bricks.
+            positive: for a signed sketch 1.0 or 0.0, in the rows' shape: any property of the
+                voxels that the decoder is to return, and over which means are worth taking apart.
+            affine: scale (not zero) and offset, a column each; empty for 1 and 0.
         """
         signs, means, codes, scales = self.kept
         coded, chosen, weights = self.choice.of(numbers)
-        if positive is None:
-            means[numbers] = rows.mean(1, keepdim=True)
-            centre = means[numbers]
-        else:
-            signs[numbers] = pack(positive.to(torch.uint8), 1)
-            count = positive.sum(1, keepdim=True)
+        ones = rows.new_ones(len(rows), 1)
+        scale, offset = affine or (ones, 0 * ones)
+        sums, counts = rows.sum(1, keepdim=True), rows.shape[1] * ones
+        if positive is not None:
+            signs[numbers] = pack(positive, 1)
             above = (rows * positive).sum(1, keepdim=True)
-            below = rows.sum(1, keepdim=True) - above
-            # A brick without voxels of a kind has 0 / 1 for their mean.
-            below /= (rows.shape[1] - count).clamp_min_(1)
-            means[numbers] = torch.cat([below, above / count.clamp_min_(1)], 1)
-            centre = means[numbers]
+            count = positive.sum(1, keepdim=True)
+            sums, counts = (
+                torch.cat(pair, 1) for pair in ((sums - above, above), (counts - count, count))
+            )
+        # A brick without voxels of a kind has 0 / 1 for their mean.
+        means[numbers] = (scale * sums + offset * counts) / counts.clamp_min(1)
+        # Subtracting the means as they were rounded loses nothing to the rounding.
+        centre = (means[numbers] - offset) / scale
         if chosen is not None:
-            rows, centre = rows.index_select(0, chosen), centre.index_select(0, chosen)
+            rows, centre, scale = (part.index_select(0, chosen) for part in (rows, centre, scale))
             positive = None if positive is None else positive.index_select(0, chosen)
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=rows.device)
-        # Subtracting the means as they were rounded loses nothing to the rounding.
-        rotated = self.rotation.forwards(rows - centred(centre, positive), bricks, self._precision)
+        rest = rows - centre[:, :1]
+        if positive is not None:
+            rest.addcmul_(positive, centre[:, :1] - centre[:, 1:])
+        rotated = self.rotation.forwards(rest, bricks, self._precision)
         norm = torch.linalg.vector_norm(rotated, dim=1, keepdim=True)
         codes[coded] = self.codebook.quantise(rotated, norm / self.grid.voxels**0.5)
         # A constant brick has norm 0 and overlap 0; its scale is 0, and NaN stays NaN.
         overlap = self.codebook.overlap(rotated, codes[coded])
-        energy = norm.square() if weights is None else norm.square() * weights
+        energy = scale * norm.square() if weights is None else scale * norm.square() * weights
         scales[coded] = (energy / overlap.clamp_min(torch.finfo(overlap.dtype).tiny)).float()
 
 
@@ -183,22 +197,35 @@ class Decoder(Coder):
         super().__init__(sketch, shape, key, kept[0].device, dtype)
         self.kept = kept
 
-    def positive(self, numbers: slice) -> Tensor:
-        """1.0 where a voxel was called positive, else 0.0: ``(bricks, voxels)``."""
-        return unpack(self.kept[0][numbers], 1)[:, : self.grid.voxels].to(self.dtype)
+    def masks(self, numbers: slice) -> Tensor:
+        """Of what is positive in these bricks; see :func:`seg3d.probing.packing.masks`."""
+        return masks(self.kept[0][numbers], self.grid.voxels, self.dtype)
 
-    def rows(self, where: Where, numbers: slice) -> tuple[Tensor, Tensor | None]:
-        """The surrogate of a chunk's bricks, ``(bricks, voxels)``, and what is positive in it."""
+    def rows(self, numbers: slice, affine: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor | None]:
+        """The surrogate x of these bricks, or gain * x + shift, and :meth:`masks` if signed.
+
+        Args:
+            numbers: of the bricks.
+            affine: gain and shift, a column each; empty for 1 and 0.
+
+        Returns:
+            ``(bricks, voxels)`` each.
+        """
         signs, means, codes, scales = self.kept
         coded, chosen, _ = self.choice.of(numbers)
+        centre, scale = means[numbers].to(self.dtype), scales[coded]
         if chosen is not None:
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=means.device)
-        rest = self.rotation.backwards(self.codebook.levels(codes[coded], self.grid.voxels), bricks)
-        rest = rest.to(self.dtype).mul_(scales[coded])
-        positive = self.positive(numbers) if signs.shape[1] else None
-        rows = centred(means[numbers].to(self.dtype), positive)
+        if affine:
+            gain, shift = affine
+            centre = gain * centre + shift
+            scale = scale * (gain if chosen is None else gain.index_select(0, chosen))
+        levels = self.codebook.levels(codes[coded], self.grid.voxels)
+        rest = self.rotation.backwards(levels, bricks, self.dtype).mul_(scale)
+        positive = self.masks(numbers) if signs.shape[1] else None
+        rows = centred(centre, positive)
         if chosen is None:
             return rest.add_(rows), positive
         if positive is None:
@@ -206,17 +233,12 @@ class Decoder(Coder):
         return rows.index_add_(0, chosen, rest), positive
 
 
-def is_positive(x: Tensor) -> Tensor:
-    """1.0 where x is positive, else 0.0."""
-    return x.sign().clamp_(min=0)
-
-
 def centred(means: Tensor, positive: Tensor | None) -> Tensor:
     """What the means say of every voxel: ``(bricks, voxels)``, or a column if there is but one."""
     if positive is None:
         return means
     below, above = means[:, :1], means[:, 1:]
-    return (positive * (above - below)).add_(below)
+    return masked(positive, above - below).add_(below)
 
 
 class Choice:
@@ -270,27 +292,26 @@ class Rotation:
             dtype = torch.bfloat16
         self.dtype = dtype
         self._matrix = matrix.to(device, dtype, non_blocking=True)
-        self._signs = RandomSigns(key.number(SIGNS_STREAM), voxels, device, dtype)
+        self._signs = RandomSigns(key.number(SIGNS_STREAM), voxels)
 
     def forwards(self, rows: Tensor, bricks: Tensor, precision: torch.dtype) -> Tensor:
         """Rotate ``(bricks, voxels)`` of numbers that have the precision of this type.
 
-        ``bricks`` are their numbers.
+        ``bricks`` are their numbers. The rows are written over.
         """
-        high = rows.to(self.dtype)
-        signs = self._signs.of(bricks)
-        low = None
+        self._signs.multiply_(rows, bricks)
+        factors, matrix = rows, self._matrix
         if torch.finfo(self.dtype).eps > torch.finfo(precision).eps:
-            # What rounding took from the rows would be missing in the mean over R.
-            low = (rows - high).to(self.dtype).mul_(signs)
-        rotated = (signs.mul_(high) @ self._matrix).to(rows.dtype)
-        return rotated if low is None else rotated.add_(low @ self._matrix)
+            # What rounding takes from the rows would be missing in the mean over R.
+            factors = rows.new_empty(len(rows), 2, rows.shape[1], dtype=self.dtype)
+            factors[:, 0] = rows
+            factors[:, 1] = rows.sub_(factors[:, 0])
+            factors, matrix = factors.flatten(1), matrix.repeat(2, 1)
+        return (factors.to(self.dtype) @ matrix).to(rows.dtype)
 
-    def backwards(self, levels: Tensor, bricks: Tensor) -> Tensor:
-        """Undo :meth:`forwards`, in :attr:`dtype`."""
-        rotated = levels @ self._matrix.T
-        del levels  # which need not be there beside the signs
-        return rotated.mul_(self._signs.of(bricks))
+    def backwards(self, levels: Tensor, bricks: Tensor, dtype: torch.dtype) -> Tensor:
+        """Undo :meth:`forwards`, in :attr:`dtype` and then in the other."""
+        return self._signs.multiply_((levels @ self._matrix.T).to(dtype), bricks)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -25,8 +25,9 @@ from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.norms import ProbedNorm
+from seg3d.probing.packing import exceeds
 from seg3d.probing.records import record_of
-from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch, is_positive
+from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch
 
 from .helpers import assert_mean_is, gradients
 from .test_sketches import excess_energy
@@ -404,14 +405,14 @@ def signed_surrogate(sketch: RotatedSketch, x: Tensor, key: ProbeKey) -> Tensor:
     encoder = Encoder(sketch, x, key, signed=True)
     for where, numbers in bricks_of(encoder.grid, x):
         rows = encoder.grid.read(x, where, encoder.dtype)
-        encoder.put(rows, numbers, is_positive(rows))
+        encoder.put(rows, numbers, exceeds(rows, 0))
     decoder = Decoder(sketch, x.shape, encoder.kept, key, encoder.dtype)
     out, signs = torch.empty_like(x), torch.empty_like(x)
     for where, numbers in bricks_of(decoder.grid, x):
-        rows, positive = decoder.rows(where, numbers)
+        rows, positive = decoder.rows(numbers)
         assert positive is not None
         decoder.grid.write(out, where, rows)
-        decoder.grid.write(signs, where, positive)
+        decoder.grid.write(signs, where, positive.neg())
     assert torch.equal(signs, (x > 0).to(x.dtype))
     return out
 
