@@ -84,12 +84,12 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     per_byte = 8 // bits
     if codes.is_floating_point():
         codes = codes.to(torch.int32)  # straight to bytes would take a CPU twice as long
-    codes = F.pad(codes.to(torch.uint8), (0, -codes.shape[1] % per_byte))
+    codes = _padded(codes.to(torch.uint8), per_byte)
     # One multiplication shifts all codes of a byte, each by its own distance, into the highest
     # byte of the word that they fill; the codes are too short to run into each other.
     top = 8 * (per_byte - 1)
     gather = sum(1 << (top - (8 - bits) * place) for place in range(per_byte))
-    return ((codes.contiguous().view(WORDS[per_byte]) * gather) >> top).to(torch.uint8)
+    return ((codes.view(WORDS[per_byte]) * gather) >> top).to(torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
@@ -144,9 +144,16 @@ class RandomSigns:
 def _on_top(packed: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """Integers as wide as ``dtype`` whose signs are the first ``n`` bits of every row of bytes."""
     word = WORDS[dtype.itemsize]
-    words = F.pad(packed, (0, -packed.shape[1] % dtype.itemsize)).view(word)
+    words = _padded(packed, dtype.itemsize).view(word)
     shifts = torch.arange(8 * dtype.itemsize - 1, -1, -1, dtype=word, device=packed.device)
     return (words[:, :, None] << shifts).flatten(1)[:, :n]
+
+
+def _padded(rows: Tensor, multiple: int) -> Tensor:
+    """With zeros behind, up to a multiple of so many columns."""
+    missing = -rows.shape[1] % multiple
+    # Torch copies even where nothing is missing.
+    return F.pad(rows, (0, missing)) if missing else rows.contiguous()
 
 
 def _look_up(table: Tensor, packed: Tensor) -> Tensor:

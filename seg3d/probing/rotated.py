@@ -171,14 +171,13 @@ class Encoder(Coder):
             bricks = chosen + numbers.start
         else:
             bricks = torch.arange(numbers.start, numbers.stop, device=rows.device)
-        rest = rows - centre[:, :1]
-        if positive is not None:
-            rest.addcmul_(positive, centre[:, :1] - centre[:, 1:])
-        rotated = self.rotation.forwards(rest, bricks, self._precision)
-        norm = torch.linalg.vector_norm(rotated, dim=1, keepdim=True)
-        codes[coded] = self.codebook.quantise(rotated, norm / self.grid.voxels**0.5)
+        rest = without(centre, rows, positive)
+        del positive  # which need not be there beside what follows
+        rest = self.rotation.forwards(rest, bricks, self._precision)
+        norm = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
+        codes[coded] = self.codebook.quantise(rest, norm / self.grid.voxels**0.5)
         # A constant brick has norm 0 and overlap 0; its scale is 0, and NaN stays NaN.
-        overlap = self.codebook.overlap(rotated, codes[coded])
+        overlap = self.codebook.overlap(rest, codes[coded])
         energy = scale * norm.square() if weights is None else scale * norm.square() * weights
         scales[coded] = (energy / overlap.clamp_min(torch.finfo(overlap.dtype).tiny)).float()
 
@@ -239,6 +238,14 @@ def centred(means: Tensor, positive: Tensor | None) -> Tensor:
         return means
     below, above = means[:, :1], means[:, 1:]
     return masked(positive, above - below).add_(below)
+
+
+def without(means: Tensor, rows: Tensor, positive: Tensor | None) -> Tensor:
+    """The rows less their means; ``positive`` is 1.0 or 0.0."""
+    rest = rows - means[:, :1]
+    if positive is None:
+        return rest
+    return rest.addcmul_(positive, means[:, :1] - means[:, 1:])
 
 
 class Choice:
