@@ -258,14 +258,12 @@ def normalise(
         numbers_of_channels = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
         kernels.normalise(encoder, y, z, numbers_of_channels)
         return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
-    # As v is needed for nothing else, it is sketched without being made.
-    slant, lift = scale * affine[0], offset * affine[0] + affine[1]
     for place, numbers in bricks_of(grid, y):
-        rows = grid.read(y, place, scale.dtype)
-        columns = [grid.spread(values, place) for values in (scale, offset, slant, lift)]
-        n = (rows * columns[2]).add_(columns[3])
+        columns = [grid.spread(values, place) for values in (scale, offset, *affine)]
+        v = (grid.read(y, place, scale.dtype) * columns[0]).add_(columns[1])
+        n = (v * columns[2]).add_(columns[3])
         if encoder is not None:
-            encoder.put(rows, numbers, exceeds(n, 0), (columns[0], columns[1]))
+            encoder.put(v, numbers, exceeds(n, 0))
         grid.write(z, place, n if slope == 1 else F.leaky_relu_(n, slope))
     kept = (y, scale, offset) if encoder is None else encoder.kept
     return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)

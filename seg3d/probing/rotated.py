@@ -133,40 +133,28 @@ class Encoder(Coder):
             rows = self.grid.read(x, place, self.dtype)
             self.put(rows, numbers, exceeds(rows, 0) if self.signed else None)
 
-    def put(
-        self,
-        rows: Tensor,
-        numbers: slice,
-        positive: Tensor | None = None,
-        affine: tuple[Tensor, ...] = (),
-    ) -> None:
-        """Sketch the ``rows``, ``(bricks, voxels)``, or scale * rows + offset.
+    def put(self, rows: Tensor, numbers: slice, positive: Tensor | None = None) -> None:
+        """Sketch the ``rows``, ``(bricks, voxels)``; ``positive`` are those of a signed sketch.
 
-        Args:
-            rows: of these bricks.
-            numbers: of the bricks.
-            positive: for a signed sketch 1.0 or 0.0, in the rows' shape: any property of the
-                voxels that the decoder is to return, and over which means are worth taking apart.
-            affine: scale (not zero) and offset, a column each; empty for 1 and 0.
+        ``positive`` is 1.0 or 0.0, in the rows' shape: any property of the voxels that the
+        decoder is to return, and over which means are worth taking apart.
         """
         signs, means, codes, scales = self.kept
         coded, chosen, weights = self.choice.of(numbers)
-        ones = rows.new_ones(len(rows), 1)
-        scale, offset = affine or (ones, 0 * ones)
-        sums, counts = rows.sum(1, keepdim=True), rows.shape[1] * ones
-        if positive is not None:
+        if positive is None:
+            means[numbers] = rows.mean(1, keepdim=True)
+        else:
             signs[numbers] = pack(positive, 1)
-            above = (rows * positive).sum(1, keepdim=True)
             count = positive.sum(1, keepdim=True)
-            sums, counts = (
-                torch.cat(pair, 1) for pair in ((sums - above, above), (counts - count, count))
-            )
-        # A brick without voxels of a kind has 0 / 1 for their mean.
-        means[numbers] = (scale * sums + offset * counts) / counts.clamp_min(1)
+            above = (rows * positive).sum(1, keepdim=True)
+            below = rows.sum(1, keepdim=True) - above
+            # A brick without voxels of a kind has 0 / 1 for their mean.
+            below /= (rows.shape[1] - count).clamp_min_(1)
+            means[numbers] = torch.cat([below, above / count.clamp_min_(1)], 1)
         # Subtracting the means as they were rounded loses nothing to the rounding.
-        centre = (means[numbers] - offset) / scale
+        centre = means[numbers]
         if chosen is not None:
-            rows, centre, scale = (part.index_select(0, chosen) for part in (rows, centre, scale))
+            rows, centre = rows.index_select(0, chosen), centre.index_select(0, chosen)
             positive = None if positive is None else positive.index_select(0, chosen)
             bricks = chosen + numbers.start
         else:
@@ -178,7 +166,7 @@ class Encoder(Coder):
         codes[coded] = self.codebook.quantise(rest, norm / self.grid.voxels**0.5)
         # A constant brick has norm 0 and overlap 0; its scale is 0, and NaN stays NaN.
         overlap = self.codebook.overlap(rest, codes[coded])
-        energy = scale * norm.square() if weights is None else scale * norm.square() * weights
+        energy = norm.square() if weights is None else norm.square() * weights
         scales[coded] = (energy / overlap.clamp_min(torch.finfo(overlap.dtype).tiny)).float()
 
 
