@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from seg3d.io import Header, create_volume
 from seg3d.io.regions import whole
 from seg3d.tiling import Tiling
 from seg3d.unfinished import Task, Unfinished
+from tests.full_disk import files_no_longer_than
 
 
 def names(folder: Path) -> list[str]:
@@ -143,34 +143,26 @@ def test_more_than_the_disk_has_cannot_be_reserved(tmp_path):
         reserve(file, 10**9 * 2**30, tmp_path, fix="move")
 
 
-@pytest.fixture
-def disk_full() -> Iterator[Callable[[int], None]]:
-    """As on a full disk, but without root: no file may be longer than so many bytes."""
-    resource = pytest.importorskip("resource")
-    was = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, was[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, was)
-
-
-def test_no_space_for_the_metadata_of_a_store(tmp_path, disk_full):
-    disk_full(10)
-    with pytest.raises(UserError, match=r"a\.zarr: no more space on the disk"):
-        create_volume(tmp_path / "a.zarr", Header(Grid((2, 2, 2), np.eye(4)), 1, None), "uint8")
+def test_no_space_for_the_metadata_of_a_store(tmp_path):
+    header = Header(Grid((2, 2, 2), np.eye(4)), 1, None)
+    with (
+        pytest.raises(UserError, match=r"a\.zarr: no more space on the disk"),
+        files_no_longer_than(10),
+    ):
+        create_volume(tmp_path / "a.zarr", header, "uint8")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_space_for_what_a_prediction_notes_down(tmp_path, disk_full):
+def test_no_space_for_what_a_prediction_notes_down(tmp_path):
     unfinished = Unfinished(tmp_path / "a.nii")
     task = Task({"network": "x" * 1000}, Tiling(((0, 2), (0, 2)), 1, False, 1, 1), [])
     arrays = {"labels": (np.dtype("uint8"), 1)}
-    disk_full(500)
-    with pytest.raises(UserError, match=r"a\.nii\.unfinished: no more space on the disk"):
+    full = r"a\.nii\.unfinished: no more space on the disk"
+    with pytest.raises(UserError, match=full), files_no_longer_than(500):
         unfinished.begin(task, (2, 2, 2), arrays)
     assert list(tmp_path.iterdir()) == []
-    disk_full(2000)
     unfinished.begin(task, (2, 2, 2), arrays)
-    disk_full(10)
-    with pytest.raises(UserError, match=r"a\.nii\.unfinished: no more space on the disk"):
+    with pytest.raises(UserError, match=full), files_no_longer_than(10):
         unfinished.note(whole((2, 2, 2)), 0)
 
 

@@ -14,6 +14,7 @@ from seg3d.errors import UserError
 from seg3d.io import read_labels, read_volume
 from seg3d.synth.dataset import make_volume, write_dataset
 from tests.conftest import Cli
+from tests.full_disk import files_no_longer_than
 
 SHAPE = (24, 20, 32)
 
@@ -79,15 +80,11 @@ def test_facies_and_volumes_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
-    """As on a full disk, but without root: no file may be longer than 16 KiB."""
-    resource = pytest.importorskip("resource")
-    was = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, was[1]))
-    try:
-        with pytest.raises(UserError, match="no more space on the disk"):
-            write_dataset(tmp_path / "new" / "faults", "faults", count=3, shape=SHAPE, seed=0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+    with (
+        pytest.raises(UserError, match="no more space on the disk"),
+        files_no_longer_than(2**14),
+    ):
+        write_dataset(tmp_path / "new" / "faults", "faults", count=3, shape=SHAPE, seed=0)
     assert list(tmp_path.iterdir()) == []
 
 
