@@ -134,7 +134,7 @@ class RandomSigns:
         """
         words = -(-self.voxels // 64)
         counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
-        minuses = ~random_words(self.number, counters).view(torch.uint8)
+        minuses = (~random_words(self.number, counters)).view(torch.uint8)
         flips = _on_top(minuses, self.voxels, rows.dtype)
         flips.bitwise_and_(torch.iinfo(flips.dtype).min)
         rows.view(flips.dtype).bitwise_xor_(flips)
