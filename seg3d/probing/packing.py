@@ -19,7 +19,7 @@ POSITIVE_LEVELS = {
     2: (0.453125, 1.5078125),
     4: (0.12890625, 0.388671875, 0.65625, 0.94140625, 1.2578125, 1.6171875, 2.0625, 2.734375),
 }
-# The widest types that torch has for so many bytes: what is moved by the word is moved quickly.
+# A type for so many bytes: what is moved as one word is moved quickly.
 WORDS = {
     1: torch.uint8,
     2: torch.int16,
@@ -71,7 +71,7 @@ class Codebook:
 
 def exceeds(values: Tensor, threshold: Tensor | float) -> Tensor:
     """1.0 where ``values`` are above the threshold, else 0.0, in their type."""
-    # To compare into bool takes a CPU five times as long.
+    # Comparing into bool is slower on a CPU.
     return torch.gt(values, threshold, out=torch.empty_like(values))
 
 
@@ -83,7 +83,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     per_byte = 8 // bits
     if codes.is_floating_point():
-        codes = codes.to(torch.int32)  # straight to bytes would take a CPU twice as long
+        codes = codes.to(torch.int32)  # straight to bytes would be slower on a CPU
     codes = _padded(codes.to(torch.uint8), per_byte)
     # One multiplication shifts all codes of a byte, each by its own distance, into the highest
     # byte of the word that they fill; the codes are too short to run into each other.

@@ -271,8 +271,10 @@ class Rebuilder:
 
     def _factors(self, positive: Tensor, place: Where, below: Slope, above: float) -> Tensor:
         """``above`` where the mask says positive, and ``below`` elsewhere: ``(bricks, voxels)``."""
-        slopes = torch.as_tensor(below, dtype=self.dtype, device=positive.device)
-        column = self.grid.spread(slopes.expand(self.grid.batch, self.grid.channels), place)
+        if not isinstance(below, Tensor):
+            below = positive.new_full((), below, dtype=self.dtype)
+        slopes = below.to(self.dtype).expand(self.grid.batch, self.grid.channels)
+        column = self.grid.spread(slopes, place)
         return masked(positive, above - column).add_(column)
 
     def _spread(self, values: tuple[Tensor, ...], place: Where) -> tuple[Tensor, ...]:
