@@ -258,13 +258,13 @@ def normalise(
         numbers_of_channels = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
         kernels.normalise(encoder, y, z, numbers_of_channels)
         return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
-    for place, numbers in bricks_of(grid, y):
-        columns = [grid.spread(values, place) for values in (scale, offset, *affine)]
-        v = (grid.read(y, place, scale.dtype) * columns[0]).add_(columns[1])
+    for where, numbers in bricks_of(grid, y):
+        columns = [grid.spread(values, where) for values in (scale, offset, *affine)]
+        v = (grid.read(y, where, scale.dtype) * columns[0]).add_(columns[1])
         n = (v * columns[2]).add_(columns[3])
         if encoder is not None:
             encoder.put(v, numbers, exceeds(n, 0))
-        grid.write(z, place, n if slope == 1 else F.leaky_relu_(n, slope))
+        grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
     kept = (y, scale, offset) if encoder is None else encoder.kept
     return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)
 

@@ -108,37 +108,31 @@ def masks(packed: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     return _on_top(packed, n, dtype).bitwise_right_shift_(8 * dtype.itemsize - 1)
 
 
+def as_masks(flags: Tensor) -> Tensor:
+    """The same for flags that are 1.0 or 0.0."""
+    return flags.to(WORDS[flags.element_size()]).neg_()
+
+
 def masked(mask: Tensor, values: Tensor) -> Tensor:
     """``values`` where the mask of :func:`masks` is ones, and 0.0 where it is zeros."""
     return (mask & values.view(mask.dtype)).view(values.dtype)
 
 
-class RandomSigns:
-    """Draws +1 or -1 for every voxel of a brick.
+def multiply_by_signs_(rows: Tensor, bricks: Tensor, number: int) -> Tensor:
+    """Multiply in place by random signs, +1 or -1 for every voxel of a brick.
 
-    Attributes:
+    Args:
+        rows: ``(bricks, voxels)`` float32 or float64.
+        bricks: their numbers, ``(bricks,)`` int64.
         number: of the draw.
-        voxels: of a brick.
     """
-
-    def __init__(self, number: int, voxels: int) -> None:
-        self.number = number
-        self.voxels = voxels
-
-    def multiply_(self, rows: Tensor, bricks: Tensor) -> Tensor:
-        """Multiply by those of the bricks with these numbers (int64), in place.
-
-        Args:
-            rows: ``(bricks, voxels)`` float32 or float64.
-            bricks: ``(bricks,)``.
-        """
-        words = -(-self.voxels // 64)
-        counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
-        minuses = (~random_words(self.number, counters)).view(torch.uint8)
-        flips = _on_top(minuses, self.voxels, rows.dtype)
-        flips.bitwise_and_(torch.iinfo(flips.dtype).min)
-        rows.view(flips.dtype).bitwise_xor_(flips)
-        return rows
+    words = -(-rows.shape[1] // 64)
+    counters = bricks[:, None] * words + torch.arange(words, device=bricks.device)
+    minuses = (~random_words(number, counters)).view(torch.uint8)
+    flips = _on_top(minuses, rows.shape[1], rows.dtype)
+    flips.bitwise_and_(torch.iinfo(flips.dtype).min)
+    rows.view(flips.dtype).bitwise_xor_(flips)
+    return rows
 
 
 def _on_top(packed: Tensor, n: int, dtype: torch.dtype) -> Tensor:

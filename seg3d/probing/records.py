@@ -21,7 +21,7 @@ from seg3d.probing.bricks import BrickGrid, Where
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.packing import WORDS, exceeds, masked
+from seg3d.probing.packing import as_masks, exceeds, masked
 from seg3d.probing.rotated import Decoder, RotatedSketch
 from seg3d.probing.sketches import Sketch, working_dtype
 
@@ -164,12 +164,12 @@ class Rebuilder:
         return bricks_of(self.grid, self.record.kept[0], samples, layers)
 
     def values(
-        self, place: Where, numbers: slice, affine: tuple[Tensor, ...] = ()
+        self, where: Where, numbers: slice, affine: tuple[Tensor, ...] = ()
     ) -> tuple[Tensor, Tensor | None]:
         """Surrogate of v, or of gain * v + shift, and the masks of where x is positive.
 
         Args:
-            place: of the chunk.
+            where: of the chunk.
             numbers: of its bricks.
             affine: gain and shift, ``(B, C)`` each; empty for 1 and 0.
 
@@ -178,26 +178,26 @@ class Rebuilder:
             to it, and the second is None if that is not known, as by records of convolutions.
         """
         if self._decoder is not None:
-            return self._decoder.rows(numbers, self._spread(affine, place))
+            return self._decoder.rows(numbers, self._spread(affine, where))
         y, *normalised = self.record.kept
-        v = self._applied(tuple(normalised), self.grid.read(y, place, self.dtype), place)
-        positive = exceeds(self._applied(self.record.affine, v, place), 0)
-        mask = positive.to(WORDS[self.dtype.itemsize]).neg_()
-        return self._applied(affine, v, place), mask
+        v = self._applied(tuple(normalised), self.grid.read(y, where, self.dtype), where)
+        argument = self._applied(self.record.affine, v, where)
+        rows = argument if affine is self.record.affine else self._applied(affine, v, where)
+        return rows, as_masks(exceeds(argument, 0))
 
     def signed(
-        self, place: Where, numbers: slice, affine: tuple[Tensor, ...] = ()
+        self, where: Where, numbers: slice, affine: tuple[Tensor, ...] = ()
     ) -> tuple[Tensor, Tensor]:
         """The same of a record that knows what is positive."""
-        rows, positive = self.values(place, numbers, affine)
+        rows, positive = self.values(where, numbers, affine)
         assert positive is not None
         return rows, positive
 
-    def masks(self, place: Where, numbers: slice) -> Tensor:
+    def masks(self, where: Where, numbers: slice) -> Tensor:
         """Those of where x is positive, ``(bricks, voxels)``."""
         if self._decoder is not None:
             return self._decoder.masks(numbers)
-        return self.signed(place, numbers)[1]
+        return self.signed(where, numbers)[1]
 
     def sums(self, dz: Tensor, below: Slope, above: float) -> Tensor:
         """Sums over every channel of dn, dn v and v: ``(3, B, C)``.
@@ -211,13 +211,13 @@ class Rebuilder:
             return kernels.sums(self._decoder, dz, self._columns(dz, below, above))
         shape = (3, self.grid.batch, self.grid.channels)
         sums = torch.zeros(shape, dtype=self.dtype, device=dz.device)
-        for place, numbers in self.chunks():
-            v, positive = self.signed(place, numbers)
-            dn = self._factors(positive, place, below, above)
-            dn.mul_(self.grid.read(dz, place, self.dtype))
-            sums[0, place[0]] += self.grid.total(dn, place)
-            sums[1, place[0]] += self.grid.total(dn.mul_(v), place)
-            sums[2, place[0]] += self.grid.total(v, place)
+        for where, numbers in self.chunks():
+            v, positive = self.signed(where, numbers)
+            dn = self._factors(positive, where, below, above)
+            dn.mul_(self.grid.read(dz, where, self.dtype))
+            sums[0, where[0]] += self.grid.total(dn, where)
+            sums[1, where[0]] += self.grid.total(dn.mul_(v), where)
+            sums[2, where[0]] += self.grid.total(v, where)
         return sums
 
     def gradient(self, dz: Tensor, dy: Tensor, columns: tuple[Tensor, ...] = ()) -> None:
@@ -232,17 +232,17 @@ class Rebuilder:
         if kernels := self._kernels(dz, dy):
             kernels.gradient(self._decoder, dz, dy, self._columns(dz, slope, 1.0, *columns))
             return
-        for place, numbers in self.chunks():
+        for where, numbers in self.chunks():
             if columns:
                 gain, constant, along = columns
-                rest, positive = self.signed(place, numbers, (along, constant))
+                rest, positive = self.signed(where, numbers, (along, constant))
             else:
-                positive = self.masks(place, numbers)
-            dn = self._factors(positive, place, slope, 1.0)
-            dn.mul_(self.grid.read(dz, place, self.dtype))
+                positive = self.masks(where, numbers)
+            dn = self._factors(positive, where, slope, 1.0)
+            dn.mul_(self.grid.read(dz, where, self.dtype))
             if columns:
-                dn.mul_(self.grid.spread(gain, place)).add_(rest)
-            self.grid.write(dy, place, dn)
+                dn.mul_(self.grid.spread(gain, where)).add_(rest)
+            self.grid.write(dy, where, dn)
 
     def fill(self, out: Tensor, samples: slice, layers: slice) -> None:
         """Write the surrogate of x for these samples and layers into ``out``."""
@@ -251,12 +251,12 @@ class Rebuilder:
             columns = self._columns(out, slope, 1.0, *(self.record.affine or (1.0, 0.0)))
             kernels.fill(self._decoder, out, columns, samples, layers)
             return
-        for place, numbers in self.chunks(samples, layers):
-            rows, positive = self.values(place, numbers, self.record.affine)
+        for where, numbers in self.chunks(samples, layers):
+            rows, positive = self.values(where, numbers, self.record.affine)
             if positive is not None and not is_one(slope):
-                # Not in place: rows may be a view of what is kept.
-                rows = rows * self._factors(positive, place, slope, 1.0)
-            self.grid.write(out, place, rows, (samples.start, layers.start))
+                # Not in where: rows may be a view of what is kept.
+                rows = rows * self._factors(positive, where, slope, 1.0)
+            self.grid.write(out, where, rows, (samples.start, layers.start))
 
     def _kernels(self, *tensors: Tensor) -> ModuleType | None:
         return kernels_for(self.grid, *tensors) if self._decoder is not None else None
@@ -269,23 +269,23 @@ class Rebuilder:
             column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
         return columns
 
-    def _factors(self, positive: Tensor, place: Where, below: Slope, above: float) -> Tensor:
+    def _factors(self, positive: Tensor, where: Where, below: Slope, above: float) -> Tensor:
         """``above`` where the mask says positive, and ``below`` elsewhere: ``(bricks, voxels)``."""
         if not isinstance(below, Tensor):
             below = positive.new_full((), below, dtype=self.dtype)
         slopes = below.to(self.dtype).expand(self.grid.batch, self.grid.channels)
-        column = self.grid.spread(slopes, place)
+        column = self.grid.spread(slopes, where)
         return masked(positive, above - column).add_(column)
 
-    def _spread(self, values: tuple[Tensor, ...], place: Where) -> tuple[Tensor, ...]:
+    def _spread(self, values: tuple[Tensor, ...], where: Where) -> tuple[Tensor, ...]:
         """``(B, C)`` each as columns."""
-        return tuple(self.grid.spread(part.to(self.dtype), place) for part in values)
+        return tuple(self.grid.spread(part.to(self.dtype), where) for part in values)
 
-    def _applied(self, affine: tuple[Tensor, ...], rows: Tensor, place: Where) -> Tensor:
+    def _applied(self, affine: tuple[Tensor, ...], rows: Tensor, where: Where) -> Tensor:
         """Gain * rows + shift, or the rows if there is neither."""
         if not affine:
             return rows
-        gain, shift = self._spread(affine, place)
+        gain, shift = self._spread(affine, where)
         return (rows * gain).add_(shift)
 
 

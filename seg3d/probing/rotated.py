@@ -39,7 +39,7 @@ from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.chunks import bricks_of
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey, random_words
-from seg3d.probing.packing import Codebook, RandomSigns, exceeds, masked, masks, pack
+from seg3d.probing.packing import Codebook, exceeds, masked, masks, multiply_by_signs_, pack
 from seg3d.probing.sketches import Sketch, working_dtype
 
 ROTATION_STREAM, SIGNS_STREAM, CHOICE_STREAM = 0, 1, 3
@@ -64,8 +64,8 @@ class RotatedSketch(Sketch):
 
     def _fill(self, out: Tensor, kept: tuple[Tensor, ...], key: ProbeKey) -> None:
         decoder = Decoder(self, out.shape, kept, key, working_dtype(out.dtype))
-        for place, numbers in bricks_of(decoder.grid, out):
-            decoder.grid.write(out, place, decoder.rows(numbers)[0])
+        for where, numbers in bricks_of(decoder.grid, out):
+            decoder.grid.write(out, where, decoder.rows(numbers)[0])
 
 
 class Coder:
@@ -129,8 +129,8 @@ class Encoder(Coder):
         if kernels := kernels_for(self.grid, x):
             kernels.sketch(self, x)
             return
-        for place, numbers in bricks_of(self.grid, x):
-            rows = self.grid.read(x, place, self.dtype)
+        for where, numbers in bricks_of(self.grid, x):
+            rows = self.grid.read(x, where, self.dtype)
             self.put(rows, numbers, exceeds(rows, 0) if self.signed else None)
 
     def put(self, rows: Tensor, numbers: slice, positive: Tensor | None = None) -> None:
@@ -287,14 +287,14 @@ class Rotation:
             dtype = torch.bfloat16
         self.dtype = dtype
         self._matrix = matrix.to(device, dtype, non_blocking=True)
-        self._signs = RandomSigns(key.number(SIGNS_STREAM), voxels)
+        self._signs_number = key.number(SIGNS_STREAM)
 
     def forwards(self, rows: Tensor, bricks: Tensor, precision: torch.dtype) -> Tensor:
         """Rotate ``(bricks, voxels)`` of numbers that have the precision of this type.
 
         ``bricks`` are their numbers. The rows are written over.
         """
-        self._signs.multiply_(rows, bricks)
+        multiply_by_signs_(rows, bricks, self._signs_number)
         factors, matrix = rows, self._matrix
         if torch.finfo(self.dtype).eps > torch.finfo(precision).eps:
             # What rounding takes from the rows would be missing in the mean over R.
@@ -306,7 +306,8 @@ class Rotation:
 
     def backwards(self, levels: Tensor, bricks: Tensor, dtype: torch.dtype) -> Tensor:
         """Undo :meth:`forwards`, in :attr:`dtype` and then in the other."""
-        return self._signs.multiply_((levels @ self._matrix.T).to(dtype), bricks)
+        rows = (levels @ self._matrix.T).to(dtype)
+        return multiply_by_signs_(rows, bricks, self._signs_number)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

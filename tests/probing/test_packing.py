@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seg3d.probing.keys import random_words
-from seg3d.probing.packing import RandomSigns, masked, masks, pack, unpack
+from seg3d.probing.packing import as_masks, masked, masks, multiply_by_signs_, pack, unpack
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 150))
 PRECISIONS = st.sampled_from([torch.float32, torch.float64])
@@ -35,6 +35,7 @@ def test_masks_choose_where_a_bit_is_one(shape: tuple[int, int], dtype: torch.dt
     bits = draw(shape, 2)
     mask = masks(pack(bits, 1), shape[1], dtype)
     assert torch.equal(mask, -bits.to(mask.dtype))
+    assert torch.equal(mask, as_masks(bits.to(dtype)))
     for values in (torch.randn(shape, dtype=dtype), torch.randn(shape[0], 1, dtype=dtype)):
         assert torch.equal(masked(mask, values), torch.where(bits == 1, values, 0))
 
@@ -49,11 +50,11 @@ def test_random_signs_are_the_bits_of_the_bricks_words(
     words = -(-shape[1] // 64)
     drawn = random_words(3, bricks[:, None] * words + torch.arange(words)).view(torch.uint8)
     signs = 2.0 * unpack(drawn, 1)[:, : shape[1]] - 1
-    assert torch.equal(RandomSigns(3, shape[1]).multiply_(rows.clone(), bricks), rows * signs)
+    assert torch.equal(multiply_by_signs_(rows.clone(), bricks, 3), rows * signs)
 
 
 def test_random_signs_are_fair_and_differ_from_brick_to_brick() -> None:
-    signs = RandomSigns(5, 128).multiply_(torch.ones(2000, 128), torch.arange(2000))
+    signs = multiply_by_signs_(torch.ones(2000, 128), torch.arange(2000), 5)
     spread = signs.numel() ** -0.5
     assert signs.mean().abs() < 4 * spread
     assert (signs[1:] * signs[:-1]).mean().abs() < 4 * spread
