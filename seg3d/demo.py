@@ -12,24 +12,24 @@ import matplotlib.image
 import numpy as np
 from rich.console import Console
 
-from seg3d.checkpoint import find_checkpoint
+from seg3d.common.device import choose_device
+from seg3d.common.files import atomic_write
+from seg3d.common.printing import print_as_is
+from seg3d.common.resources import resource
 from seg3d.config import load_config
 from seg3d.data import cohort
-from seg3d.device import choose_device
-from seg3d.evaluate import Evaluation, evaluate, find_pairs, label_names_near, report
-from seg3d.evaluate.curve_report import write_curve
-from seg3d.files import atomic_write
+from seg3d.evaluation import Evaluation, evaluate, find_pairs, label_names_near, report
+from seg3d.evaluation.curve_report import write_curve
 from seg3d.io import Volume, read_labels, read_volume
-from seg3d.jobs import Job, plan_jobs
-from seg3d.pictures import three_planes
-from seg3d.predict import Predictor
-from seg3d.prepare import prepare
-from seg3d.printing import print_as_is
-from seg3d.resources import resource
-from seg3d.run import Run, require_new_run
-from seg3d.seismic_picture import scales_of, seismic_sections
+from seg3d.pictures.planes import three_planes
+from seg3d.pictures.sections import scales_of, seismic_sections
+from seg3d.prediction.jobs import Job, plan_jobs
+from seg3d.prediction.predictor import Predictor
+from seg3d.runs.checkpoint import find_checkpoint
+from seg3d.runs.run_folder import Run, require_new_run
 from seg3d.synth import dataset as synth
-from seg3d.train import Ending, train
+from seg3d.training.loop import Ending, train
+from seg3d.training.preparation import prepare
 
 # What a demo leaves in its folder.
 MADE = (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from seg3d.checkpoint import find_checkpoint, load_checkpoint, versions
+from seg3d.common.sizes import readable
 from seg3d.io import open_volume, segy
 from seg3d.probing.bits import summary
-from seg3d.sizes import readable
+from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, versions
 
 
 def system_info() -> str:

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from seg3d.config import LossConfig
-from seg3d.errors import UserError
-
 IGNORE = -1
 
 # Scores that are worked on at a time: about what fits into a CPU's cache.
@@ -108,31 +105,16 @@ class DiceCrossEntropy(nn.Module):
         return entropy.sum() / voxels.where(voxels > 0, 1)
 
 
-def make_loss(loss: LossConfig, class_names: Sequence[str]) -> DiceCrossEntropy:
-    """The loss that a config asks for.
+def heads(output: Any) -> list[Tensor]:
+    """The class scores of a network as a list, finest first.
 
     Args:
-        loss: the settings.
-        class_names: of the network, background first.
-
-    Raises:
-        UserError: if a weight is given for a class that does not exist.
+        output: one tensor `(B, K, D, H, W)`, a list of such, or MONAI's stack
+            `(B, heads, K, D, H, W)`.
     """
-    if unknown := loss.class_weights.keys() - set(class_names):
-        raise UserError(
-            "loss.class_weights names a class that does not exist",
-            given=", ".join(sorted(unknown)),
-            legal=", ".join(class_names),
-        )
-    weights = [loss.class_weights.get(name, 1.0) for name in class_names]
-    return DiceCrossEntropy(
-        loss.dice,
-        loss.cross_entropy,
-        loss.batch_dice,
-        tversky=loss.tversky,
-        focal=loss.focal,
-        class_weights=weights if loss.class_weights else None,
-    )
+    if isinstance(output, Tensor):
+        return list(output.unbind(1)) if output.ndim == 6 else [output]
+    return list(output)
 
 
 def _dice_loss(overlap: Tensor, size: Tensor, batch_dice: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seg3d.config import Config
 from seg3d.geometry import Shape3
-from seg3d.networks import heads
+from seg3d.losses import heads
 from seg3d.plan import Plan
 from tests.monai_preprocessing import on_the_files_grid, prediction_image
 

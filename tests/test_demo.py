@@ -14,8 +14,8 @@ import yaml
 from rich.console import Console
 
 from seg3d import demo
+from seg3d.common.errors import UserError
 from seg3d.data.cohort import write_cohort
-from seg3d.errors import UserError
 from tests.conftest import ROOT, environment
 
 

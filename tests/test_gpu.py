@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from seg3d.networks import UNet3d, heads
+from seg3d.losses import heads
+from seg3d.networks import UNet3d
 from seg3d.probing import SKETCHES, ProbedConv3d, kernels, probe_model, set_bits, set_probe_step
 from seg3d.probing.kernels import kernels_for
 from tests.conftest import Cli

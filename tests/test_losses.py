@@ -19,9 +19,10 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional as F
 
 from seg3d import losses
+from seg3d.common.errors import UserError
 from seg3d.config import LossConfig
-from seg3d.errors import UserError
-from seg3d.losses import IGNORE, DiceCrossEntropy, make_loss
+from seg3d.losses import IGNORE, DiceCrossEntropy
+from seg3d.plan import build_loss
 
 PARTS = ("loss", "dice", "cross_entropy")
 RARE: dict[str, Any] = {
@@ -200,11 +201,11 @@ def test_the_loss_of_a_config() -> None:
     config = LossConfig(tversky=(0.3, 0.7), focal=2.0, class_weights={"two": 3.0, "four": 2.0})
     scores, target = draw()
     expected = DiceCrossEntropy(tversky=(0.3, 0.7), focal=2.0, class_weights=[1.0, 3.0, 1.0, 2.0])
-    loss = make_loss(config, ["one", "two", "three", "four"])
+    loss = build_loss(config, ["one", "two", "three", "four"])
     assert loss([scores], target) == expected([scores], target)
-    assert make_loss(LossConfig(), ["one", "two"]).class_weights is None
+    assert build_loss(LossConfig(), ["one", "two"]).class_weights is None
     with pytest.raises(UserError, match="class that does not exist\n  given: four\n  legal: one"):
-        make_loss(config, ["one", "two", "three"])
+        build_loss(config, ["one", "two", "three"])
 
 
 def test_voxels_without_label_have_no_influence_and_no_gradient() -> None:

@@ -18,10 +18,10 @@ from seg3d.benchmarks.training import (
     held_out_dice,
     train,
 )
+from seg3d.common.progress import progress_bar
 from seg3d.networks import UNet3d
 from seg3d.probing import choose_bits, first_bits, set_bits
 from seg3d.probing.bits import summary
-from seg3d.progress import progress_bar
 
 # Sketch, number of probes, and bits of every method.
 METHODS: dict[str, tuple[str, int, Any]] = {

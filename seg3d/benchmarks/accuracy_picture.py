@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seg3d.benchmarks.accuracy import METHODS, STEPS_PER_POINT
-from seg3d.files import atomic_write
+from seg3d.common.files import atomic_write
 
 COLOURS = {
     "exact": "black",

@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 
 from seg3d.benchmarks.training import Subject, Task
+from seg3d.common.resources import resource
 from seg3d.data.cohort import make_subject
 from seg3d.io import read_labels, read_volume
-from seg3d.resources import resource
 
 
 def subject(number: int) -> Subject:

@@ -14,12 +14,12 @@ from torch import nn
 from seg3d.benchmarks.surveys import FAULTS
 from seg3d.benchmarks.tables import print_table
 from seg3d.benchmarks.training import Subject, class_scores, train
+from seg3d.common.progress import progress_bar
+from seg3d.evaluation.precision_recall import ScoreCounts
+from seg3d.evaluation.tolerance import harmonic_mean, voxels_near
 from seg3d.losses import DiceCrossEntropy
-from seg3d.metrics.precision_recall import ScoreCounts
-from seg3d.metrics.tolerance import harmonic_mean, voxels_near
 from seg3d.networks import UNet3d
-from seg3d.progress import progress_bar
-from seg3d.validate import dice_per_class
+from seg3d.training.validation import dice_per_class
 
 MISSES: dict[str, Any] = {"tversky": (0.3, 0.7)}
 WEIGHTED: dict[str, Any] = {"class_weights": (1.0, 5.0)}

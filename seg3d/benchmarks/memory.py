@@ -18,10 +18,10 @@ from torch import nn
 
 from seg3d.benchmarks.baselines import BASELINES, CHANNELS, PlainUNet3d, dynunet, monai_unet
 from seg3d.benchmarks.tables import print_table
+from seg3d.common.sizes import GIB
 from seg3d.memory import inference_memory, measured_training_memory, training_memory
 from seg3d.networks import UNet3d
 from seg3d.probing import SKETCHES, probe_model
-from seg3d.sizes import GIB
 
 # Besides UNet3d: for those of MONAI only that which works for any network.
 DYNUNETS: dict[str, Callable[[], nn.Module]] = {

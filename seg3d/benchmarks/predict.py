@@ -18,16 +18,15 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from seg3d.benchmarks.tables import print_table
-from seg3d.checkpoint import save_checkpoint
+from seg3d.common.sizes import GIB
 from seg3d.config import config_from_tree
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, create_volume, read_volume, write_volume
-from seg3d.jobs import Job
-from seg3d.networks import build_network
-from seg3d.plan import ChannelIntensity, LabelClass, Plan
-from seg3d.predict import Predictor
-from seg3d.sizes import GIB
-from seg3d.sliding_window import best_classes, score_slabs
+from seg3d.plan import ChannelIntensity, LabelClass, Plan, build_network
+from seg3d.prediction.jobs import Job
+from seg3d.prediction.predictor import Predictor
+from seg3d.prediction.windows import best_classes, score_slabs
+from seg3d.runs.checkpoint import save_checkpoint
 
 OVERLAP = 0.25
 CLASSES = 2
@@ -51,7 +50,7 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="seg3d_") as name:
         folder = Path(name)
         checkpoint = make_checkpoint(folder / "network.pt", window, features)
-        imports, _ = peak("-c", "import seg3d.predict")
+        imports, _ = peak("-c", "import seg3d.prediction.predictor")
         memory = []
         for shape in shapes:
             image = make_volume(folder / "image.nii", shape)

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from seg3d.files import atomic_write
+from seg3d.common.files import atomic_write
 
 # Characters; a table is not folded to fit into a narrower terminal.
 WIDTH = 160

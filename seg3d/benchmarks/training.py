@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seg3d.losses import DiceCrossEntropy
-from seg3d.networks import heads
+from seg3d.losses import DiceCrossEntropy, heads
+from seg3d.prediction.windows import best_classes, score_slabs
 from seg3d.probing import set_probe_step
-from seg3d.sliding_window import best_classes, score_slabs
-from seg3d.validate import dice_per_class
+from seg3d.training.validation import dice_per_class
 
 RATE = 5e-3  # of Adam in the beginning
 

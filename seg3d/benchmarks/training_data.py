@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 
 from seg3d.benchmarks.tables import print_table
+from seg3d.common.resources import resource
+from seg3d.common.sizes import GIB
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, create_volume
-from seg3d.resources import resource
-from seg3d.run import Run
-from seg3d.sizes import GIB
+from seg3d.runs.run_folder import Run
 
 # Organs: intensity in Hounsfield units; centre and half axes as shares of the volume.
 ORGANS = {

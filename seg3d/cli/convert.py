@@ -27,8 +27,8 @@ def convert(source: Path, target: Path) -> None:
     """
     from rich.console import Console
 
-    from seg3d.convert_volume import convert_volume
-    from seg3d.printing import print_as_is
+    from seg3d.common.printing import print_as_is
+    from seg3d.io.convert import convert_volume
 
     console = Console()
     for note in convert_volume(source, target, console):

@@ -29,8 +29,8 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
     """
     from rich.console import Console
 
+    from seg3d.common.device import choose_device
     from seg3d.demo import SAMPLES, run_demo
-    from seg3d.device import choose_device
 
     choose_device(device)
     folder = run_folder or Path("runs") / f"demo_{sample}"

@@ -34,11 +34,11 @@ def evaluate(
     """
     from rich.console import Console
 
-    from seg3d.evaluate import evaluate as evaluate_pairs
-    from seg3d.evaluate import find_pairs, label_names_near, report
-    from seg3d.evaluate.curve_report import write_curve
-    from seg3d.printing import print_as_is
-    from seg3d.progress import progress_bar
+    from seg3d.common.printing import print_as_is
+    from seg3d.common.progress import progress_bar
+    from seg3d.evaluation import evaluate as evaluate_pairs
+    from seg3d.evaluation import find_pairs, label_names_near, report
+    from seg3d.evaluation.curve_report import write_curve
 
     pairs = find_pairs(predictions, references)
     console = Console()

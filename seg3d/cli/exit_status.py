@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from seg3d.errors import RunFailed, UserError
+from seg3d.common.errors import RunFailed, UserError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -29,9 +29,9 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
     """
     from rich.console import Console
 
+    from seg3d.common.printing import print_as_is
     from seg3d.config import load_config
-    from seg3d.layers import write_layers
-    from seg3d.printing import print_as_is
+    from seg3d.data.horizon_volumes import write_layers
 
     console = Console()
     for file in write_layers(load_config(config, data_override(data)).data, output, console):

@@ -53,14 +53,14 @@ def predict(
     """
     from rich.console import Console
 
-    from seg3d.checkpoint import find_checkpoint
+    from seg3d.common.device import choose_device
+    from seg3d.common.printing import print_as_is
+    from seg3d.common.progress import progress_bar
+    from seg3d.common.ranks import joined_ranks
     from seg3d.config import parse_bytes
-    from seg3d.device import choose_device
-    from seg3d.jobs import plan_jobs, require_room_for_probabilities
-    from seg3d.predict import Predictor
-    from seg3d.printing import print_as_is
-    from seg3d.progress import progress_bar
-    from seg3d.ranks import joined_ranks
+    from seg3d.prediction.jobs import plan_jobs, require_room_for_probabilities
+    from seg3d.prediction.predictor import Predictor
+    from seg3d.runs.checkpoint import find_checkpoint
 
     chosen = choose_device(device)
     limit = None if memory is None else parse_bytes(memory, "--memory")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 
 
 def _segy_bytes(ctx: click.Context, option: click.Parameter, value: str | None) -> None:

@@ -47,8 +47,8 @@ def synth(
     """
     from rich.console import Console
 
-    from seg3d.printing import print_as_is
-    from seg3d.progress import progress_bar
+    from seg3d.common.printing import print_as_is
+    from seg3d.common.progress import progress_bar
     from seg3d.synth.dataset import write_dataset
 
     console = Console()

@@ -43,12 +43,12 @@ def train(
     """
     from rich.console import Console
 
+    from seg3d.common.device import choose_device
+    from seg3d.common.printing import print_as_is
     from seg3d.config import load_config
-    from seg3d.device import choose_device
-    from seg3d.prepare import default_run_folder, prepare
-    from seg3d.printing import print_as_is
-    from seg3d.run import Run, require_new_run, resume_run, sole_user
-    from seg3d.train import train as train_run
+    from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
+    from seg3d.training.loop import train as train_run
+    from seg3d.training.preparation import default_run_folder, prepare
 
     choose_device(device)
     overrides += data_override(data)

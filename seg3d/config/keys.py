@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from seg3d.common.yaml_text import in_one_line
 from seg3d.config.labels import HorizonsConfig
 from seg3d.config.sections import Config
-from seg3d.yaml_text import in_one_line
 
 
 def documented_keys() -> list[tuple[str, str, str, str]]:

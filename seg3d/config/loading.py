@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from seg3d.common.errors import UserError
+from seg3d.common.files import atomic_write
+from seg3d.common.yaml_text import parse_yaml
 from seg3d.config.mistakes import explained
 from seg3d.config.overrides import overridden
 from seg3d.config.sections import Config
-from seg3d.errors import UserError
-from seg3d.files import atomic_write
-from seg3d.yaml_text import parse_yaml
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from seg3d.common.errors import UserError
+from seg3d.common.yaml_text import in_one_line
 from seg3d.config.keys import annotated, keys_of, legal
-from seg3d.errors import UserError
-from seg3d.yaml_text import in_one_line
 
 
 def explained(

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from seg3d.errors import UserError
-from seg3d.yaml_text import parse_yaml
+from seg3d.common.errors import UserError
+from seg3d.common.yaml_text import parse_yaml
 
 
 def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:

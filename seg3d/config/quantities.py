@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 
 _UNITS = {
     "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from seg3d.common.choices import SKETCHES
 from seg3d.config.augment import AugmentConfig
 from seg3d.config.labels import LabelsConfig
 from seg3d.config.network import NetworkConfig, UNet3dConfig
@@ -29,7 +30,6 @@ from seg3d.config.values import (
     Spacing,
     Tversky,
 )
-from seg3d.probing import SKETCHES
 
 
 class DataConfig(Section):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from seg3d.common.choices import BITS
 from seg3d.config.quantities import as_bytes, as_seconds
-from seg3d.probing import BITS
 
 
 def _number(value: Any) -> Any:

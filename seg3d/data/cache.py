@@ -23,17 +23,17 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock
 
+from seg3d.common.files import atomic_write, full_disk_explained, require_space
+from seg3d.common.free_ram import free_ram
+from seg3d.common.sizes import readable
 from seg3d.config import Config
 from seg3d.data.cases import Case
 from seg3d.data.grid_map import network_view
 from seg3d.data.training_case import TrainingCase, padding
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_shape
-from seg3d.files import atomic_write, full_disk_explained, require_space
-from seg3d.free_ram import free_ram
 from seg3d.geometry import Grid
 from seg3d.io import Header, create_volume, open_volume, read_header
 from seg3d.plan import Plan
-from seg3d.sizes import readable
 
 T = TypeVar("T")
 

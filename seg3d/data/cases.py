@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seg3d.files import stamp
+from seg3d.common.files import stamp
 from seg3d.io import Interpretation
 
 Split = Literal["train", "val", "test"]

@@ -18,8 +18,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from seg3d.errors import UserError
-from seg3d.files import atomic_write
+from seg3d.common.errors import UserError
+from seg3d.common.files import atomic_write
 from seg3d.io import Header, read_labels, read_volume, write_volume
 
 Seed = int | Sequence[int]

@@ -20,7 +20,6 @@ from seg3d.data.transforms import preprocessed_grids
 from seg3d.geometry import Grid, Shape3
 from seg3d.io.regions import STREAMING_ORDERS, Region
 from seg3d.plan import Plan
-from seg3d.sliding_window import flipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,3 +153,8 @@ def _streamed(
 def _ordered(shape: Shape3, places: tuple[int, ...] | np.ndarray) -> Shape3:
     x, y, z = (int(shape[place]) for place in places)
     return x, y, z
+
+
+def flipped(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    """The tensor with some axes run through backwards; itself, not a copy, if there are none."""
+    return tensor.flip(list(axes)) if axes else tensor

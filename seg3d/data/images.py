@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Grid
 from seg3d.io import Header, Interpretation, Region, VolumeReader, open_volume, ram_of
 

@@ -16,12 +16,12 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import DataLoader, Dataset
 
+from seg3d.common.stopping import leave_signals_to_parent
 from seg3d.config import Config
 from seg3d.data.augmentation import augmentation
 from seg3d.data.cache import Cache
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.plan import Plan
-from seg3d.stopping import leave_signals_to_parent
 
 
 class PatchStream(Dataset[dict[str, Any]]):

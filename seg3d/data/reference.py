@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seg3d.data.blocks import CaseReader
+from seg3d.data.case_reader import CaseReader
 from seg3d.data.images import require_same_grid
 from seg3d.io import LARGEST_LABEL, Interpretation, LabelReader, Region
 from seg3d.plan import LabelClass

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from seg3d.data.blocks import CaseReader
+from seg3d.data.case_reader import CaseReader
 from seg3d.data.cases import Case
 from seg3d.data.draw import Draw, seed_of
 from seg3d.data.reference import ReferenceReader

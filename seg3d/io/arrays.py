@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from seg3d.files import UnfinishedFile, reserve
+from seg3d.common.files import UnfinishedFile, reserve
 from seg3d.io.header import as_voxels
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, lengths, slabs, whole
 

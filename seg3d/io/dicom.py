@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Shape3
 from seg3d.io import itk
 from seg3d.io.header import Header, checked_header, voxel_dtype

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Shape3
 from seg3d.io import dicom, itk, nifti, npy, ome_zarr, segy
 from seg3d.io.header import Header

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Grid
 
 

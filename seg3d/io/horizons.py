@@ -12,7 +12,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial import QhullError
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.io.picks import read_picks
 from seg3d.io.segy import Survey
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from seg3d.files import stamp
+from seg3d.common.files import stamp
+from seg3d.io.horizon_layers import Layers, layer_labels
 from seg3d.io.horizons import read_horizon
-from seg3d.io.layers import Layers, layer_labels
 from seg3d.io.segy import Survey, read_survey
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from seg3d.errors import UserError
-from seg3d.files import atomic_write
+from seg3d.common.errors import UserError
+from seg3d.common.files import atomic_write
 from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter
 from seg3d.io.header import Header, checked_header, voxel_dtype

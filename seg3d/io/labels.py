@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.io.interpretation import Interpretation
 from seg3d.io.regions import Region, VolumeReader, portions, whole
 from seg3d.io.segy import Survey

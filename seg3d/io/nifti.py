@@ -23,8 +23,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from seg3d.errors import UserError
-from seg3d.files import NewFolders, atomic_write, full_disk_explained
+from seg3d.common.errors import UserError
+from seg3d.common.files import NewFolders, atomic_write, full_disk_explained
 from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch, ram_of_scratch
 from seg3d.io.header import Header, checked_header, voxel_dtype

@@ -13,7 +13,7 @@ from tokenize import TokenError
 import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, MappedWriter
 from seg3d.io.header import Header, checked_header, voxel_dtype

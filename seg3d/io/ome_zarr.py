@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seg3d.errors import UserError
-from seg3d.files import UnfinishedFolder, full_disk_explained
+from seg3d.common.errors import UserError
+from seg3d.common.files import UnfinishedFolder, full_disk_explained
 from seg3d.geometry import Shape3
 from seg3d.io.header import Header, as_voxels, checked_header, voxel_dtype
 from seg3d.io.ome_metadata import SPACE, attributes_of, multiscale_of

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 
 COMMENTS = ("#", "!", "//")
 NAMES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import ome_zarr
 from seg3d.io.formats import FOLDERS, FORMATS, STORES, suffix

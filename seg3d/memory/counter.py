@@ -14,7 +14,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seg3d.memory.layers import Layers
+from seg3d.memory.layer_at_work import Layers
 
 
 @dataclass

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from seg3d.common.sizes import GIB
 from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
-from seg3d.sizes import GIB
 
 
 def peak_gib(device: torch.device) -> float:

@@ -12,10 +12,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from seg3d.common.sizes import readable
 from seg3d.memory.counter import Counter
-from seg3d.memory.layers import Layers
+from seg3d.memory.layer_at_work import Layers
 from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
-from seg3d.sizes import readable
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seg3d.errors import UserError
-from seg3d.losses import DiceCrossEntropy
-from seg3d.networks import heads
+from seg3d.common.errors import UserError
+from seg3d.losses import DiceCrossEntropy, heads
 
 # Of the output of a network and the target, a scalar.
 Loss = Callable[[Any, Tensor], Tensor]

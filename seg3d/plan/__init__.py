@@ -4,16 +4,23 @@ The plan is written to the run folder, is part of every checkpoint, and is all t
 needs besides the weights.
 """
 
+from seg3d.plan.build import build_loss, build_network
 from seg3d.plan.classes import background_values, label_classes, named_labels
+from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, source_of
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
 
 __all__ = [
+    "MOST_CLASSES",
+    "CaseFingerprint",
     "ChannelIntensity",
     "LabelClass",
     "Plan",
     "background_values",
+    "build_loss",
+    "build_network",
     "label_classes",
+    "label_counts",
     "make_plan",
     "named_labels",
     "save_plan",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from seg3d.common.errors import UserError
 from seg3d.config import Config, HorizonsConfig
-from seg3d.data.cases import Dataset
-from seg3d.data.survey import MOST_CLASSES, CaseSurvey, label_counts
-from seg3d.errors import UserError
+from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, Source, label_counts
 from seg3d.plan.plan import LabelClass
 
 IGNORE_NAME = "ignore"
 
 
-def named_labels(config: Config, dataset: Dataset) -> dict[str, list[int]] | None:
+def named_labels(config: Config, dataset: Source) -> dict[str, list[int]] | None:
     """Class names and values from the config or the dataset, or None if neither gives them.
 
     Value 0 is background: if no class holds it, ``background`` does.
@@ -64,7 +63,7 @@ def background_values(labels: dict[str, list[int]] | None) -> set[int]:
 
 
 def label_classes(
-    config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]
+    config: Config, dataset: Source, fingerprints: dict[str, CaseFingerprint]
 ) -> tuple[list[LabelClass], list[int]]:
     """The network's classes, background first, and the values to be ignored.
 
@@ -75,7 +74,7 @@ def label_classes(
     if labels is None:
         labels = {
             "background" if value == 0 else f"label {value}": [value]
-            for value in sorted({0, *label_counts(surveys)})
+            for value in sorted({0, *label_counts(fingerprints)})
         }
     labels = dict(labels)
     ignore = labels.pop(IGNORE_NAME, [])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from seg3d.common.errors import UserError
 from seg3d.config import Config
-from seg3d.data.cases import Dataset
-from seg3d.data.survey import CaseSurvey
-from seg3d.errors import UserError
+from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.plan import ChannelIntensity
 
 # nnU-Net's threshold: images this empty are normalised over their nonzero voxels.
@@ -15,15 +14,18 @@ MOSTLY_EMPTY = 0.25
 
 
 def channel_intensities(
-    config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]
+    config: Config, dataset: Source, fingerprints: dict[str, CaseFingerprint]
 ) -> list[ChannelIntensity]:
     """What the config says, or the foreground of all cases, for each channel.
 
     Raises:
         UserError: if the dataset does not name as many channels as its images have.
     """
-    samples = np.concatenate([survey.foreground for survey in surveys.values()])
-    nonzero = np.median([survey.zero_fraction for survey in surveys.values()]) > MOSTLY_EMPTY
+    samples = np.concatenate([fingerprint.foreground for fingerprint in fingerprints.values()])
+    nonzero = (
+        np.median([fingerprint.zero_fraction for fingerprint in fingerprints.values()])
+        > MOSTLY_EMPTY
+    )
     count = samples.shape[1]
     names = dataset.channels or tuple(f"channel {index}" for index in range(count))
     if len(names) != count:

@@ -7,30 +7,29 @@ from typing import Literal
 import numpy as np
 
 from seg3d.config import Config, UNet3dConfig
-from seg3d.data.cases import Dataset
-from seg3d.data.survey import CaseSurvey
 from seg3d.geometry import Vector3
 from seg3d.plan.classes import label_classes
+from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.intensities import channel_intensities
 from seg3d.plan.network import AUTO_CHANNELS, as_shape, plan_network
 from seg3d.plan.plan import ANISOTROPIC, Plan
 
 
-def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) -> Plan:
+def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFingerprint]) -> Plan:
     """Decide what the config leaves to the data.
 
     Raises:
         UserError: if the patch size does not suit the network.
     """
-    classes, ignore = label_classes(config, dataset, surveys)
-    spacings = np.array([survey.spacing for survey in surveys.values()])
+    classes, ignore = label_classes(config, dataset, fingerprints)
+    spacings = np.array([one.spacing for one in fingerprints.values()])
     spacing = _target_spacing(config.preprocess.spacing, spacings)
     typical = _vector(np.median(spacings, axis=0)) if spacing is None else spacing
-    if not all(len(set(survey.units)) == 1 for survey in surveys.values()):
+    if not all(len(set(one.units)) == 1 for one in fingerprints.values()):
         # Metres and milliseconds have no common scale: no axis is thicker than another.
         spacing = None if config.preprocess.spacing == "auto" else spacing
         typical = (1.0, 1.0, 1.0)
-    shapes = np.array([survey.shape for survey in surveys.values()], dtype=float)
+    shapes = np.array([one.shape for one in fingerprints.values()], dtype=float)
     if spacing is not None:
         shapes = np.rint(shapes * spacings / np.array(spacing))
     patch_size, kernels, strides = plan_network(
@@ -44,7 +43,7 @@ def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) 
         orientation=config.preprocess.orientation,
         spacing=spacing,
         typical_spacing=typical,
-        channels=channel_intensities(config, dataset, surveys),
+        channels=channel_intensities(config, dataset, fingerprints),
         classes=classes,
         ignore=ignore,
         patch_size=patch_size,
@@ -54,7 +53,7 @@ def make_plan(config: Config, dataset: Dataset, surveys: dict[str, CaseSurvey]) 
     )
 
 
-def source_of(dataset: Dataset) -> str:
+def source_of(dataset: Source) -> str:
     """Layout and place of a dataset, in words."""
     return f"{dataset.layout}: {dataset.source}"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seg3d.common.errors import UserError
 from seg3d.config import Config, PatchConfig, UNet3dConfig
-from seg3d.errors import UserError
 from seg3d.geometry import Shape3, Vector3
 
 AUTO_CHANNELS = (32, 64, 128, 256, 320, 320)

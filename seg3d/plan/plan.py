@@ -7,8 +7,8 @@ from typing import Literal
 
 import yaml
 
+from seg3d.common.files import atomic_write
 from seg3d.config import Section
-from seg3d.files import atomic_write
 from seg3d.geometry import Shape3, Vector3
 
 # nnU-Net's threshold: voxels this much thicker than wide are treated as slices.

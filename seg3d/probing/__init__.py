@@ -1,13 +1,14 @@
 """Probed layers: exact forward pass, gradients from bits and small random sketches."""
 
+from seg3d.common.choices import BITS, SKETCHES
 from seg3d.probing.bits import choose_bits, first_bits, set_bits
 from seg3d.probing.convert import ProbeReport, probe_model
 from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import set_probe_step
-from seg3d.probing.names import BITS, SKETCHES, make_sketch
+from seg3d.probing.names import make_sketch
 from seg3d.probing.noise import gradient_noise
 from seg3d.probing.norms import ProbedBatchNorm3d, ProbedGroupNorm, ProbedInstanceNorm3d
+from seg3d.probing.probed_layer import set_probe_step
 from seg3d.probing.sketches import Sketch
 
 __all__ = [

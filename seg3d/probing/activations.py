@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import (
+from seg3d.probing.names import make_norm_sketch
+from seg3d.probing.private import is_private
+from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
     plain,
     refuse_second_derivatives,
     uncompiled,
 )
-from seg3d.probing.names import make_norm_sketch
-from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach, is_one, keeps, record_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 

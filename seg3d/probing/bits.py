@@ -14,11 +14,12 @@ from math import inf
 
 from torch import nn
 
-from seg3d.errors import UserError
+from seg3d.common.choices import BITS
+from seg3d.common.errors import UserError
 from seg3d.probing.convolutions import ProbedConvolution
-from seg3d.probing.layers import ProbedLayer, Sketched
-from seg3d.probing.names import BITS, Bits, check_sketch
+from seg3d.probing.names import Bits, check_sketch
 from seg3d.probing.noise import gradient_noise
+from seg3d.probing.probed_layer import ProbedLayer, Sketched
 
 CODE_ENERGY = {1: 0.571, 2: 0.133, 4: 0.0096}
 SAFETY = 4.0  # the estimate is rough, and the gradients change as training goes on

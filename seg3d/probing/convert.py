@@ -13,10 +13,10 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
 from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
-from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.names import Bits, check_sketch
 from seg3d.probing.norms import ProbedBatchNorm3d, ProbedGroupNorm, ProbedInstanceNorm3d
 from seg3d.probing.pools import ProbedAvgPool3d, ProbedMaxPool3d
+from seg3d.probing.probed_layer import ProbedLayer
 from seg3d.probing.sequential import as_probed
 
 PROBED: dict[type[nn.Module], type[ProbedLayer]] = {

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg3d.common.choices import BITS, PROBES
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import (
+from seg3d.probing.names import make_sketch
+from seg3d.probing.private import is_alone, is_private
+from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
     is_watched,
@@ -18,8 +21,6 @@ from seg3d.probing.layers import (
     refuse_second_derivatives,
     uncompiled,
 )
-from seg3d.probing.names import BITS, PROBES, make_sketch
-from seg3d.probing.private import is_alone, is_private
 from seg3d.probing.records import (
     KeptSketch,
     ProbeRecord,

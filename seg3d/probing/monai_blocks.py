@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from seg3d.probing.convolutions import ProbedConv3d
-from seg3d.probing.layers import is_watched
+from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.sequential import ProbedSequential, apply_to
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from seg3d.errors import UserError
+from seg3d.common.choices import BITS, FIXED_BITS, SKETCHES
+from seg3d.common.errors import UserError
 from seg3d.probing.probes import ProbeSketch
 from seg3d.probing.records import KeptSketch
 from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.sketches import Sketch
-
-FIXED_BITS = {"onebit": 1, "2bit": 2, "4bit": 4}
-PROBES = ("independent", "multichannel", "orthogonal")
-SKETCHES = ("rotated", *FIXED_BITS, *PROBES, "exact")
-BITS = (0.125, 0.25, 0.5, 1, 2, 4, "exact")
 
 Bits = float | str
 
@@ -37,10 +33,11 @@ def make_sketch(name: str, rank: int = 64, bits: Bits = 1) -> Sketch | KeptSketc
     """The sketch of a convolution's input, or None for ``exact``: an ordinary layer.
 
     Args:
-        name: one of :data:`SKETCHES`.
+        name: one of :data:`seg3d.common.choices.SKETCHES`.
         rank: number of probes of ``independent``, ``multichannel`` and ``orthogonal``; the
             others take no notice. ``orthogonal`` never draws more than there are voxels.
-        bits: kept per voxel by ``rotated``, one of :data:`BITS`; the others take no notice.
+        bits: kept per voxel by ``rotated``, one of :data:`seg3d.common.choices.BITS`; the others
+            take no notice.
 
     Raises:
         UserError: see :func:`check_sketch`.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seg3d.probing.convolutions import ProbedConvolution
-from seg3d.probing.layers import set_probe_step
+from seg3d.probing.probed_layer import set_probe_step
 
 
 @dataclass(frozen=True)

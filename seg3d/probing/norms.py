@@ -30,7 +30,10 @@ from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.chunks import bricks_of, chunk_elements, telling
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
-from seg3d.probing.layers import (
+from seg3d.probing.names import make_norm_sketch
+from seg3d.probing.packing import exceeds
+from seg3d.probing.private import is_private
+from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
     plain,
@@ -38,9 +41,6 @@ from seg3d.probing.layers import (
     single_under_autocast,
     uncompiled,
 )
-from seg3d.probing.names import make_norm_sketch
-from seg3d.probing.packing import exceeds
-from seg3d.probing.private import is_private
 from seg3d.probing.records import KeptSketch, Record, attach
 from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
-from seg3d.probing.layers import (
+from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
     plain,

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from seg3d.probing.activations import ProbedLeakyReLU, ProbedReLU
 from seg3d.probing.convolutions import ProbedConv3d
-from seg3d.probing.layers import is_watched
 from seg3d.probing.norms import ProbedNorm
 from seg3d.probing.private import is_alone
+from seg3d.probing.probed_layer import is_watched
 
 InPlace = ProbedConv3d | ProbedNorm | ProbedReLU | ProbedLeakyReLU
 

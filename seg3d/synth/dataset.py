@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from seg3d.errors import UserError
-from seg3d.files import NewFolders, atomic_write, full_disk_explained, require_folder
+from seg3d.common.errors import UserError
+from seg3d.common.files import NewFolders, atomic_write, full_disk_explained, require_folder
+from seg3d.common.stopping import leave_signals_to_parent
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, write_volume
-from seg3d.stopping import leave_signals_to_parent
 from seg3d.synth.model import Survey, draw_model
 from seg3d.synth.strata import FACIES
 

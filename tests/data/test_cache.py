@@ -18,14 +18,14 @@ import numpy as np
 import psutil
 import pytest
 
-from seg3d.data import blocks, training_case
+from seg3d.common.errors import UserError
 from seg3d.data import cache as cache_module
+from seg3d.data import case_reader, training_case
 from seg3d.data.cache import Cache, DiskCache, RamCache, training_cache
 from seg3d.data.cases import Case
 from seg3d.data.grid_map import GridMap
 from seg3d.data.training_case import TrainingCase
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL
-from seg3d.errors import UserError
 from seg3d.io import read_header
 from seg3d.io.regions import portions
 from seg3d.plan import ChannelIntensity, Plan
@@ -67,7 +67,7 @@ def test_a_case_is_what_monai_makes_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spacing: Any, patch_size: Any
 ) -> None:
     """Resampled up and down, turned, padded; with slabs so thin that there are several."""
-    monkeypatch.setattr(blocks, "SLAB", 700)
+    monkeypatch.setattr(case_reader, "SLAB", 700)
     plan = small_plan(
         orientation="LAS", spacing=spacing, patch_size=patch_size, classes=classes([0, 3], [2])
     )
@@ -150,7 +150,7 @@ def test_thickness_of_slabs_and_place_change_nothing(
     whole = filled(RamCache([case], plan))[0]
     assert whole[IMAGE].shape[0] == 3 and whole[IMAGE].shape[1:] == whole[LABEL].shape[1:]
     for voxels in (1, 900):
-        monkeypatch.setattr(blocks, "SLAB", voxels)
+        monkeypatch.setattr(case_reader, "SLAB", voxels)
         for cache in (RamCache([case], plan), DiskCache([case], plan, tmp_path / str(voxels))):
             thin = filled(cache)[0]
             np.testing.assert_allclose(thin[IMAGE], whole[IMAGE], atol=1e-6)
@@ -166,7 +166,7 @@ def test_a_volume_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.Monkey
         (save_nifti(tmp_path / "image.nii", image),),
         save_nifti(tmp_path / "label.nii", image.astype(np.uint8)),
     )
-    monkeypatch.setattr(blocks, "SLAB", 2**16)
+    monkeypatch.setattr(case_reader, "SLAB", 2**16)
     monkeypatch.setattr(training_case, "portions", partial(portions, voxels=2**16))
     channel = ChannelIntensity(name="T1", kind="zscore")
     plan = small_plan(orientation="RAS", spacing=(1.0, 1.0, 0.8), channels=[channel])

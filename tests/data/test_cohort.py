@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from seg3d.common.errors import UserError
 from seg3d.data.cohort import NOISE, add_noise, make_subject, smooth_warp, write_cohort
-from seg3d.errors import UserError
 
 BRAIN = Path(__file__).resolve().parents[2] / "data" / "brain"
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seg3d.common.errors import UserError
 from seg3d.data.cases import Case, Dataset, Split
 from seg3d.data.splits import (
     choose_fold,
@@ -17,7 +18,6 @@ from seg3d.data.splits import (
     save_splits,
     shares_cases,
 )
-from seg3d.errors import UserError
 
 NAMES = st.lists(st.text("abcXY12_é", min_size=1, max_size=6), min_size=2, max_size=30, unique=True)
 FOLDS = st.integers(2, 10)

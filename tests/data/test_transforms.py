@@ -15,12 +15,12 @@ import yaml
 from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
 
+from seg3d.common.errors import UserError
 from seg3d.data.augmentation import augmentation
 from seg3d.data.cache import RamCache
 from seg3d.data.cases import Case
 from seg3d.data.loaders import PatchStream
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_grids
-from seg3d.errors import UserError
 from seg3d.io import read_header
 from seg3d.losses import IGNORE, DiceCrossEntropy
 from seg3d.plan import ChannelIntensity, Plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.networks import UNet3d
 from seg3d.probing import (
     BITS,

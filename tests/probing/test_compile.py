@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from seg3d.networks import UNet3d, heads
+from seg3d.losses import heads
+from seg3d.networks import UNet3d
 from seg3d.probing import probe_model, set_probe_step
 from seg3d.probing.names import Bits
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parametrizations, weight_norm
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.networks import UNet3d
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, probe_model, set_probe_step
 from seg3d.probing.convert import PROBED

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from seg3d.networks import UNet3d, heads
+from seg3d.losses import heads
+from seg3d.networks import UNet3d
 from seg3d.probing import probe_model, set_probe_step
-from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.names import Bits
+from seg3d.probing.probed_layer import ProbedLayer
 
 RANKS, PARTS, STEPS = 2, 2, 2  # processes, forward passes per step, steps
 Gradients = list[Tensor | None]

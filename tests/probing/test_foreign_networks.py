@@ -15,12 +15,11 @@ from monai.networks.blocks import UnetResBlock
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import Tensor, nn
 
-from seg3d.losses import DiceCrossEntropy
+from seg3d.losses import DiceCrossEntropy, heads
 from seg3d.memory import training_memory
-from seg3d.networks import heads
 from seg3d.probing import activations, convolutions, norms, probe_model, sequential, set_probe_step
-from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.names import Bits
+from seg3d.probing.probed_layer import ProbedLayer
 
 from .helpers import assert_mean_is
 

@@ -23,9 +23,9 @@ from seg3d.probing import (
 )
 from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
 from seg3d.probing.chunks import bricks_of
-from seg3d.probing.layers import ProbedLayer
 from seg3d.probing.norms import ProbedNorm
 from seg3d.probing.packing import exceeds
+from seg3d.probing.probed_layer import ProbedLayer
 from seg3d.probing.records import record_of
 from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch
 

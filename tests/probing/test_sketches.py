@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.probing import ProbeKey, make_sketch, rotated
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.packing import POSITIVE_LEVELS, Codebook

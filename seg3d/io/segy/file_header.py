@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.io.segy.layout import (
     BIG_ENDIAN,
     BINARY_BYTES,

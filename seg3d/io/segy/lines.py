@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.io.segy.layout import TRACE_HEADER_BYTES, Layout
 
 # Of a word of four bytes in a header of 240.

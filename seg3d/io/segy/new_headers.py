@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Grid
 from seg3d.io.segy.file_header import FORMAT
 from seg3d.io.segy.headers import Headers, ReadHeaders

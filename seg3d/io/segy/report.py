@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.io.segy.layout import BIG_ENDIAN
 from seg3d.io.segy.lines import Positions
 from seg3d.io.segy.reader import SegyReader

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from seg3d.errors import UserError
+from seg3d.common.errors import UserError
 from seg3d.geometry import Grid
 from seg3d.io.segy.coordinates import Fit, coordinate_words, fit_coordinates
 from seg3d.io.segy.file_header import read_layout

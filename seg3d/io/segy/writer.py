@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from seg3d.errors import UserError
-from seg3d.files import UnfinishedFile, reserve
+from seg3d.common.errors import UserError
+from seg3d.common.files import UnfinishedFile, reserve
 from seg3d.io.header import Header
 from seg3d.io.regions import Region, VolumeWriter
 from seg3d.io.segy.headers import CopiedHeaders, Headers

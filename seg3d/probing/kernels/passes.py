@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seg3d.probing.coder import CHOICE_STREAM, SIGNS_STREAM, Coder, haar_matrix
 from seg3d.probing.kernels.encode import encode_kernel
 from seg3d.probing.kernels.moments import moments_kernel
 from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
-from seg3d.probing.rotated import CHOICE_STREAM, SIGNS_STREAM, Decoder, Encoder, haar_matrix
 
 ROWS = 16  # units of a program: bricks, or groups of them
 PART = 32  # voxels of them that are rotated at a time
@@ -56,12 +56,12 @@ def moments(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares.sum(2) + between) / volume
 
 
-def sketch(encoder: Encoder, x: Tensor) -> None:
+def sketch(encoder: Coder, x: Tensor) -> None:
     """Sketch ``x``, with its signs if ``encoder`` is signed."""
     _encode(encoder, x, x, x, normalise=False)
 
 
-def normalise(encoder: Encoder, y: Tensor, z: Tensor, columns: Tensor) -> None:
+def normalise(encoder: Coder, y: Tensor, z: Tensor, columns: Tensor) -> None:
     """Sketch v = scale y + offset, and write act(gain v + shift) into z, which may be y.
 
     Args:
@@ -73,7 +73,7 @@ def normalise(encoder: Encoder, y: Tensor, z: Tensor, columns: Tensor) -> None:
     _encode(encoder, y, z, columns, normalise=True)
 
 
-def sums(decoder: Decoder, dz: Tensor, columns: Tensor) -> Tensor:
+def sums(decoder: Coder, dz: Tensor, columns: Tensor) -> Tensor:
     """Sums over every channel of dn, dn v and v: ``(3, B, C)``.
 
     Args:
@@ -89,7 +89,7 @@ def sums(decoder: Decoder, dz: Tensor, columns: Tensor) -> Tensor:
     return out.sum((2, 4))
 
 
-def gradient(decoder: Decoder, dz: Tensor, dy: Tensor, columns: Tensor) -> None:
+def gradient(decoder: Coder, dz: Tensor, dy: Tensor, columns: Tensor) -> None:
     """Write gain dn + constant + along v into dy, which may be dz; or dn, if that is all.
 
     Args:
@@ -101,7 +101,7 @@ def gradient(decoder: Decoder, dz: Tensor, dy: Tensor, columns: Tensor) -> None:
     _rebuild(GRADIENT if len(columns) == 5 else SLOPES, decoder, dz, dy, columns)
 
 
-def fill(decoder: Decoder, out: Tensor, columns: Tensor, samples: slice, layers: slice) -> None:
+def fill(decoder: Coder, out: Tensor, columns: Tensor, samples: slice, layers: slice) -> None:
     """Write v, or (gain v + shift) times a factor if the sketch has signs, into a part of a volume.
 
     Args:
@@ -114,7 +114,7 @@ def fill(decoder: Decoder, out: Tensor, columns: Tensor, samples: slice, layers:
     _rebuild(FILL, decoder, out, out, columns, samples, layers)
 
 
-def _encode(encoder: Encoder, y: Tensor, z: Tensor, columns: Tensor, *, normalise: bool) -> None:
+def _encode(encoder: Coder, y: Tensor, z: Tensor, columns: Tensor, *, normalise: bool) -> None:
     whole = slice(0, encoder.grid.batch), slice(0, encoder.grid.layers)
     arguments = _arguments(encoder, y, columns, *whole)
     thresholds = _codebook(encoder.choice.code_bits, y.device)[0]
@@ -125,7 +125,7 @@ def _encode(encoder: Encoder, y: Tensor, z: Tensor, columns: Tensor, *, normalis
 
 def _rebuild(
     purpose: tl.constexpr,
-    decoder: Decoder,
+    decoder: Coder,
     dz: Tensor,
     out: Tensor,
     columns: Tensor,
@@ -148,7 +148,7 @@ def _rebuild(
 
 
 def _arguments(
-    coder: Encoder | Decoder, x: Tensor, columns: Tensor, samples: slice, layers: slice
+    coder: Coder, x: Tensor, columns: Tensor, samples: slice, layers: slice
 ) -> dict[str, Any]:
     """What both kernels have to be told, of a tensor that lies as x does."""
     grid, choice, key = coder.grid, coder.choice, coder.key

@@ -1,0 +1,60 @@
+"""Which device to compute on, and in which precision."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import torch
+
+from seg3d.common.errors import UserError
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
+
+    Raises:
+        UserError: if the name is unknown or there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
+        raise UserError("--device is not understood", given=name, legal="auto, cpu, cuda or cuda:N")
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(
+                "--device cuda: this machine, or this build of PyTorch, has no CUDA device",
+                given=name,
+                fix="use --device cpu, or install a CUDA build of PyTorch",
+            )
+        if number and int(number) >= torch.cuda.device_count():
+            raise UserError(
+                f"--device {name}: there is no such GPU",
+                legal=", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count())),
+            )
+    return torch.device(name)
+
+
+def compute_dtype(amp: Amp, device: torch.device) -> torch.dtype:
+    """The number type of the forward pass; float32 means no mixed precision.
+
+    ``auto`` is bf16 where the device computes in it, else fp16, and float32 on a CPU, where
+    mixed precision saves no time in 3D convolutions.
+
+    Raises:
+        UserError: for fp16 on a CPU, or bf16 on a GPU that lacks it.
+    """
+    if device.type == "cpu":
+        if amp == "fp16":
+            raise UserError("train.amp: fp16 needs a GPU", legal="auto, bf16 or off on a CPU")
+        return torch.bfloat16 if amp == "bf16" else torch.float32
+    with torch.cuda.device(device):
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if amp == "bf16" and not has_bf16:
+        raise UserError("train.amp: this GPU has no bf16", legal="auto, fp16 or off")
+    if amp == "off":
+        return torch.float32
+    return torch.bfloat16 if has_bf16 and amp != "fp16" else torch.float16

@@ -1,0 +1,90 @@
+"""Volume files in folders: which count, and how the files of one case belong together."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from seg3d.common.errors import UserError
+from seg3d.io import is_volume, stem
+
+LeftOut = tuple[str, str]
+
+NOT_A_VOLUME = "not a volume that seg3d reads"
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without hidden files (macOS strews ``._x.nii.gz``)."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def volumes_by_stem(folder: Path, ending: str = "") -> dict[str, Path]:
+    """Volumes in a folder by their name without ending; empty if there is no such folder.
+
+    Raises:
+        UserError: if two files differ in their ending only.
+    """
+    found: dict[str, Path] = {}
+    if not folder.is_dir():
+        return found
+    for path in visible(folder):
+        if not is_volume(path) or not path.name.endswith(ending) or not path.exists():
+            continue
+        first = found.setdefault(stem(path), path)
+        if first is not path:
+            raise UserError(
+                f"{folder} holds two files of the same name",
+                given=f"{first.name} and {path.name}",
+                fix="keep one of them in this folder",
+            )
+    return found
+
+
+def channel_files(name: str, find: Callable[[str], Path | None]) -> tuple[Path, ...]:
+    """The image files of a case: ``name`` itself, or ``name_0000``, ``name_0001``, ...
+
+    Args:
+        name: of the case.
+        find: gives the file with a certain stem, or None.
+    """
+    if (whole := find(name)) is not None:
+        return (whole,)
+    found = (find(f"{name}_{channel:04d}") for channel in itertools.count())
+    return tuple(path for path in itertools.takewhile(bool, found) if path is not None)
+
+
+def without_channel(name: str) -> str:
+    """``liver_1_0000`` gives ``liver_1``."""
+    return re.sub(r"_\d{4}$", "", name)
+
+
+def left_out(
+    root: Path, folder: str, used: Collection[Path], reason: str, ending: str = ""
+) -> list[LeftOut]:
+    """What lies in a folder and was not used, each with the reason.
+
+    Args:
+        root: of the dataset.
+        folder: below ``root``; need not exist.
+        used: files that are part of a case.
+        reason: for volumes that a case might have used.
+        ending: that volumes of this dataset must have.
+    """
+    if not (root / folder).is_dir():
+        return []
+    unused = []
+    for path in visible(root / folder):
+        if path in used:
+            continue
+        if not is_volume(path):
+            why = NOT_A_VOLUME
+        elif not path.exists():
+            why = "a link to a file that does not exist"
+        elif not path.name.endswith(ending):
+            why = f"does not end in {ending}"
+        else:
+            why = reason
+        unused.append((f"{folder}/{path.name}", why))
+    return unused

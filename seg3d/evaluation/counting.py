@@ -1,0 +1,102 @@
+"""Counts over the voxels of one case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from seg3d.common.errors import UserError
+from seg3d.evaluation.pairs import Pair, require_same_grid
+from seg3d.evaluation.precision_recall import ScoreCounts
+from seg3d.evaluation.results import Near, Overlap
+from seg3d.evaluation.tolerance import voxels_near
+from seg3d.io import LARGEST_LABEL, UNLABELLED, read_labels, read_volume
+
+
+def overlaps_of(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[int, Overlap]:
+    """Count all classes of a case in one pass over its voxels."""
+    assert pair.prediction and pair.reference
+    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
+    size = 1 + max(
+        _largest(path, volume.array)
+        for path, volume in ((pair.prediction, prediction), (pair.reference, reference))
+    )
+    in_reference, in_prediction, in_both = counts = np.zeros((3, size), dtype=np.int64)
+    # bincount makes 64-bit copies: slice by slice, they stay small.
+    for theirs, ours in zip(reference.array[0].T, prediction.array[0].T, strict=True):
+        theirs, ours = theirs.ravel(), ours.ravel()
+        counted = _counted(theirs, ours, ignored)
+        theirs, ours = theirs[counted], ours[counted]
+        for count, labels in (
+            (in_reference, theirs),
+            (in_prediction, ours),
+            (in_both, ours[ours == theirs]),
+        ):
+            count += np.bincount(labels.astype(np.intp), minlength=size)
+    voxel_ml = reference.grid.voxel_volume_ml
+    return {
+        int(value): Overlap(
+            reference_ml=float(in_reference[value] * voxel_ml),
+            predicted_ml=float(in_prediction[value] * voxel_ml),
+            reference_voxels=int(in_reference[value]),
+            predicted_voxels=int(in_prediction[value]),
+            intersection_voxels=int(in_both[value]),
+            near=None
+            if tolerance is None or value == 0
+            else _near(reference.array[0], prediction.array[0], int(value), ignored, tolerance),
+        )
+        for value in np.flatnonzero(counts.any(axis=0))
+    }
+
+
+def foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> ScoreCounts:
+    """Count how probable the classes other than the first are, all together."""
+    assert pair.reference
+    require_same_grid(probabilities, pair.reference)
+    first, *others = read_volume(probabilities).array
+    # The only one of a format that holds no more is that of the foreground.
+    foreground = 1 - first if others else first
+    if foreground.dtype.kind != "f" or not (foreground.min() >= 0 and foreground.max() <= 1):
+        raise UserError(
+            f"{probabilities} does not hold class probabilities",
+            given=f"{first.dtype} from {first.min():g} to {first.max():g}",
+            legal="one channel per class, background first, from 0 to 1; or foreground alone",
+            fix="write it with seg3d predict --probabilities, or take it away",
+        )
+    counts = ScoreCounts()
+    for theirs, scores in zip(read_labels(pair.reference).array[0].T, foreground.T, strict=True):
+        known = _counted(theirs, theirs, ignored)
+        counts.add(scores[known], theirs[known] > 0)
+    return counts
+
+
+def _near(
+    theirs: np.ndarray, ours: np.ndarray, value: int, ignored: int | None, tolerance: int
+) -> Near:
+    counted = _counted(theirs, ours, ignored)
+    in_reference, in_prediction = counted & (theirs == value), counted & (ours == value)
+    return Near(
+        reference_voxels=voxels_near(in_reference, in_prediction, tolerance),
+        predicted_voxels=voxels_near(in_prediction, in_reference, tolerance),
+    )
+
+
+def _largest(path: Path, labels: np.ndarray) -> int:
+    largest = int(labels.max())
+    smallest = int(labels.min(where=labels != UNLABELLED, initial=largest))
+    if smallest < 0 or largest > LARGEST_LABEL:
+        raise UserError(
+            f"{path} is used as a label but has values that are no class",
+            given=f"values from {smallest} to {largest}",
+            legal=f"0 (background) to {LARGEST_LABEL}",
+        )
+    return largest
+
+
+def _counted(theirs: np.ndarray, ours: np.ndarray, ignored: int | None) -> np.ndarray:
+    """Of which voxels both the reference and the prediction say something."""
+    counted: np.ndarray = (theirs != UNLABELLED) & (ours != UNLABELLED)
+    if ignored is not None:
+        counted &= theirs != ignored
+    return counted

@@ -1,0 +1,115 @@
+"""Which prediction belongs to which reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seg3d.common.errors import UserError
+from seg3d.io import SUFFIXES, is_plain_folder, is_volume, read_header, stem, suffix
+from seg3d.prediction.jobs import PROBABILITIES
+
+# In messages; the rest are counted.
+PRINTED_NAMES = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and the reference it is measured against; None where there is no file."""
+
+    case: str
+    prediction: Path | None
+    reference: Path | None
+
+
+def find_pairs(predictions: Path, references: Path) -> list[Pair]:
+    """Match predictions with references by file name without ending; two files match as given.
+
+    Args:
+        predictions: a folder (files named ``*_probabilities`` are not looked at) or a file.
+        references: a folder or a file, as ``predictions``.
+
+    Returns:
+        One pair per case, sorted by name, incomplete ones too (see `Pair`).
+
+    Raises:
+        UserError: if a path does not exist, one is a file and the other a folder, both are the
+            same, two files of a folder have the same name but for the ending, or nothing matches.
+    """
+    for path in (predictions, references):
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+    if is_plain_folder(predictions) != is_plain_folder(references):
+        raise UserError(
+            "a folder cannot be compared with a file",
+            given=f"predictions {predictions} and references {references}",
+            legal="two folders or two files",
+        )
+    if predictions.samefile(references):
+        raise UserError(f"predictions and references are the same: {predictions}")
+    if not is_plain_folder(predictions):
+        return [Pair(stem(references), predictions, references)]
+
+    predicted = {
+        name: path
+        for name, path in _volumes(predictions).items()
+        if not name.endswith(PROBABILITIES)
+    }
+    referenced = _volumes(references)
+    if not predicted.keys() & referenced.keys():
+        raise UserError(
+            "no prediction has the name of a reference",
+            given=f"in {predictions}: {some_names(sorted(predicted))}; "
+            f"in {references}: {some_names(sorted(referenced))}",
+            legal=f"the same name, with any of the endings {', '.join(SUFFIXES)}",
+        )
+    return [
+        Pair(name, predicted.get(name), referenced.get(name))
+        for name in sorted(predicted.keys() | referenced.keys())
+    ]
+
+
+def require_same_grid(prediction: Path, reference: Path) -> None:
+    """See that two files lie on the same voxels, by their headers alone.
+
+    Raises:
+        UserError: if they do not.
+    """
+    if differences := read_header(prediction).grid.differences(read_header(reference).grid):
+        raise UserError(
+            f"{prediction} and {reference} do not lie on the same voxels",
+            given=f"(prediction and reference) {'; '.join(differences)}",
+            legal="the same shape and affine",
+            fix="predict on the image that the reference was drawn on, or resample one of them",
+        )
+
+
+def probabilities_of(pair: Pair) -> Path | None:
+    """The class probabilities that were written beside a prediction, if they were."""
+    assert pair.prediction
+    name = f"{stem(pair.prediction)}{PROBABILITIES}{suffix(pair.prediction)}"
+    path = pair.prediction.with_name(name)
+    return path if path.is_file() else None
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first few names and how many more there are, for a message."""
+    more = len(names) - PRINTED_NAMES
+    shown = ", ".join(names[:PRINTED_NAMES]) or "nothing"
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.exists() or not is_volume(path):
+            continue
+        if stem(path) in found:
+            raise UserError(
+                f"two files in {folder} are for the same case",
+                given=f"{found[stem(path)].name} and {path.name}",
+                fix="leave one of them there",
+            )
+        found[stem(path)] = path
+    return found

@@ -1,0 +1,229 @@
+"""What `seg3d.evaluation` found, for people (a table) and programs (JSON, CSV)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from seg3d import __version__
+from seg3d.common.errors import UserError
+from seg3d.common.files import atomic_write, require_folder
+from seg3d.evaluation.pairs import some_names
+from seg3d.evaluation.results import Evaluation, Overlap, Summary
+from seg3d.io import is_plain_folder
+
+# Longer lists of single cases are for metrics.csv, not for a terminal.
+PRINTED_CASES = 20
+PRINTED_ROWS = 100
+
+DEFINITIONS = {
+    "dice": "2 |P ∩ R| / (|P| + |R|) in voxels of one class in one case; null (empty in the "
+    "CSV) if the class is in neither the prediction P nor the reference R, 0 if it is in one "
+    "of them only",
+    "mean, std, median": "over the cases in which the Dice of the class is defined ('cases'); "
+    "std is the sample standard deviation (n - 1), null for fewer than two cases",
+    "foreground_mean_dice": "mean over the classes of their mean Dice; classes without a "
+    "defined Dice and the background (0) do not count",
+    "volumes": "number of voxels times the volume of a voxel, in ml; null for surveys, whose "
+    "axes are not in mm",
+    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere, "
+    "nor do traces that are missing in a SEG-Y file",
+    "missing": "references without a prediction; they are in no number of this file",
+    "unreferenced": "predictions without a reference; they are in no number of this file",
+    "tolerance_precision, tolerance_recall": "share of the predicted voxels of a class that have "
+    "a voxel of it in the reference within 'tolerance_voxels', and the other way round; null if "
+    "there are none",
+    "tolerance_dice": "their harmonic mean, which without tolerance is the Dice; null and 0 as "
+    "there",
+    "average_precision": "of 1 - P(background), from NAME_probabilities, against every class but "
+    "0: mean of the precision over the recall that each threshold adds; thresholds are multiples "
+    "of 1/4096, and nothing is interpolated",
+}
+TOLERANCE_MEASURES = ("tolerance_dice", "tolerance_precision", "tolerance_recall")
+COUNTS = tuple(field.name for field in fields(Overlap) if field.name != "near")
+
+
+def output_folder(predictions: Path) -> Path:
+    """Where metrics go unless told otherwise: to the predictions."""
+    return predictions if is_plain_folder(predictions) else predictions.parent
+
+
+def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
+    """Write ``metrics.json`` and ``metrics.csv`` (one row per case and class) and return them.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    require_folder(folder, "--output")
+    json_path, csv_path = folder / "metrics.json", folder / "metrics.csv"
+    try:
+        with atomic_write(json_path) as temporary:
+            text = json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        with (
+            atomic_write(csv_path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            columns = ["case", "label", "name", *_measures(evaluation), *COUNTS]
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            for pair, overlaps in evaluation.cases.items():
+                for value, overlap in overlaps.items():
+                    entry = _entry(evaluation, value, overlap)
+                    writer.writerow({"case": pair.case, "label": value, **entry})
+    except OSError as error:
+        raise UserError(
+            f"metrics cannot be written to {folder}",
+            given=str(error),
+            fix="name another folder with --output",
+        ) from error
+    return json_path, csv_path
+
+
+def table(evaluation: Evaluation) -> Group:
+    """What a person wants to read: each case if there are few, then the classes, then gaps."""
+    parts: list[Table | Text] = []
+    cases = len(evaluation.cases)
+    if cases <= PRINTED_CASES and cases * len(evaluation.names) <= PRINTED_ROWS:
+        parts.append(_case_table(evaluation))
+    parts += [_class_table(evaluation, *dice) for dice in _dices(evaluation).items()]
+    if evaluation.scores:
+        summary = evaluation.average_precision()
+        parts.append(
+            Text(
+                f"average precision {_shown(summary.mean)} ± {_shown(summary.std)} "
+                f"({summary.cases} of {len(evaluation.cases)} cases)"
+            )
+        )
+    for names, what in (
+        (evaluation.missing, "reference(s) without a prediction"),
+        (evaluation.unreferenced, "prediction(s) without a reference"),
+    ):
+        if names:
+            text = f"{len(names)} {what}, not in these numbers: {some_names(names)}"
+            parts.append(Text(text, style="yellow"))
+    return Group(*parts)
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    summary: dict[int, dict[str, Any]] = {
+        value: {"name": name} for value, name in evaluation.names.items()
+    }
+    for measure in _dices(evaluation):
+        for value, numbers in evaluation.summary(measure).items():
+            summary[value][measure] = _numbers(numbers)
+    return {
+        "seg3d_version": __version__,
+        "foreground_mean_dice": _or_none(evaluation.foreground_mean_dice()),
+        "tolerance_voxels": evaluation.tolerance,
+        "average_precision": _numbers(evaluation.average_precision()),
+        "summary": {str(value): entry for value, entry in summary.items()},
+        "missing": list(evaluation.missing),
+        "unreferenced": list(evaluation.unreferenced),
+        "cases": {
+            pair.case: {
+                "prediction": str(pair.prediction),
+                "reference": str(pair.reference),
+                "average_precision": _or_none(evaluation.scores[pair].average_precision)
+                if pair in evaluation.scores
+                else None,
+                "labels": {
+                    str(value): _entry(evaluation, value, overlap)
+                    for value, overlap in overlaps.items()
+                },
+            }
+            for pair, overlaps in evaluation.cases.items()
+        },
+        "definitions": DEFINITIONS,
+    }
+
+
+def _entry(evaluation: Evaluation, value: int, overlap: Overlap) -> dict[str, Any]:
+    return (
+        {"name": evaluation.names[value]}
+        | {name: _or_none(getattr(overlap, name)) for name in _measures(evaluation)}
+        | {name: _or_none(getattr(overlap, name)) for name in COUNTS}
+    )
+
+
+def _measures(evaluation: Evaluation) -> tuple[str, ...]:
+    """What is known of every class in every case, besides counts."""
+    return ("dice", *(TOLERANCE_MEASURES if evaluation.tolerance is not None else ()))
+
+
+def _dices(evaluation: Evaluation) -> dict[str, str]:
+    """The measures that are summarised, and their headings."""
+    if evaluation.tolerance is None:
+        return {"dice": "Dice"}
+    return {"dice": "Dice", "tolerance_dice": f"Dice ± {evaluation.tolerance} voxels"}
+
+
+def _numbers(summary: Summary) -> dict[str, float | None]:
+    return {name: _or_none(number) for name, number in asdict(summary).items()}
+
+
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _case_table(evaluation: Evaluation) -> Table:
+    dices = _dices(evaluation)
+    overlaps_of_all = [one for overlaps in evaluation.cases.values() for one in overlaps.values()]
+    unit = "voxels" if any(math.isnan(one.reference_ml) for one in overlaps_of_all) else "ml"
+    sizes = [f"reference_{unit}", f"predicted_{unit}"]
+    headings = [size.replace("_", "\n") for size in sizes]
+    rows = _table("case", "class", *dices.values(), *headings)
+    for pair, overlaps in evaluation.cases.items():
+        case = pair.case
+        for value, overlap in overlaps.items():
+            rows.add_row(
+                Text(case),
+                Text(evaluation.names[value]),
+                *(_shown(getattr(overlap, measure)) for measure in dices),
+                *(_size(getattr(overlap, size)) for size in sizes),
+            )
+            case = ""
+        rows.add_section()
+    return rows
+
+
+def _class_table(evaluation: Evaluation, measure: str, heading: str) -> Table:
+    rows = _table("class", f"{heading} (mean ± std)", "median", "cases")
+    for value, summary in evaluation.summary(measure).items():
+        rows.add_row(
+            Text(evaluation.names[value]),
+            f"{_shown(summary.mean)} ± {_shown(summary.std)}",
+            _shown(summary.median),
+            f"{summary.cases} of {len(evaluation.cases)}",
+        )
+    rows.add_section()
+    rows.add_row("foreground mean", _shown(evaluation.foreground_mean_dice(measure)))
+    return rows
+
+
+def _table(*columns: str) -> Table:
+    rows = Table(box=box.SIMPLE)
+    for column in columns:
+        if column in ("case", "class"):
+            rows.add_column(column, overflow="fold")
+        else:
+            rows.add_column(column, justify="right", no_wrap=True)
+    return rows
+
+
+def _size(number: float) -> str:
+    """Of voxels all digits, of ml the first four."""
+    return f"{number:.4g}" if isinstance(number, float) else f"{number}"
+
+
+def _shown(number: float) -> str:
+    return "–" if math.isnan(number) else f"{number:.3f}"

@@ -1,1 +1,0 @@
-"""Measures of agreement that look beyond single voxels, or at scores instead of labels."""

@@ -1,0 +1,416 @@
+"""From a checkpoint and new volumes to label volumes in the volumes' own geometry.
+
+A volume is never held whole. It is read in slabs and predicted by windows, and every slab that no
+window can touch any more is resampled back, turned into labels and written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seg3d.common.device import compute_dtype
+from seg3d.common.errors import UserError
+from seg3d.common.files import put_in_place, stamp
+from seg3d.common.free_ram import free_ram
+from seg3d.common.ranks import Ranks
+from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.data.case_reader import CaseReader
+from seg3d.data.resampling import resample_slabs
+from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
+from seg3d.io.convert import blocks
+from seg3d.io.regions import Region
+from seg3d.memory import inference_memory
+from seg3d.plan import Plan, build_network
+from seg3d.prediction.jobs import Job, require_room_for_probabilities
+from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
+from seg3d.prediction.unfinished import Task, Unfinished
+from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
+from seg3d.runs.checkpoint import load_checkpoint
+from seg3d.runs.run_folder import changed_keys
+
+# Without --memory: of the RAM, and of the GPU's memory, that is free.
+SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
+# Bytes that go from what is unfinished to the output.
+WRITTEN_AT_ONCE = 2**24
+
+Advance = Callable[[int], object]
+
+
+class Output(NamedTuple):
+    """A file to be written, its number type and its channels."""
+
+    path: Path
+    dtype: np.dtype
+    channels: int
+
+
+def unheard(windows: int) -> None:
+    """For those who do not want to be told of progress."""
+
+
+class Predictor:
+    """A trained network with all that is needed to apply it to files.
+
+    Args:
+        network: takes `(B, C, D, H, W)`, gives class scores.
+        config: of the run that trained it.
+        plan: of that run.
+        device: where to compute.
+        memory: bytes of RAM that the process may take in all, and of the GPU's memory that it may
+            take besides what is taken already; by default `SHARE_OF_RAM` and `SHARE_OF_GPU` of what
+            is free.
+        ranks: the processes that share the work.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: Config,
+        plan: Plan,
+        device: torch.device,
+        memory: float | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.network = network.to(device).eval()
+        self.config = config
+        self.plan = plan
+        self.device = device
+        self.memory = memory
+        self.ranks = ranks or Ranks()
+        self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
+        mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
+        self.scores = WindowScores(self.network, mirror_axes, self.dtype)
+        self.limit = _limit(memory, device, self.ranks.local_count)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path,
+        device: torch.device,
+        overrides: tuple[str, ...] = (),
+        memory: float | None = None,
+        ranks: Ranks | None = None,
+    ) -> Predictor:
+        """Load the network of a checkpoint.
+
+        Args:
+            path: the checkpoint file.
+            device: where to compute.
+            overrides: ``key=value`` changes of keys under ``predict``.
+            memory: as for the class.
+            ranks: as for the class.
+
+        Raises:
+            UserError: if the file is not a checkpoint of seg3d, or another key is changed.
+        """
+        stored, plan, content = load_checkpoint(path)
+        config = config_from_tree(config_tree(stored), overrides, source="--set")
+        for key in changed_keys(stored, config):
+            if not key.startswith("predict."):
+                raise UserError(
+                    f"--set {key}: the network was trained with another value",
+                    legal="keys under predict",
+                )
+        network = build_network(config, plan)
+        network.load_state_dict(content["network"])
+        return cls(network, config, plan, device, memory, ranks)
+
+    def run(
+        self,
+        job: Job,
+        *,
+        probabilities: bool = False,
+        resume: bool = False,
+        advance: Advance = unheard,
+    ) -> None:
+        """Make one prediction and write it.
+
+        Until it is finished, what has been done lies in a hidden folder beside the output (see
+        `seg3d.prediction.unfinished`). It stays there if the process ends, but not if the images
+        turn out to be unusable.
+
+        Args:
+            job: what to predict, and where to.
+            probabilities: write the class probabilities too, a channel for each; in SEG-Y, which
+                has one number for a sample, that of the second of two classes.
+            resume: go on with what is unfinished, and leave alone what is finished.
+            advance: told the number of windows that have just been done.
+
+        Raises:
+            UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
+                the format cannot hold so many probabilities, what has the output's name cannot be
+                replaced, or what is unfinished was begun in another way.
+        """
+        if probabilities:
+            require_room_for_probabilities([job], self.plan.class_names)
+        outputs = self._outputs(job, probabilities)
+        for output in outputs.values():
+            require_replaceable(output.path)
+        unfinished = Unfinished(job.output)
+        if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
+            # A process may have been killed while it removed the rest.
+            unfinished.discard()
+            advance(self.windows(job, probabilities=probabilities))
+            return
+        with CaseReader(job.images, self.plan, read_ahead=True) as case:
+            task = self._agree(case, unfinished, resume, outputs)
+            try:
+                self._fill(case, task, unfinished, advance)
+            except UserError:
+                unfinished.discard()
+                raise
+            self.ranks.wait()
+            if self.ranks.first:
+                packing = unfinished.packing()
+                for name, output in outputs.items():
+                    whole = packing / output.path.name
+                    _write(whole, unfinished, name, case)
+                    put_in_place(whole, output.path)
+                unfinished.discard()
+
+    def windows(self, job: Job, *, probabilities: bool = False) -> int:
+        """How many windows this process does for a job, for a progress bar.
+
+        Args:
+            job: as for `run`.
+            probabilities: as for `run`.
+
+        Raises:
+            UserError: if the volume cannot be used, or the memory does not suffice.
+        """
+        with CaseReader(job.images, self.plan, read_ahead=True) as case:
+            tiling = self._tiling(case, self._outputs(job, probabilities))
+            return _count(case, self._windows(case), self._tiles(case, tiling))
+
+    def probabilities(self, images: Sequence[Path], advance: Advance = unheard) -> np.ndarray:
+        """Class probabilities of a volume, on its own grid, in RAM.
+
+        Args:
+            images: one file per channel, or one with all channels.
+            advance: told the number of windows that have just been done.
+
+        Returns:
+            `(K, X, Y, Z)` float32, in the order of the file's axes.
+
+        Raises:
+            UserError: if the volume cannot be used, or the memory does not suffice.
+        """
+        with CaseReader(images, self.plan, read_ahead=True) as case:
+            tiling = self._tiling(case, {})
+            self._measure(case, tiling)
+            result = np.empty((len(self.plan.classes), *case.header.grid.shape), np.float32)
+            for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
+                for region, found in self._stream(case, tiling, tile, advance):
+                    there = (slice(None), *case.grid_map.in_file(region))
+                    result[there] = case.grid_map.in_file_order(found.cpu().numpy())
+                    del found
+            return result
+
+    def labels(self, classes: np.ndarray) -> np.ndarray:
+        """The values of the training labels that stand for class numbers.
+
+        Args:
+            classes: numbers, of any shape.
+
+        Returns:
+            Values of that shape, in the smallest common integer type that holds them all.
+        """
+        return self._values[classes]
+
+    @cached_property
+    def _values(self) -> np.ndarray:
+        values = [one.values[0] for one in self.plan.classes]
+        for kind in (np.uint8, np.int16, np.int32):
+            if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
+                break
+        return np.array(values, dtype=kind)
+
+    def _outputs(self, job: Job, probabilities: bool) -> dict[str, Output]:
+        outputs = {"labels": Output(job.output, self._values.dtype, 1)}
+        if probabilities:
+            kind, classes = np.dtype(np.float32), len(self.plan.classes)
+            outputs["probabilities"] = Output(job.probabilities, kind, classes)
+        return outputs
+
+    def _agree(
+        self, case: CaseReader, unfinished: Unfinished, resume: bool, outputs: dict[str, Output]
+    ) -> Task:
+        """Begin the task, or find how it was begun; all processes come to the same."""
+        identity = {
+            "images": [stamp(path) for path in case.images],
+            "network": self._fingerprint,
+            "predict": self.config.predict.model_dump(mode="json"),
+            "probabilities": "probabilities" in outputs,
+            "precision": str(self.dtype),
+            "device": self.device.type,
+            "memory": self.memory,
+        }
+        if self.ranks.first and not (resume and unfinished.exists):
+            tiling = self._tiling(case, outputs)
+            self._measure(case, tiling)
+            arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
+            unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
+        self.ranks.wait()
+        return unfinished.task(identity)
+
+    def _fill(self, case: CaseReader, task: Task, unfinished: Unfinished, advance: Advance) -> None:
+        """Write all that is left of this process's share."""
+        case.moments = task.moments
+        tiles = list(self._tiles(case, task.tiling))
+        left = [region for tile in tiles for region in unfinished.left(tile)]
+        windows = self._windows(case)
+        advance(_count(case, windows, tiles) - _count(case, windows, left))
+        for region in left:
+            self._fill_region(case, task, unfinished, region, advance)
+
+    def _fill_region(
+        self, case: CaseReader, task: Task, unfinished: Unfinished, region: Region, advance: Advance
+    ) -> None:
+        written: list[Region] = []
+
+        def note() -> None:
+            if written:
+                done = slice(written[0][0].start, written[-1][0].stop), *region[1:]
+                unfinished.note(done, self.ranks.rank)
+                written.clear()
+
+        def next_windows(count: int) -> None:
+            # Once for each plane of windows, since waiting for the disk takes time.
+            note()
+            advance(count)
+
+        for part, probabilities in self._stream(case, task.tiling, region, next_windows):
+            classes = best_classes(probabilities).cpu().numpy()
+            unfinished.write("labels", part, self.labels(classes)[None])
+            if task.identity["probabilities"]:
+                unfinished.write("probabilities", part, probabilities.cpu().numpy())
+            written.append(part)
+            # It may be a view of a slab, which is not to be held while the next is made.
+            del probabilities
+        note()
+
+    def _measure(self, case: CaseReader, tiling: Tiling) -> None:
+        case.slices_at_once = tiling.slices_read
+        second, third = (len(edges) - 1 for edges in tiling.borders)
+        case.measure((second, third))
+
+    def _stream(
+        self, case: CaseReader, tiling: Tiling, region: Region, advance: Advance
+    ) -> Iterator[tuple[Region, Tensor]]:
+        """Probabilities `(K, d, h, w)` of a region of the file's grid, slab by slab."""
+        grid_map = case.grid_map
+        case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
+        case.slices_at_once = tiling.slices_read
+        slabs = stream_scores(
+            lambda windows: grid_map.from_network(self.scores(grid_map.to_network(windows))),
+            case.read,
+            self._windows(case),
+            grid_map.backward.needed(region),
+            window_batch=tiling.window_batch,
+            device=self.device,
+            advance=advance,
+        )
+        # A map, unlike a generator, holds no slab while it waits for the next.
+        probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
+        return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
+
+    def _windows(self, case: CaseReader) -> Windows:
+        grid_map = case.grid_map
+        size = grid_map.streamed(self.plan.patch_size)
+        windows = Windows.covering(grid_map.shape, size, self.config.predict.overlap)
+        return windows.mirrored(grid_map.streamed_flips)
+
+    def _tiles(self, case: CaseReader, tiling: Tiling) -> Iterator[Region]:
+        """The tiles of this process: of its share of the file's grid along the first axis."""
+        edges = borders(case.grid_map, self._windows(case), 0, self.ranks.count)
+        if self.ranks.rank + 1 < len(edges):
+            yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
+
+    def _tiling(self, case: CaseReader, outputs: Mapping[str, Output]) -> Tiling:
+        work = Work(
+            grid_map=case.grid_map,
+            windows=self._windows(case),
+            channels=len(self.plan.channels),
+            classes=len(self.plan.classes),
+            stored=case.stored_bytes,
+            chunk=case.chunk,
+            written=self._values.itemsize + 4 * len(self.plan.classes),
+            network=self._network_bytes[0],
+            per_window=self._network_bytes[1],
+            files=case.ram
+            + sum(
+                ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
+                for one in outputs.values()
+            ),
+            on_gpu=self.device.type == "cuda",
+        )
+        most = self.config.predict.window_batch
+        return choose_tiling(work, self.limit, most, str(case.images[0]))
+
+    @cached_property
+    def _network_bytes(self) -> tuple[int, int]:
+        """Of the parameters, and of what one window needs besides."""
+        own = sum(one.nbytes for one in (*self.network.parameters(), *self.network.buffers()))
+        shape = (1, len(self.plan.channels), *self.plan.patch_size)
+        kind = self.device.type
+        peak = inference_memory(self.scores, shape, device=kind, workspaces=kind == "cpu")
+        return own, peak - own
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of all that the network is made of."""
+        digest = hashlib.sha256(self.plan.model_dump_json().encode())
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def _limit(memory: float | None, device: torch.device, processes: int) -> Memory:
+    """What a prediction may take."""
+    if device.type != "cuda":
+        return Memory(memory or SHARE_OF_RAM * free_ram() / processes)
+    free, total = torch.cuda.mem_get_info(device)
+    limit = Memory(
+        memory or SHARE_OF_RAM * free_ram() / processes,
+        memory or SHARE_OF_GPU * free,
+    )
+    # Convolutions choose a way that needs less workspace when they meet with the limit.
+    taken = torch.cuda.memory_reserved(device) + limit.gpu
+    torch.cuda.set_per_process_memory_fraction(min(taken / total, 1.0), device)
+    return limit
+
+
+def _count(case: CaseReader, windows: Windows, regions: Iterable[Region]) -> int:
+    """Windows that are needed for regions of the file's grid."""
+    return sum(windows.touching(case.grid_map.backward.needed(one)).count for one in regions)
+
+
+def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+    """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
+    for part in slab[1].split(slices_at_once, dim=1):
+        part.copy_(part.softmax(0))
+    return slab
+
+
+def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:
+    """Write an array, which is in streaming order, to the file that it shall be.
+
+    Of two channels that add up to one, SEG-Y gets the second.
+    """
+    grid_map = case.grid_map
+    dtype, channels = unfinished.dtype(name), unfinished.channels(name)
+    written = slice(-1, None) if suffix(path) in SEGY else slice(None)
+    with create_volume(path, case.header, dtype, len(range(channels)[written])) as volume:
+        slow = {0} if volume.slow_axis is None else {0, grid_map.order.index(volume.slow_axis)}
+        for region in blocks(grid_map.stored, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
+            voxels = grid_map.in_file_order(unfinished.read(name, region)[written])
+            volume.write(grid_map.in_file(region), voxels)

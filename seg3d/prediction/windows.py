@@ -1,0 +1,383 @@
+"""Class scores of volumes of any size from overlapping windows, slab by slab.
+
+The windows lie as MONAI's ``sliding_window_inference`` lays them and blend with its Gaussian
+weights. But they are taken plane by plane along the first axis, and no more is held than the
+planes that overlap: what no window can touch any more is finished and given away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from seg3d.data.grid_map import flipped
+from seg3d.geometry import Shape3
+from seg3d.io.regions import Region, whole
+from seg3d.losses import heads
+
+# Of the side of a window, and the least weight, both as in MONAI.
+SIGMA = 0.125
+LEAST_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a volume lie.
+
+    Attributes:
+        shape: voxels of the volume.
+        size: voxels of a window.
+        starts: ascending, along each axis; a window stands at every combination. They are
+            negative where a volume is smaller than the window, whose rest is then zeros.
+    """
+
+    shape: Shape3
+    size: Shape3
+    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    @classmethod
+    def covering(cls, shape: Shape3, size: Shape3, overlap: float) -> Windows:
+        """Windows that neighbours have a share of ``overlap`` of their side in common."""
+        x, y, z = (_starts(length, side, overlap) for length, side in zip(shape, size, strict=True))
+        return cls(shape, size, (x, y, z))
+
+    @property
+    def count(self) -> int:
+        return math.prod(map(len, self.starts))
+
+    @property
+    def extent(self) -> Region:
+        """The smallest region of the volume that holds all that the windows see of it."""
+        x, y, z = (
+            slice(max(starts[0], 0), min(starts[-1] + side, length))
+            for starts, side, length in zip(self.starts, self.size, self.shape, strict=True)
+        )
+        return x, y, z
+
+    def mirrored(self, axes: Sequence[int]) -> Windows:
+        """The windows of the volume with some axes run through backwards."""
+        x, y, z = (
+            tuple(length - side - one for one in reversed(starts)) if axis in axes else starts
+            for axis, (starts, side, length) in enumerate(
+                zip(self.starts, self.size, self.shape, strict=True)
+            )
+        )
+        return replace(self, starts=(x, y, z))
+
+    def touching(self, region: Region) -> Windows:
+        """Those windows that have a voxel in common with a region."""
+        x, y, z = (
+            tuple(one for one in starts if one < part.stop and one + side > part.start)
+            for starts, side, part in zip(self.starts, self.size, region, strict=True)
+        )
+        return replace(self, starts=(x, y, z))
+
+
+def _starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
+    if length <= side:
+        return (-((side - length) // 2),)
+    step = max(int(side * (1 - overlap)), 1)
+    return (*range(0, length - side, step), length - side)
+
+
+class WindowScores(nn.Module):
+    """A network as the windows need it: one output, averaged over mirror images, in float32.
+
+    Args:
+        network: takes `(B, C, D, H, W)`, gives class scores.
+        mirror_axes: average over all combinations of flips along these axes (0, 1, 2).
+        dtype: of the forward pass (autocast).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mirror_axes: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+        self.flips = [
+            [axis + 2 for axis in axes]
+            for count in range(len(mirror_axes) + 1)
+            for axes in itertools.combinations(mirror_axes, count)
+        ]
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """From `(B, C, D, H, W)` to `(B, K, D, H, W)`."""
+        total: Tensor | None = None
+        with torch.autocast(windows.device.type, self.dtype, self.dtype != torch.float32):
+            for axes in self.flips:
+                scores = heads(self.network(flipped(windows, axes)))[0]
+                scores = flipped(scores, axes).float()
+                total = scores if total is None else total.add_(scores)
+        assert total is not None
+        return total if len(self.flips) == 1 else total.div_(len(self.flips))
+
+
+def stream_scores(
+    score: Callable[[Tensor], Tensor],
+    read: Callable[[Region], Tensor],
+    windows: Windows,
+    region: Region | None = None,
+    *,
+    window_batch: int = 1,
+    device: torch.device,
+    advance: Callable[[int], object] = lambda windows: None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Class scores (before softmax), averaged over windows with Gaussian weights, slab by slab.
+
+    Where the region begins and ends along the first axis does not change the scores, to the last
+    bit: all windows that touch a voxel are added in the same order, in the same batches.
+
+    Args:
+        score: from windows `(B, C, D, H, W)` on ``device`` to scores `(B, K, D, H, W)`.
+        read: gives a region of the volume as `(C, d, h, w)`, where the sums shall be kept. It is
+            called for slabs along the first axis, one behind the other.
+        windows: all windows of the volume.
+        region: where scores are wanted; by default everywhere.
+        window_batch: windows per forward pass, at most.
+        device: of the network.
+        advance: told the number of windows that have just been done.
+
+    Yields:
+        For one slab of the region after the other, the index of its first slice along the
+        volume's first axis, and its scores `(K, d, h, w)` float32.
+    """
+    region = region or whole(windows.shape)
+    windows = windows.touching(region)
+    extent, (side, *_) = windows.extent, windows.size
+    planes, *cross = windows.starts
+    columns = list(itertools.product(*cross))
+    weight: Tensor | None = None
+    image, sums = (_Slabs(_edges(planes, side, part)) for part in (extent[0], region[0]))
+    for plane, following in itertools.zip_longest(planes, planes[1:], fillvalue=region[0].stop):
+        image.drop(plane)
+        for part in image.missing(plane + side):
+            image.add(part.start, read((part, *extent[1:])))
+        for columns_at_once in _evenly(columns, window_batch):
+            places = [(plane, *column) for column in columns_at_once]
+            with torch.inference_mode():
+                result = score(_cut_out(image, places, windows.size, extent).to(device))
+                result = result.to(image.any.device)
+            if weight is None:
+                weight = importance_map(windows.size).to(result.device)
+            for part in sums.missing(plane + side):
+                shape = result.shape[1], *_lengths((part, *region[1:]))
+                sums.add(part.start, torch.zeros(shape, device=result.device))
+            _blend_all(sums, result, weight, places, region)
+            # Here and below, no name may hold what is done with while the network works.
+            del result
+            advance(len(places))
+        assert weight is not None
+        for start in sums.before(following):
+            yield start, _finished(sums.take(start), start, weight, windows, region)
+
+
+def score_slabs(
+    network: nn.Module,
+    image: Tensor,
+    window: Shape3,
+    *,
+    overlap: float,
+    window_batch: int = 1,
+    mirror_axes: Sequence[int] = (),
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    advance: Callable[[int], object] = lambda windows: None,
+) -> Iterator[Tensor]:
+    """Class scores (before softmax) of a volume in memory, slab by slab.
+
+    Args:
+        network: in eval mode, on ``device``.
+        image: `(C, D, H, W)`; smaller volumes than the window are padded with zeros.
+        window: voxels, the patch size of training.
+        overlap: share of a window that neighbouring windows have in common.
+        window_batch: windows per forward pass.
+        mirror_axes: average over all combinations of flips along these axes (0, 1, 2).
+        device: where the network computes; sums are kept where the image is.
+        dtype: of the forward pass (autocast).
+        advance: told the number of windows that have just been done.
+
+    Yields:
+        `(K, d, H, W)` float32, one slab behind the other along the first axis.
+    """
+    # A plain tensor: MONAI's MetaTensor would carry its history through every operation.
+    voxels = image.as_subclass(Tensor)
+    depth, height, width = image.shape[1:]
+    windows = Windows.covering((depth, height, width), window, overlap)
+    slabs = stream_scores(
+        WindowScores(network, mirror_axes, dtype),
+        lambda region: voxels[:, *region],
+        windows,
+        window_batch=window_batch,
+        device=device,
+        advance=advance,
+    )
+    for _, slab in slabs:
+        yield slab
+
+
+def best_classes(scores: Tensor) -> Tensor:
+    """The number of the class with the highest score, the first of equals.
+
+    ``argmax`` along an axis whose elements lie far apart is many times slower on a CPU.
+
+    Args:
+        scores: `(K, ...)`, of at most 256 classes.
+
+    Returns:
+        `(...)` uint8.
+    """
+    best, *others = scores
+    best, numbers = best.clone(), torch.zeros_like(best, dtype=torch.uint8)
+    for number, score in enumerate(others, 1):
+        numbers.masked_fill_(score > best, number)
+        torch.maximum(best, score, out=best)
+    return numbers
+
+
+def importance_map(size: Shape3) -> Tensor:
+    """The weight of every voxel of a window: a Gaussian around its middle, as MONAI's."""
+    weight = torch.ones(())
+    for side in size:
+        distance = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+        line = torch.exp(distance**2 / (-2 * (SIGMA * side) ** 2))
+        weight = weight[..., None] * line
+    return weight.clamp_(min=max(float(weight.min()), LEAST_WEIGHT))
+
+
+class _Slabs:
+    """A stretch of a volume along its first axis, held as slabs that come and go one by one.
+
+    Args:
+        edges: where one slab ends and the next begins, with both ends of the stretch.
+    """
+
+    def __init__(self, edges: Sequence[int]) -> None:
+        self._missing = [slice(*pair) for pair in itertools.pairwise(edges)]
+        self._held: dict[int, Tensor] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        """The slabs `(C, d, h, w)` that are held, each with the index of its first slice."""
+        return iter(self._held.items())
+
+    @property
+    def any(self) -> Tensor:
+        """One of the slabs, for what all have in common."""
+        return next(iter(self._held.values()))
+
+    def missing(self, stop: int) -> Iterator[slice]:
+        """The slabs, not yet held, that are needed up to a slice; each is to be added."""
+        while self._missing and self._missing[0].start < stop:
+            yield self._missing.pop(0)
+
+    def add(self, start: int, slab: Tensor) -> None:
+        self._held[start] = slab
+
+    def before(self, stop: int) -> list[int]:
+        """Where the slabs in front of a slice begin."""
+        return [start for start in self._held if start < stop]
+
+    def take(self, start: int) -> Tensor:
+        """Give away a slab."""
+        return self._held.pop(start)
+
+    def drop(self, stop: int) -> None:
+        """Forget the slabs in front of a slice."""
+        for start in self.before(stop):
+            del self._held[start]
+
+
+def _edges(planes: Sequence[int], side: int, within: slice) -> list[int]:
+    """Where slabs must end for each to be finished by one plane: windows' faces, the ends."""
+    faces = {face for plane in planes for face in (plane, plane + side)}
+    inner = {face for face in faces if within.start < face < within.stop}
+    return sorted(inner | {within.start, within.stop})
+
+
+def _evenly(columns: list[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+    """In as few groups of up to ``most`` as there can be, of about the same size."""
+    groups = math.ceil(len(columns) / most)
+    size, larger = divmod(len(columns), groups)
+    rest = iter(columns)
+    for number in range(groups):
+        yield list(itertools.islice(rest, size + (number < larger)))
+
+
+def _common(start: int, side: int, low: int, high: int) -> tuple[slice, slice]:
+    """What a window and a stretch have in common, counted from the one's start and the other's."""
+    first, last = max(start, low), min(start + side, high)
+    return slice(first - start, last - start), slice(first - low, last - low)
+
+
+def _cut_out(
+    image: _Slabs, places: Sequence[tuple[int, ...]], size: Shape3, extent: Region
+) -> Tensor:
+    """The windows `(B, C, D, H, W)` at ``places``."""
+    windows = image.any.new_zeros(len(places), len(image.any), *size)
+    for window, place in zip(windows, places, strict=True):
+        _fill(window, image, place, extent)
+    return windows
+
+
+def _fill(window: Tensor, image: _Slabs, place: tuple[int, ...], extent: Region) -> None:
+    """Copy the voxels of the window `(C, D, H, W)` at ``place``; outside of the volume are none."""
+    (b, y), (c, z) = (
+        _common(start, side, part.start, part.stop)
+        for start, side, part in zip(place[1:], window.shape[2:], extent[1:], strict=True)
+    )
+    for first, slab in image:
+        a, x = _common(place[0], window.shape[1], first, first + slab.shape[1])
+        if a.start < a.stop:
+            window[:, a, b, c] = slab[:, x, y, z]
+
+
+def _blend_all(
+    sums: _Slabs,
+    result: Tensor,
+    weight: Tensor,
+    places: Sequence[tuple[int, ...]],
+    region: Region,
+) -> None:
+    for scores, place in zip(result, places, strict=True):
+        _blend(sums, scores, weight, place, region)
+
+
+def _blend(
+    sums: _Slabs, scores: Tensor, weight: Tensor, place: tuple[int, ...], region: Region
+) -> None:
+    """Add the weighted scores `(K, D, H, W)` of the window at ``place``."""
+    (b, y), (c, z) = (
+        _common(start, side, part.start, part.stop)
+        for start, side, part in zip(place[1:], weight.shape[1:], region[1:], strict=True)
+    )
+    for first, slab in sums:
+        a, x = _common(place[0], len(weight), first, first + slab.shape[1])
+        if a.start < a.stop:
+            slab[:, x, y, z].addcmul_(scores[:, a, b, c], weight[a, b, c])
+
+
+def _finished(slab: Tensor, start: int, weight: Tensor, windows: Windows, region: Region) -> Tensor:
+    """Scores `(K, d, h, w)` from their weighted sum over a region's slices from ``start`` on."""
+    here = slice(start, start + slab.shape[1]), *region[1:]
+    return slab.div_(_total_weight(windows, weight, here))
+
+
+def _total_weight(windows: Windows, weight: Tensor, region: Region) -> Tensor:
+    """The sum of the weights of all windows, `(d, h, w)`, over a region."""
+    total = _Slabs(())
+    total.add(region[0].start, torch.zeros(1, *_lengths(region), device=weight.device))
+    for place in itertools.product(*windows.touching(region).starts):
+        _blend(total, weight.new_ones(()).expand(1, *weight.shape), weight, place, region)
+    return total.any[0]
+
+
+def _lengths(parts: Sequence[slice]) -> list[int]:
+    return [part.stop - part.start for part in parts]

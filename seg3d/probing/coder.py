@@ -1,0 +1,158 @@
+"""What coding a tensor takes, whoever does it: which bricks, which rotation, which levels.
+
+The encoder and the decoder of `seg3d.probing.rotated` are made of it; the GPU kernels take from
+it all that they are told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seg3d.probing.bricks import BrickGrid
+from seg3d.probing.keys import ProbeKey, random_words
+from seg3d.probing.packing import Codebook, multiply_by_signs_
+
+ROTATION_STREAM, SIGNS_STREAM, CHOICE_STREAM = 0, 1, 3
+
+
+class Coder:
+    """What encoding and decoding have in common.
+
+    Attributes:
+        grid: the bricks.
+        choice: which of them are coded.
+        key: of the draw.
+        dtype: of rows of voxels.
+        kept: packed signs, means, codes and scales.
+    """
+
+    kept: tuple[Tensor, ...]
+
+    def __init__(
+        self,
+        bits: float,
+        most_voxels: int,
+        shape: torch.Size,
+        key: ProbeKey,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.grid = BrickGrid.of(shape, most_voxels)
+        self.choice = Choice(bits, self.grid, key, device)
+        self.key = key
+        self.dtype = dtype
+        self._device = device
+
+    # The kernels have no use for these two.
+    @cached_property
+    def rotation(self) -> Rotation:
+        return Rotation(self.grid.voxels, self.key, self._device, self.dtype)
+
+    @cached_property
+    def codebook(self) -> Codebook:
+        return Codebook(self.choice.code_bits, self._device, self.rotation.dtype)
+
+
+class Choice:
+    """Which bricks are coded: all of them, or one, drawn at random, of every few in a row.
+
+    Attributes:
+        code_bits: bits a voxel of a coded brick.
+        count: number of coded bricks in the grid.
+    """
+
+    def __init__(self, bits: float, grid: BrickGrid, key: ProbeKey, device: torch.device) -> None:
+        self.code_bits = max(1, round(bits))
+        self.row = grid.row
+        self.per_group = round(1 / bits) if bits < 1 else 1
+        self.groups = -(-grid.row // self.per_group)
+        self.count = grid.bricks // max(1, grid.row) * self.groups
+        self.device = device
+        self._number = key.number(CHOICE_STREAM)
+
+    def of(self, numbers: slice) -> tuple[slice, Tensor | None, Tensor | None]:
+        """For whole rows of bricks: their places among the coded ones, which ones, and weights.
+
+        Which ones are counted from the first of ``numbers``; None stands for all. The weights,
+        a column, are the inverses of the odds of being drawn.
+        """
+        if self.per_group == 1:
+            return numbers, None, None
+        first, last = numbers.start // self.row, numbers.stop // self.row
+        group = torch.arange(first * self.groups, last * self.groups, device=self.device)
+        row, place = group // self.groups - first, group % self.groups * self.per_group
+        size = (self.row - place).clamp_max_(self.per_group)
+        draw = random_words(self._number, group) & 0x7FFFFFFF
+        chosen = row * self.row + place + (draw * size >> 31)
+        return slice(first * self.groups, last * self.groups), chosen, size[:, None]
+
+
+class Rotation:
+    """One Haar-random matrix, preceded by random signs of its own for every brick.
+
+    Attributes:
+        dtype: of the factors of its products.
+    """
+
+    def __init__(
+        self, voxels: int, key: ProbeKey, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        # One matrix serves all layers of a step, which saves a QR factorisation for each;
+        # the signs of every brick of every layer differ.
+        matrix = haar_matrix(replace(key, layer=0), voxels)
+        if multiplies_bf16(device) and type(matrix) is Tensor and dtype == torch.float32:
+            dtype = torch.bfloat16
+        self.dtype = dtype
+        self._matrix = matrix.to(device, dtype, non_blocking=True)
+        self._signs_number = key.number(SIGNS_STREAM)
+
+    def forwards(self, rows: Tensor, bricks: Tensor, precision: torch.dtype) -> Tensor:
+        """Rotate ``(bricks, voxels)`` of numbers that have the precision of this type.
+
+        ``bricks`` are their numbers. The rows are written over.
+        """
+        multiply_by_signs_(rows, bricks, self._signs_number)
+        factors, matrix = rows, self._matrix
+        if torch.finfo(self.dtype).eps > torch.finfo(precision).eps:
+            # What rounding takes from the rows would be missing in the mean over R.
+            factors = rows.new_empty(len(rows), 2, rows.shape[1], dtype=self.dtype)
+            factors[:, 0] = rows
+            factors[:, 1] = rows.sub_(factors[:, 0])
+            factors, matrix = factors.flatten(1), matrix.repeat(2, 1)
+        return (factors.to(self.dtype) @ matrix).to(rows.dtype)
+
+    def backwards(self, levels: Tensor, bricks: Tensor, dtype: torch.dtype) -> Tensor:
+        """Undo :meth:`forwards`, in :attr:`dtype` and then in the other."""
+        rows = (levels @ self._matrix.T).to(dtype)
+        return multiply_by_signs_(rows, bricks, self._signs_number)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether this is a CPU with instructions for it, which are faster than those for float32.
+
+    What rounding R and its products to 8 bits of mantissa adds is small beside the error of the
+    codes, and as often positive as negative, whatever the sign of what R is multiplied by.
+    """
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def haar_matrix(key: ProbeKey, voxels: int) -> Tensor:
+    """A matrix from the uniform distribution on the orthogonal group, ``(voxels, voxels)``."""
+    matrix = torch.empty(voxels, voxels, dtype=torch.float64, device="cpu")
+    # Fake tensors, with which memory is measured, have no values and must not be remembered.
+    return _drawn_haar_matrix(key, voxels) if type(matrix) is Tensor else matrix
+
+
+@lru_cache(maxsize=16)
+def _drawn_haar_matrix(key: ProbeKey, voxels: int) -> Tensor:
+    """By QR factorisation of a normal matrix (Mezzadri, arXiv math-ph/0609050, section 5)."""
+    normal = np.random.default_rng(key.entropy(ROTATION_STREAM)).standard_normal((voxels, voxels))
+    # torch's QR and not numpy's, whose own pool of threads would fight with torch's.
+    orthogonal, triangular = torch.linalg.qr(torch.from_numpy(normal))
+    # Without the signs of the diagonal the law of Q would depend on the algorithm.
+    return orthogonal * triangular.diagonal().sign()

@@ -1,0 +1,129 @@
+"""Self-contained checkpoints: all that prediction and an exact continuation need."""
+
+from __future__ import annotations
+
+import platform
+import random
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seg3d import __version__
+from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.common.errors import UserError
+from seg3d.common.files import atomic_write
+from seg3d.plan import Plan
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any]) -> None:
+    """Write ``state`` with the config, the plan, the versions and all random states.
+
+    Args:
+        path: appears under this name only when it is whole.
+        config: of the run.
+        plan: of the run.
+        state: tensors, numbers, text, lists and dictionaries of them.
+    """
+    content = {
+        "format": FORMAT,
+        "config": config_tree(config),
+        "plan": plan.model_dump(mode="json"),
+        "versions": versions(),
+        "random": _random_states(),
+        **state,
+    }
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
+    """Read a checkpoint without running any code in it.
+
+    Returns:
+        The config, the plan and the whole content.
+
+    Raises:
+        UserError: if the file is missing, damaged or not a checkpoint of seg3d.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        with warnings.catch_warnings():
+            # About the pickles of other people's files; the refusal below says enough.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"holds a {type(content).__name__}")
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"checkpoint {path} is of format {content['format']}",
+                legal=f"format {FORMAT}",
+                fix=f"use the version of seg3d that wrote it ({content['versions']['seg3d']})",
+            )
+        config = config_from_tree(content["config"], source=str(path))
+        return config, Plan.model_validate(content["plan"]), content
+    except UserError:
+        raise
+    except Exception as error:
+        # A damaged file can raise almost anything; of long messages the first sentence will do.
+        raise UserError(
+            f"{path} is damaged or not a checkpoint of seg3d",
+            given=f"{type(error).__name__}: {error}".partition("\n")[0].partition(". ")[0],
+        ) from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint to predict with: ``path`` itself, or the best one of a run folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if path.is_file():
+        return path
+    for name in ("best.pt", "last.pt"):
+        if (path / "checkpoints" / name).is_file():
+            return path / "checkpoints" / name
+    raise UserError(
+        f"{path} holds no checkpoint" if path.is_dir() else f"{path} does not exist",
+        legal="a run folder with checkpoints/best.pt or checkpoints/last.pt, or a checkpoint file",
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {
+        "seg3d": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "monai": metadata.version("monai"),
+        "numpy": np.__version__,
+    }
+
+
+def restore_random_states(content: dict[str, Any]) -> None:
+    """Put Python, NumPy and PyTorch where they were when the checkpoint was written."""
+    states = content["random"]
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, words, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, np.array(words, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _random_states() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
+    kind, numpy_words, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, [int(word) for word in numpy_words], position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }

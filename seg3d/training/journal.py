@@ -1,0 +1,58 @@
+"""The record of a run: TensorBoard for people, ``log.jsonl`` for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from seg3d.common.files import atomic_write
+
+
+class Journal:
+    """Write the same scalars to TensorBoard and to a JSON-lines file, one line per epoch.
+
+    Args:
+        tensorboard: folder of the event files.
+        log: the JSON-lines file.
+        epochs_done: epochs that the run being continued has finished; later records, written by
+            a process that was killed, are dropped.
+    """
+
+    def __init__(self, tensorboard: Path, log: Path, epochs_done: int) -> None:
+        self.log = log
+        rows = log.read_text().splitlines() if log.is_file() else []
+        with atomic_write(log) as temporary:
+            kept = [row for row in rows if _epoch(row) <= epochs_done]
+            temporary.write_text("".join(f"{row}\n" for row in kept))
+        self.writer = SummaryWriter(str(tensorboard), purge_step=epochs_done + 1)
+
+    def scalars(self, epoch: int, values: dict[str, float]) -> None:
+        """Record ``values`` under their TensorBoard tags for an epoch, counted from 1."""
+        for tag, value in values.items():
+            if np.isfinite(value):
+                self.writer.add_scalar(tag, value, epoch)
+        self.writer.flush()
+        row = {"epoch": epoch} | {
+            tag: float(f"{value:.6g}") if np.isfinite(value) else None
+            for tag, value in values.items()
+        }
+        with self.log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def picture(self, epoch: int, tag: str, picture: np.ndarray) -> None:
+        """Record an `(H, W, 3)` picture of uint8."""
+        self.writer.add_image(tag, picture, epoch, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _epoch(row: str) -> float:
+    try:
+        return float(json.loads(row)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        # The last line of a killed process may be half a line.
+        return float("inf")

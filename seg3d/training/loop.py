@@ -1,0 +1,186 @@
+"""Training: `fit` is the loop, `train` sets up what goes into it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+
+from seg3d.common.device import choose_device
+from seg3d.common.printing import print_as_is
+from seg3d.common.progress import Bar, progress_bar
+from seg3d.common.stopping import Reason, StopRequest
+from seg3d.config import save_config
+from seg3d.data.cache import training_cache
+from seg3d.data.cases import Case
+from seg3d.data.loaders import patch_loader, patch_stream
+from seg3d.data.splits import save_splits
+from seg3d.data.transforms import IMAGE
+from seg3d.plan import save_plan
+from seg3d.runs.checkpoint import load_checkpoint, restore_random_states
+from seg3d.runs.run_folder import Run
+from seg3d.training.journal import Journal
+from seg3d.training.preparation import Prepared, save_stamps
+from seg3d.training.trainer import Trainer, chooses_bits
+from seg3d.training.validation import validate
+
+TRIAL_PATCHES = 6  # by which the bits are chosen
+
+Ending = Literal["finished"] | Reason
+
+
+def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console) -> Ending:
+    """Train, or continue to train, a prepared run to its end.
+
+    Args:
+        prepared: config, plan and cases.
+        run: the folder to write to.
+        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        resume: continue from the last checkpoint of the run.
+        console: for messages and progress.
+
+    Returns:
+        How it ended. Unless finished, ``resume`` continues it.
+
+    Raises:
+        UserError: if the device or a setting does not suit.
+        RunFailed: if the loss stops being finite.
+    """
+    config, plan = prepared.config, prepared.plan
+    trainer = Trainer(config, plan, run, choose_device(device_name))
+    cache = training_cache(prepared.train, config, plan, run.cache)
+    # Not before this has gone well: a start that fails leaves nothing behind.
+    save_config(config, run.config)
+    save_plan(plan, run.plan)
+    if not run.splits.exists():
+        save_splits(prepared.splits, run.splits)
+    save_stamps(prepared.stamps, run.cases)
+    if not resume:
+        # Whatever ends it from here on, it can be resumed: a start is a resume from step 0.
+        trainer.save(run.last)
+    checkpoint = load_checkpoint(run.last)[2]
+    trainer.load(checkpoint)
+    print_as_is(console, f"preprocessed volumes: {cache}")
+    with progress_bar(console, "preprocessing", len(cache)) as bar:
+        try:
+            cache.fill(bar.advance)
+        except KeyboardInterrupt:
+            return "interrupted"
+    stream = patch_stream(cache, config, plan)
+    per_step = config.train.batch_size * config.train.accumulate
+    steps = config.train.epochs * config.train.iterations_per_epoch
+    done = trainer.position.step
+
+    def trial() -> list[dict[str, Any]]:
+        """Patches behind the last of those that training itself will see."""
+        return [stream[steps * per_step + index] for index in range(TRIAL_PATCHES)]
+
+    if chooses_bits(config) and not trainer.bits_are_chosen:
+        console.print(trainer.choose_bits(trial()), highlight=False)
+        restore_random_states(checkpoint)
+        trainer.save(run.last)
+    batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
+    journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
+    stop = StopRequest(config.train.max_time)
+    console.print(
+        f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
+            "torch.", ""
+        )
+    )
+    restore_random_states(checkpoint)
+    with stop.listening(), progress_bar(console, "training", steps, done) as bar:
+        ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
+        if ending != "finished":
+            trainer.save(run.last)
+    journal.close()
+    return ending
+
+
+def fit(
+    trainer: Trainer,
+    batches: Iterator[dict[str, Any]],
+    trial: Callable[[], Sequence[dict[str, Any]]],
+    val_cases: Sequence[Case],
+    journal: Journal,
+    stop: StopRequest,
+    bar: Bar,
+    console: Console,
+) -> Ending:
+    """The training loop: from where the trainer stands to the end, or to a request to stop."""
+    position, train = trainer.position, trainer.config.train
+    while position.epochs_done < train.epochs:
+        clock = EpochClock(batches)
+        while position.step < (position.epochs_done + 1) * train.iterations_per_epoch:
+            if stop.reason:
+                return stop.reason
+            trainer.step(clock)
+            bar.advance()
+        speed = clock.read()
+        validation = None
+        if trainer.validation_is_due:
+            validation = validate(
+                trainer.network,
+                trainer.plan,
+                val_cases,
+                overlap=trainer.config.validation.overlap,
+                dtype=trainer.dtype,
+                stop=stop,
+                describe=bar.describe,
+            )
+            bar.describe("training")
+            if validation is None:
+                # Cut short: it is done again, from the same weights, when the run is resumed.
+                return stop.reason or "interrupted"
+        scalars = trainer.close_epoch(speed, validation)
+        journal.scalars(position.epochs_done, scalars)
+        if validation is not None:
+            journal.picture(position.epochs_done, "validation", validation.picture)
+        if trainer.bits_are_due:
+            console.print(trainer.choose_bits(trial()), highlight=False)
+        # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
+        trainer.keep(validation)
+        console.print(
+            epoch_line(position.epochs_done, train.epochs, scalars), highlight=False, soft_wrap=True
+        )
+    return "finished"
+
+
+def epoch_line(epoch: int, epochs: int, scalars: dict[str, float]) -> str:
+    """One line for people about an epoch."""
+    line = f"epoch {epoch}/{epochs}  loss {scalars['loss/loss']:.4f}"
+    dice = [
+        f"{tag.removeprefix('dice/')} {value:.3f}"
+        for tag, value in scalars.items()
+        if tag.startswith("dice/")
+    ]
+    return f"{line}  Dice: {', '.join(dice)}" if dice else line
+
+
+class EpochClock:
+    """Pass batches on and keep time: of an epoch, and of the waiting for its data."""
+
+    def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
+        self.batches = batches
+        self.start = time.perf_counter()
+        self.waited = 0.0
+        self.patches = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        asked = time.perf_counter()
+        batch = next(self.batches)
+        self.waited += time.perf_counter() - asked
+        self.patches += len(batch[IMAGE])
+        return batch
+
+    def read(self) -> dict[str, float]:
+        """Patches per second, and the share of the time that was spent waiting for them."""
+        elapsed = max(time.perf_counter() - self.start, 1e-9)
+        return {
+            "speed/patches_per_second": self.patches / elapsed,
+            "speed/data_wait_fraction": self.waited / elapsed,
+        }

@@ -1,0 +1,200 @@
+"""Everything that changes during training, and how it is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import default_collate
+
+from seg3d.common.device import compute_dtype
+from seg3d.common.errors import RunFailed
+from seg3d.config import Config
+from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.losses import heads
+from seg3d.memory import peak_gib
+from seg3d.plan import Plan, build_loss, build_network
+from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
+from seg3d.probing.bits import rotated_layers, summary
+from seg3d.runs.checkpoint import save_checkpoint
+from seg3d.runs.run_folder import Run
+from seg3d.training.optimiser import make_optimizer, make_schedule
+from seg3d.training.validation import Validation
+
+
+@dataclass
+class Position:
+    """How far a run has come; together with the seed it determines all that follows.
+
+    Attributes:
+        step: optimiser steps done. The sampler stands at ``step × accumulate × batch_size``.
+        epochs_done: epochs whose closing (validation, log) is done too.
+        best_dice: of the validations so far.
+        sums: of the losses over the steps of the epoch under way.
+    """
+
+    step: int = 0
+    epochs_done: int = 0
+    best_dice: float = -1.0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Everything that changes during training, and how it is stored."""
+
+    def __init__(self, config: Config, plan: Plan, run: Run, device: torch.device) -> None:
+        torch.manual_seed(config.train.seed)
+        self.config = config
+        self.plan = plan
+        self.run = run
+        self.device = device
+        self.dtype = compute_dtype(config.train.amp, device)
+        self.network: nn.Module = build_network(config, plan).to(device)
+        self.optimizer = make_optimizer(self.network, config.train)
+        self.schedule = make_schedule(self.optimizer, config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.loss = build_loss(config.loss, plan.class_names)
+        self.position = Position()
+        self.bits_are_chosen = False
+
+    def save(self, path: Path) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": vars(self.position),
+            "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
+            "bits_are_chosen": self.bits_are_chosen,
+        }
+        save_checkpoint(path, self.config, self.plan, state)
+
+    def load(self, content: dict[str, Any]) -> None:
+        self.network.load_state_dict(content["network"])
+        # The settings are the config's, which may have changed since; the rest goes on.
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**content["optimizer"], "param_groups": settings})
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
+        self.position = Position(**content["position"])
+        self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
+        self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
+        if self.bits_are_chosen:
+            set_bits(self.network, content["bits"])
+
+    def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
+        """Choose the bits of every layer by what single patches show; returns a line about it.
+
+        Weights that no step has trained yet would ask for too many: they get bits by rule.
+        """
+
+        def backward(patch: dict[str, Any]) -> None:
+            scale = math.inf
+            # Again with a smaller scale, down to 1, as long as half-precision gradients overflow.
+            while 1 <= self.scaler.get_scale() < scale:
+                scale = self.scaler.get_scale()
+                self.optimizer.zero_grad(set_to_none=True)
+                losses = self.losses(default_collate([patch]))
+                self.scaler.scale(losses["loss"]).backward()
+                self.scaler.unscale_(self.optimizer)
+                self.scaler.update()
+
+        runs = [partial(backward, patch) for patch in patches]
+        if self.position.step == 0:
+            chosen = first_bits(self.network, runs[0])
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
+            chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+        self.bits_are_chosen = True
+        return f"bits per voxel: {summary(chosen)}"
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Forward pass of a batch."""
+        image = batch[IMAGE].to(self.device, non_blocking=True)
+        target = batch[LABEL].to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
+            scores = heads(self.network(image))
+        losses: dict[str, torch.Tensor] = self.loss(scores, target)
+        return losses
+
+    def step(self, batches: Iterator[dict[str, Any]]) -> None:
+        """One optimiser step from ``accumulate`` batches.
+
+        Raises:
+            RunFailed: if the loss is not finite, naming the cases of the batch.
+        """
+        train = self.config.train
+        set_probe_step(self.network, train.seed, self.position.step)
+        for _ in range(train.accumulate):
+            batch = next(batches)
+            losses = self.losses(batch)
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            if not math.isfinite(values["loss"]):
+                raise RunFailed(
+                    f"the loss became {values['loss']} in step {self.position.step + 1}\n"
+                    f"  cases: {', '.join(batch['name'])}\n"
+                    "  to do: look at these volumes; lower train.learning_rate; or train.amp=off"
+                )
+            for name, value in values.items():
+                share = value / train.accumulate
+                self.position.sums[name] = self.position.sums.get(name, 0.0) + share
+            self.scaler.scale(losses["loss"] / train.accumulate).backward()
+        self.scaler.unscale_(self.optimizer)
+        if train.clip is not None:
+            clip_grad_norm_(self.network.parameters(), train.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.position.step += 1
+
+    @property
+    def bits_are_due(self) -> bool:
+        """Whether bits are to be chosen anew: after the first epoch, 4, 16, 64, ..."""
+        epochs = self.position.epochs_done
+        fours = epochs & (epochs - 1) == 0 and epochs.bit_length() % 2 == 1
+        return chooses_bits(self.config) and fours and epochs < self.config.train.epochs
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether the epoch under way ends with a validation; the last one always does."""
+        epoch = self.position.epochs_done + 1
+        return epoch % self.config.validation.every == 0 or epoch == self.config.train.epochs
+
+    def close_epoch(
+        self, speed: dict[str, float], validation: Validation | None
+    ) -> dict[str, float]:
+        """Count the epoch as done and return what is to be logged."""
+        position, train = self.position, self.config.train
+        scalars = {
+            f"loss/{name}": value / train.iterations_per_epoch
+            for name, value in position.sums.items()
+        } | {
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "memory/peak_gib": peak_gib(self.device),
+            **speed,
+        }
+        position.epochs_done += 1
+        position.sums = {}
+        if validation is not None:
+            scalars |= {f"dice/{name}": value for name, value in validation.dice.items()}
+            scalars["dice/mean"] = validation.mean_dice
+        return scalars
+
+    def keep(self, validation: Validation | None) -> None:
+        """Write the last checkpoint, and the best one if this validation was the best so far."""
+        if validation is not None and validation.mean_dice > self.position.best_dice:
+            self.position.best_dice = validation.mean_dice
+            self.save(self.run.best)
+        self.save(self.run.last)
+
+
+def chooses_bits(config: Config) -> bool:
+    """Whether the bits of the layers are to be measured and not given."""
+    return config.probing.sketch == "rotated" and config.probing.bits == "auto"

@@ -1,0 +1,118 @@
+"""What the default network promises: a training step in less memory than plain inference.
+
+Widths of nnU-Net, two cubes of 128³ voxels, a bit per voxel in every layer, which is the most
+that is commonly kept. All bytes are counted under fake tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from seg3d.benchmarks.baselines import CHANNELS, PlainUNet3d, blocks, checkpointed, stages
+from seg3d.memory import TrainingMemory, training_memory
+from seg3d.networks import UNet3d
+from seg3d.probing import first_bits, set_bits
+from seg3d.probing.probed_layer import ProbedLayer
+
+SHAPE = (2, 1, 128, 128, 128)
+CLASSES = 3
+# The part of each limit by which a figure may be above it.
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Precision:
+    name: str
+    dtype: torch.dtype
+    amp: bool
+    # Saved bytes are at most this part of the plain ones.
+    saved: float
+
+
+PRECISIONS = [
+    Precision("float32", torch.float32, False, 1 / 16),
+    Precision("bfloat16 by autocast", torch.bfloat16, True, 1 / 10),
+    Precision("bfloat16", torch.bfloat16, False, 1 / 10),
+]
+
+
+@dataclass(frozen=True)
+class Steps:
+    precision: Precision
+    plain: TrainingMemory
+    per_block: TrainingMemory
+    per_stage: TrainingMemory
+    probed: TrainingMemory
+
+
+def probed() -> UNet3d:
+    network = UNet3d(1, CLASSES, CHANNELS)
+    for layer in network.modules():
+        if isinstance(layer, ProbedLayer) and layer.sketch != "exact":
+            layer.set_sketch("rotated", layer.rank, bits=1)
+    return network
+
+
+@pytest.fixture(scope="module", params=PRECISIONS, ids=lambda precision: precision.name)
+def steps(request: pytest.FixtureRequest) -> Steps:
+    precision: Precision = request.param
+
+    def step(make: Callable[[], nn.Module]) -> TrainingMemory:
+        with torch.device("meta"):
+            network = make()
+        return training_memory(network, SHAPE, precision.dtype, amp=precision.amp)
+
+    return Steps(
+        precision,
+        plain=step(lambda: UNet3d(1, CLASSES, CHANNELS, "exact")),
+        per_block=step(lambda: checkpointed(PlainUNet3d(1, CLASSES, CHANNELS), blocks)),
+        per_stage=step(lambda: checkpointed(PlainUNet3d(1, CLASSES, CHANNELS), stages)),
+        probed=step(probed),
+    )
+
+
+def assert_at_most(limit: float, measured: int, reference: int) -> None:
+    ratio = measured / reference
+    assert ratio <= limit * (1 + TOLERANCE), f"{ratio:.4f} instead of at most {limit:.4f}"
+
+
+def test_peak_is_a_fifth_of_plain_training(steps: Steps) -> None:
+    assert_at_most(0.20, steps.probed.peak, steps.plain.peak)
+
+
+def test_peak_is_below_plain_inference(steps: Steps) -> None:
+    assert_at_most(0.65, steps.probed.peak, steps.plain.inference_peak)
+
+
+def test_peak_is_less_than_a_third_of_the_best_checkpointing(steps: Steps) -> None:
+    checkpointing = min(steps.per_block.peak, steps.per_stage.peak)
+    assert_at_most(0.30, steps.probed.peak, checkpointing)
+
+
+def test_saved_bytes_are_a_small_part_of_the_plain_ones(steps: Steps) -> None:
+    assert_at_most(steps.precision.saved, steps.probed.saved, steps.plain.saved)
+
+
+def test_checkpointing_is_measured_as_such(steps: Steps) -> None:
+    best = min(steps.per_block.peak, steps.per_stage.peak)
+    assert 0.5 * steps.plain.peak < best < 0.8 * steps.plain.peak
+
+
+def test_auto_begins_with_no_more_than_one_bit_in_every_layer() -> None:
+    """And never keeps more than that: see tests/probing/test_bits.py."""
+    with FakeTensorMode():
+        fake = UNet3d(1, CLASSES, CHANNELS)
+        bits = first_bits(fake, lambda: fake(torch.empty(1, *SHAPE[1:])))
+    peaks = []
+    for choice in (bits, 1):
+        with torch.device("meta"):
+            network = UNet3d(1, CLASSES, CHANNELS)
+        set_bits(network, choice)
+        peaks.append(training_memory(network, SHAPE, torch.bfloat16, amp=True).peak)
+    assert 0.8 * peaks[1] < peaks[0] <= peaks[1]

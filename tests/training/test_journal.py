@@ -1,0 +1,95 @@
+"""What is written can be read: by TensorBoard, line by line, and after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from seg3d.training.journal import Journal
+
+
+def open_journal(folder: Path, epochs_done: int = 0) -> Journal:
+    return Journal(folder / "tensorboard", folder / "log.jsonl", epochs_done)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard"), {"images": 0}).Reload()
+
+
+def test_scalars_and_pictures_are_readable(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    journal.scalars(1, {"loss/loss": 1.2345678, "dice/liver": float("nan"), "dice/mean": 0.0})
+    journal.scalars(2, {"loss/loss": 1e-9, "dice/liver": 0.75, "dice/mean": float("inf")})
+    picture = np.zeros((20, 30, 3), np.uint8)
+    picture[:10, :, 0] = 255
+    journal.picture(2, "validation", picture)
+    journal.close()
+    assert rows(tmp_path) == [
+        {"epoch": 1, "loss/loss": 1.23457, "dice/liver": None, "dice/mean": 0.0},
+        {"epoch": 2, "loss/loss": 1e-9, "dice/liver": 0.75, "dice/mean": None},
+    ]
+    read = events(tmp_path)
+    assert set(read.Tags()["scalars"]) == {"loss/loss", "dice/liver", "dice/mean"}
+    assert [(one.step, one.value) for one in read.Scalars("loss/loss")] == [
+        (1, pytest.approx(1.2345678)),
+        (2, pytest.approx(1e-9)),
+    ]
+    assert [one.step for one in read.Scalars("dice/liver")] == [2]
+    (shown,) = read.Images("validation")
+    assert (shown.step, shown.width, shown.height) == (2, 30, 20)
+
+
+def test_an_epoch_can_be_read_while_training_goes_on(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    journal.scalars(1, {"loss/loss": 1.0})
+    assert len(rows(tmp_path)) == 1
+    assert len(events(tmp_path).Scalars("loss/loss")) == 1
+    journal.close()
+
+
+def test_a_resumed_run_drops_what_it_does_again(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    for epoch in range(1, 6):
+        journal.scalars(epoch, {"loss/loss": float(epoch)})
+    journal.close()
+    journal = open_journal(tmp_path, epochs_done=3)
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
+    journal.scalars(4, {"loss/loss": 40.0})
+    journal.close()
+    assert [row["loss/loss"] for row in rows(tmp_path)] == [1, 2, 3, 40]
+    read = [(one.step, one.value) for one in events(tmp_path).Scalars("loss/loss")]
+    assert read == [(1, 1), (2, 2), (3, 3), (4, 40)]
+
+
+@pytest.mark.parametrize(
+    "half", ['{"epoch": 3, "loss/lo', '{"epoch": 3', "[3]", '{"loss": 3}', "3"]
+)
+def test_half_a_line_is_dropped(tmp_path: Path, half: str) -> None:
+    journal = open_journal(tmp_path)
+    for epoch in (1, 2):
+        journal.scalars(epoch, {"loss/loss": 1.0})
+    journal.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(half)
+    journal = open_journal(tmp_path, epochs_done=5)
+    journal.scalars(3, {"loss/loss": 2.0})
+    journal.close()
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_a_new_run_starts_with_an_empty_log(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1, "loss/loss": 9.0}\n')
+    before = torch.get_rng_state()
+    open_journal(tmp_path).close()
+    assert rows(tmp_path) == []
+    assert torch.equal(before, torch.get_rng_state())
