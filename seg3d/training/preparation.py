@@ -62,7 +62,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     Args:
         config: of the run.
         run: its folder.
-        resume: take the plan from the last checkpoint; of the cases, only those are surveyed that
+        resume: take the plan from the last checkpoint; of the cases, only those are looked at that
             have come or changed since.
         console: for what was found.
 

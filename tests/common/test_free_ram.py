@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seg3d import free_ram as module
+from seg3d.common import free_ram as module
 from seg3d.common.free_ram import VERSION_1, VERSION_2, free_ram
 
 FREE = 1000

@@ -182,7 +182,7 @@ def test_converting_takes_the_memory_of_blocks(tmp_path):
     path = sparse_nifti(tmp_path / "a.nii", (256, 256, 512))
     program = (
         "from pathlib import Path\nfrom rich.console import Console\n"
-        "from seg3d import convert_volume as module\nmodule.BLOCK_BYTES = 2**23\nbegin()\n"
+        "from seg3d.io import convert as module\nmodule.BLOCK_BYTES = 2**23\nbegin()\n"
         "module.convert_volume(Path(sys.argv[1]), Path(sys.argv[2]), Console())"
     )
     assert peak_growth(program, path, tmp_path / "b.npy") < 3 * 8 + 16

@@ -88,7 +88,7 @@ KILLED_AT_THE_END = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from seg3d import files
+from seg3d.common import files
 from seg3d.prediction.jobs import Job
 from seg3d.prediction.predictor import Predictor
 
