@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -21,8 +20,3 @@ debug_option = click.option(
 device_option = click.option(
     "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
 )
-
-
-def data_override(folder: Path | None) -> tuple[str, ...]:
-    """``--data`` as a ``--set``."""
-    return () if folder is None else (f"data.folder={json.dumps(str(folder.absolute()))}",)
