@@ -41,10 +41,8 @@ def train(
       seg3d train configs/medical_ct.yaml --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
-    from rich.console import Console
-
     from seg3d.common.device import choose_device
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.config import load_config
     from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
     from seg3d.training.loop import train as train_run
@@ -56,7 +54,7 @@ def train(
         overrides += (f"data.fold={fold}",)
     asked = load_config(config, overrides)
     run = Run(run_folder or default_run_folder(config, asked.data.fold))
-    console = Console()
+    console = make_console()
     if resume:
         settings, differing = resume_run(run, asked, overrides)
         if differing:
