@@ -68,7 +68,7 @@ def run_info(run: Path) -> str:
             f"step {position['step']}",
             f"best Dice {best}",
             f"data      {plan.dataset}",
-            f"labels    {labels}",
+            f"labels    {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
             f"patch     {' × '.join(map(str, plan.patch_size))} voxels",
             f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
             f"sketch {config.probing.sketch}",

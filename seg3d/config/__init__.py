@@ -6,7 +6,7 @@ package reads raw dictionaries.
 
 from seg3d.config.augment import AugmentConfig, ElasticConfig
 from seg3d.config.keys import documented_horizon_keys, documented_keys
-from seg3d.config.labels import HorizonsConfig
+from seg3d.config.labels import REST_NAME, HorizonsConfig, Rest
 from seg3d.config.loading import config_from_tree, config_tree, load_config, save_config
 from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
 from seg3d.config.quantities import parse_bytes
@@ -15,6 +15,7 @@ from seg3d.config.sections import Config, DataConfig, LossConfig, PatchConfig, T
 
 __all__ = [
     "MONAI_NETWORKS",
+    "REST_NAME",
     "AugmentConfig",
     "Config",
     "DataConfig",
@@ -23,6 +24,7 @@ __all__ = [
     "LossConfig",
     "MonaiNetworkConfig",
     "PatchConfig",
+    "Rest",
     "Section",
     "TrainConfig",
     "UNet3dConfig",

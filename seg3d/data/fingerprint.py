@@ -17,9 +17,11 @@ import numpy as np
 from nibabel import orientations
 
 from seg3d.common.errors import UserError
+from seg3d.config import Rest
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.draw import Draw, seed_of
 from seg3d.data.images import ImageReader, not_finite, require_finite, require_same_grid
+from seg3d.data.reference import label_rest
 from seg3d.geometry import Grid
 from seg3d.io import LARGEST_LABEL, UNLABELLED, Interpretation, LabelReader, portions
 from seg3d.io.regions import STREAMING_ORDERS
@@ -36,7 +38,9 @@ def take_fingerprints(
     orientation: str,
     legal: set[int] | None,
     background: set[int],
+    *,
     channels: Sequence[str] | None = None,
+    rest: Rest | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, CaseFingerprint]:
     """Read and check every labelled case.
@@ -44,9 +48,10 @@ def take_fingerprints(
     Args:
         dataset: the cases.
         orientation: axis codes to report shapes and spacings in, or ``none``.
-        legal: label values that may occur; None if any may.
+        legal: label values that have a name; None if they need none.
         background: label values that mark nothing to be found.
         channels: names of those that every image should have; by default as many as most have.
+        rest: what label values without a name are; by default mistakes.
         advance: called after each case, for a progress bar.
 
     Returns:
@@ -57,12 +62,15 @@ def take_fingerprints(
     """
 
     counts: dict[str, int] = {}
+    others = label_rest(legal or set(), rest)
 
     def look(case: Case) -> CaseFingerprint | UserError:
         try:
             with ImageReader(case.images) as image:
                 counts[case.name] = image.header.channels
-                return _fingerprint_case(case, image, orientation, legal, background)
+                assert case.label is not None
+                with LabelReader(case.label, others) as label:
+                    return _fingerprint_case(case, image, label, orientation, legal, background)
         except UserError as error:
             return error
         finally:
@@ -141,18 +149,17 @@ def _with_other_channels(
 def _fingerprint_case(
     case: Case,
     image: ImageReader,
+    label: LabelReader,
     orientation: str,
     legal: set[int] | None,
     background: set[int],
 ) -> CaseFingerprint:
     assert case.label is not None
-    with LabelReader(case.label) as label:
-        grid = image.header.grid
-        require_same_grid(case.images[0], grid, case.label, label.header.grid)
-        labels = _count_labels(case.label, label)
-        _require_usable(case.label, labels, legal)
-        seen = _look_at_intensities(case, image, label, labels, background)
-        notes = image.header.notes + label.header.notes
+    grid = image.header.grid
+    require_same_grid(case.images[0], grid, case.label, label.header.grid)
+    labels = _count_labels(case.label, label)
+    _require_usable(case.label, labels, legal)
+    seen = _look_at_intensities(case, image, label, labels, background)
     order = _axis_order(grid, orientation)
     return CaseFingerprint(
         shape=(grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]),
@@ -164,7 +171,7 @@ def _fingerprint_case(
         highest=seen.highest,
         digest=seen.digest,
         units=(grid.units[order[0]], grid.units[order[1]], grid.units[order[2]]),
-        notes=notes,
+        notes=image.header.notes + label.header.notes,
     )
 
 
@@ -186,7 +193,8 @@ def _count_labels(path: Path | Interpretation, label: LabelReader) -> dict[int, 
             f"{path} holds label values that cannot be used",
             given=f"values from {min(extremes)} to {max(extremes)}",
             legal=f"0 to {LARGEST_LABEL}",
-            fix="check that this is the label file and not an image; renumber the labels",
+            fix="check that this is the label file and not an image; renumber the labels, or leave "
+            "them to data.labels.rest",
         )
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
@@ -199,7 +207,8 @@ def _require_usable(
             f"{path} holds label values that the dataset does not name",
             given=", ".join(f"{value} ({labels[value]} voxels)" for value in wrong[:10]),
             legal=", ".join(map(str, sorted(legal))),
-            fix="add them to data.labels (or to the labels of dataset.json), or correct the file",
+            fix="add them to data.labels (or to the labels of dataset.json), correct the file, or "
+            "take them all for background (data.labels.rest=background)",
         )
     if len(labels) > MOST_CLASSES:
         raise UserError(

@@ -13,7 +13,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
 from seg3d.common.printing import print_as_is
 from seg3d.common.progress import progress_bar
-from seg3d.config import Config
+from seg3d.config import Config, Rest
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.fingerprint import (
     require_foreground,
@@ -30,6 +30,7 @@ from seg3d.plan import (
     label_counts,
     make_plan,
     named_labels,
+    rest_of,
     source_of,
 )
 from seg3d.runs.checkpoint import load_checkpoint
@@ -137,13 +138,13 @@ def _change_in_words(plan: Plan, changed: Dataset) -> str:
 
 def _look_again(plan: Plan, changed: Dataset, console: Console) -> dict[str, CaseFingerprint]:
     """Data that are not those of the plan may go on with it if they are of the same kind."""
-    background, *others = (set(one.values) for one in plan.classes)
     return _look_at(
         changed,
         plan.orientation,
-        background.union(plan.ignore, *others),
-        background.union(plan.ignore),
+        plan.named_values,
+        {*plan.classes[0].values, *plan.ignore},
         [one.name for one in plan.channels],
+        plan.rest,
         console,
     )
 
@@ -154,10 +155,19 @@ def _look_at(
     legal: set[int] | None,
     background: set[int],
     channels: Sequence[str] | None,
+    rest: Rest | None,
     console: Console,
 ) -> dict[str, CaseFingerprint]:
     with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
-        return take_fingerprints(dataset, orientation, legal, background, channels, bar.advance)
+        return take_fingerprints(
+            dataset,
+            orientation,
+            legal,
+            background,
+            channels=channels,
+            rest=rest,
+            advance=bar.advance,
+        )
 
 
 def _look_and_plan(
@@ -167,7 +177,9 @@ def _look_and_plan(
     legal = None if labels is None else set().union(*labels.values())
     background = background_values(labels)
     orientation = config.preprocess.orientation
-    fingerprints = _look_at(dataset, orientation, legal, background, dataset.channels, console)
+    fingerprints = _look_at(
+        dataset, orientation, legal, background, dataset.channels, rest_of(config), console
+    )
     require_foreground(dataset, fingerprints, background)
     plan = make_plan(config, dataset, fingerprints)
     unit = next(iter(fingerprints.values())).units[0]
@@ -185,12 +197,18 @@ def _in_words(plan: Plan, unit: str) -> str:
     return "\n".join(
         [
             "plan:",
-            f"  classes: {', '.join(plan.class_names)}",
+            f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
             f"  orientation {plan.orientation}, spacing {spacing}, "
             f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
             f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels",
         ]
     )
+
+
+def _rest(plan: Plan) -> str:
+    if plan.rest is None:
+        return ""
+    return f"; other values are {'ignored' if plan.rest == 'ignore' else plan.rest}"
 
 
 def save_stamps(stamps: dict[str, str], path: Path) -> None:

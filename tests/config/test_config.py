@@ -241,6 +241,9 @@ def test_shipped_configs_survive_storing(tmp_path, path):
     labels=st.none()
     | st.dictionaries(
         st.text(), st.integers(-(2**31), 2**31) | st.lists(st.integers(0, 300)), min_size=1
+    )
+    | st.fixed_dictionaries(
+        {"rest": st.sampled_from(["background", "ignore", 7])}, optional={"liver": st.integers()}
     ),
     rate=st.just("auto") | st.floats(1e-300, 1e300),
     spacing=st.sampled_from(["auto", "none"]) | st.tuples(*[st.floats(1e-9, 1e9)] * 3),
@@ -332,6 +335,11 @@ def test_values_in_one_line():
 
 # Mistakes
 
+LEGAL_LABELS = (
+    "mapping of class names to integers or lists of integers, and of rest to background or ignore; "
+    "or null, or horizons (see below)"
+)
+
 
 @pytest.mark.parametrize(
     "key, given, legal",
@@ -402,15 +410,17 @@ def test_values_in_one_line():
         (
             "data.labels",
             "{0: background, 1: liver}",
-            "mapping of class names to integers or lists of integers, or null, or horizons "
-            "(see below)",
+            LEGAL_LABELS,
         ),
         (
             "data.labels",
             "{liver: 1.5}",
-            "mapping of class names to integers or lists of integers, or null, or horizons "
-            "(see below)",
+            LEGAL_LABELS,
         ),
+        ("data.labels", "{liver: background}", LEGAL_LABELS),
+        ("data.labels", "{liver: 1, rest: background, ignore: ignore}", LEGAL_LABELS),
+        ("data.labels", "{liver: 1, rest: liver}", LEGAL_LABELS),
+        ("data.labels", "{liver: 1, rest: [background]}", LEGAL_LABELS),
         ("loss.tversky", "[0, 1]", "[of false alarms, of misses], both > 0"),
         ("loss.class_weights", "{fault: 0}", "mapping of class names to numbers > 0"),
         ("loss", "{dice: 0, cross_entropy: 0}", "dice and cross_entropy should not both be 0"),

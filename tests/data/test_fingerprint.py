@@ -59,7 +59,7 @@ def look(
     channels: tuple[str, ...] | None = None,
 ) -> dict[str, CaseFingerprint]:
     dataset = Dataset("images and labels", Path("data"), cases)
-    return take_fingerprints(dataset, orientation, legal, set(background), channels)
+    return take_fingerprints(dataset, orientation, legal, set(background), channels=channels)
 
 
 def complaint(
@@ -237,7 +237,7 @@ def test_progress_counts_every_case(tmp_path):
     with pytest.raises(UserError):
         take_fingerprints(
             Dataset("", tmp_path, (case(tmp_path, "good"), bad)),
-            "RAS", None, {0}, None, lambda: steps.append(1),
+            "RAS", None, {0}, advance=lambda: steps.append(1),
         )  # fmt: skip
     assert len(steps) == 2
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from seg3d.common.errors import UserError
 from seg3d.common.notes import SHOWN, Note, in_lines
 from seg3d.config import config_from_tree
+from seg3d.data.training_case import TrainingCase
 from seg3d.runs.run_folder import Run
 from seg3d.training.loop import train
-from seg3d.training.preparation import PRINTED_NOTES, prepare
+from seg3d.training.preparation import PRINTED_NOTES, Prepared, prepare
 from tests.conftest import Cli
 from tests.plans import only
 from tests.volumes import affine_of, save_nifti
@@ -42,13 +44,18 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def told(data: Path, *overrides: str) -> tuple[list[str], str]:
-    """The notes, and what was printed."""
+def prepared_from(data: Path, *overrides: str) -> tuple[Prepared, str]:
+    """What training would go on with, and what was printed."""
     tree = {"data": {"folder": str(data), "workers": 0, "folds": 2}}
     console = Console(file=io.StringIO(), width=200)
-    run = Run(data.parent / "run")
-    prepared = prepare(config_from_tree(tree, overrides), run, False, console)
-    return prepared.notes, console.file.getvalue()  # type: ignore[attr-defined]
+    prepared = prepare(config_from_tree(tree, overrides), Run(data / "run"), False, console)
+    return prepared, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def told(data: Path, *overrides: str) -> tuple[list[str], str]:
+    """The notes, and what was printed."""
+    prepared, printed = prepared_from(data, *overrides)
+    return prepared.notes, printed
 
 
 def test_nothing_is_said_about_usual_data(data: Path) -> None:
@@ -167,6 +174,32 @@ def test_test_cases_without_a_channel(tmp_path: Path) -> None:
         save_nifti(data / "imagesTr" / f"{name}_0001.nii.gz", image + 1)
     save_nifti(data / "imagesTs" / "c_0000.nii.gz", np.zeros(SHAPE, np.int16))
     assert told(data)[0] == ["for testing, and without the 2 image files of the others: c."]
+
+
+@pytest.mark.parametrize(("rest", "stands_for"), [("background", 0), ("ignore", 9)])
+def test_values_that_no_class_has(data: Path, rest: str, stands_for: int) -> None:
+    """They train as if the files had the value that they stand for."""
+    strays = np.zeros(SHAPE, np.int32)
+    strays[5:11, 4:11, 3:12] = 1
+    as_stored, as_meant = strays.copy(), strays.copy()
+    as_stored[0, 0, :4] = -1, 7, 70_000, 2**31 - 1
+    as_meant[0, 0, :4] = stands_for
+    overrides = f"data.labels={{cube: 1, ignore: [9, 8], rest: {rest}}}"
+    with pytest.raises(UserError, match=r"values from -1 to 2147483647"):
+        write_case(data, "b", label=as_stored)
+        told(data, "data.labels={cube: 1, ignore: [9, 8]}")
+    arrays = []
+    for label in (as_stored, as_meant):
+        write_case(data, "b", label=label)
+        prepared, printed = prepared_from(data, overrides)
+        [case] = [one for one in prepared.train + prepared.val if one.name == "b"]
+        assert prepared.plan.rest == rest
+        said = "ignored" if rest == "ignore" else rest
+        assert f"classes: background, cube; other values are {said}\n" in printed
+        with TrainingCase(case, prepared.plan) as opened:
+            arrays.append([numbers for _, _, numbers in opened.blocks()])
+    assert np.array_equal(*arrays)
+    assert set(np.unique(arrays[0])) == ({1, 2} if rest == "background" else {0, 1, 2})
 
 
 def test_convert_and_info_say_it_too(tmp_path: Path, cli: Cli) -> None:
