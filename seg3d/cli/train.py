@@ -43,7 +43,7 @@ def train(
     """
     from seg3d.common.device import choose_device
     from seg3d.common.printing import make_console, print_as_is
-    from seg3d.config import load_config
+    from seg3d.config import ignored_overrides, load_config
     from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
     from seg3d.training.loop import train as train_run
     from seg3d.training.preparation import default_run_folder, prepare
@@ -66,6 +66,8 @@ def train(
     else:
         require_new_run(run)
         settings = asked
+    for note in ignored_overrides(settings, overrides):
+        print_as_is(console, f"Note: {note}")
     with sole_user(run):
         prepared = prepare(settings, run, resume, console)
         ending = train_run(prepared, run, device, resume, console)

@@ -247,3 +247,21 @@ def test_many_places_are_counted() -> None:
     notes = [Note("odd", str(number)) for number in range(SHOWN + 2)]
     notes.insert(1, Note("even", "x", "Look at it."))
     assert in_lines(notes) == ["odd: 0, 1, 2, 3, 4 and 2 more.", "even: x. Look at it."]
+
+
+def test_the_command_says_which_settings_have_no_effect(data: Path, cli: Cli) -> None:
+    (data / "c.yaml").write_text("train: {epochs: 1, iterations_per_epoch: 1}\n")
+    overrides = ("train.warmup=0.1", "network.channels=[3, 4]", "data.folder=nowhere")
+    settings = [word for one in overrides for word in ("--set", one)]
+    run = data / "run"
+    done = cli("train", data / "c.yaml", "--data", data, "--run", run, *settings)
+    assert "Note: --set train.warmup has no effect: train.optimizer is sgd.\n" in done.stdout
+    assert "Note: --set data.folder has no effect: it is set again after that.\n" in done.stdout
+    assert done.stdout.count("has no effect") == 2
+    image = data / "images" / "a.nii.gz"
+    predict = ("predict", run, image, "--output", data / "a.nii")
+    done = cli(*predict, "--set", "train.epochs=1", status=2)
+    assert done.stderr == (
+        "error: --set train.epochs: predictions go by what the network was trained with\n"
+        "  legal: keys under predict\n"
+    )
