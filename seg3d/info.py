@@ -43,7 +43,7 @@ def volume_info(path: Path) -> str:
             f"voxels      {dtype}",
             f"spacing     {' × '.join(f'{size:.6g}' for size in grid.spacing)} mm",
             f"orientation {grid.orientation}",
-            *(f"note        {note.what} ({note.where})" for note in header.notes),
+            *(f"note        {note.what}: {note.where}" for note in header.notes),
         ]
     )
 

@@ -16,6 +16,8 @@ from seg3d.common.errors import UserError
 from seg3d.common.notes import SHOWN, Note, in_lines
 from seg3d.config import config_from_tree
 from seg3d.data.training_case import TrainingCase
+from seg3d.info import volume_info
+from seg3d.io.convert import convert_volume
 from seg3d.runs.run_folder import Run
 from seg3d.training.loop import train
 from seg3d.training.preparation import PRINTED_NOTES, Prepared, prepare
@@ -202,16 +204,15 @@ def test_values_that_no_class_has(data: Path, rest: str, stands_for: int) -> Non
     assert set(np.unique(arrays[0])) == ({1, 2} if rest == "background" else {0, 1, 2})
 
 
-def test_convert_and_info_say_it_too(tmp_path: Path, cli: Cli) -> None:
+def test_convert_and_info_say_it_too(tmp_path: Path) -> None:
     image = nib.nifti1.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
     image.set_qform(affine_of(origin=(0, 0, 9)), 1)
-    nib.save(image, tmp_path / "a.nii")
-    said = "sform and qform put voxels in different places"
-    assert (
-        f"note: {tmp_path / 'a.nii'} (9 voxels apart): {said}"
-        in cli("convert", tmp_path / "a.nii", tmp_path / "b.nii.gz").stderr
-    )
-    assert said in cli("info", tmp_path / "a.nii").stdout
+    path = tmp_path / "a.nii"
+    nib.save(image, path)
+    said = "sform and qform put voxels in different places; the sform is used"
+    notes = convert_volume(path, tmp_path / "b.nii.gz", Console(quiet=True))
+    assert notes == [f"{path} (9 voxels apart): {said}"]
+    assert f"note        {said}: {path} (9 voxels apart)" in volume_info(path)
 
 
 def test_notes_are_in_the_log_all_of_them(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
