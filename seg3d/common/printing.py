@@ -16,7 +16,8 @@ def make_console(*, quiet: bool = False) -> Console:
     ``COLUMNS`` in the environment sets the width of both.
     """
     console = Console(quiet=quiet)
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+    # Not console.is_terminal: FORCE_COLOR asks for colours, not for a width.
+    if not console.file.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         # rich would fold tables and lines at 80 characters, which programs do not expect.
         console.width = UNBOUNDED
     return console

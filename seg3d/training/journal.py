@@ -14,7 +14,7 @@ from seg3d.common.files import atomic_write
 
 
 class Journal:
-    """Write the same scalars to TensorBoard and to a JSON-lines file, one line per epoch.
+    """Write the same to TensorBoard and to a JSON-lines file: a line of scalars for each epoch.
 
     Args:
         tensorboard: folder of the event files.

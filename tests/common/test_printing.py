@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import command
+from tests.conftest import ROOT, command
 from tests.volumes import save_nifti
 
 LONG = "x" * 150
@@ -39,11 +39,23 @@ def printed(**changes: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_pipe_folds_neither_tables_nor_lines():
-    lines = printed()
+@pytest.mark.parametrize("changes", [{}, {"FORCE_COLOR": "1", "TERM": "xterm"}])
+def test_a_pipe_folds_neither_tables_nor_lines(changes: dict[str, str]):
+    lines = plain("\n".join(printed(**changes)))
     assert len(lines) == 6  # four of the table's frame and its heading, one each of row and words
     assert lines[3].count(LONG) == 2
     assert lines[5].split() == ["word"] * 100
+
+
+def plain(text: str) -> list[str]:
+    """Lines without what makes them bold or coloured."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+
+
+def test_all_consoles_are_made_in_one_place():
+    places = [*(ROOT / "seg3d").rglob("*.py"), *(ROOT / "scripts").iterdir()]
+    makers = [path.name for path in places if "Console(" in path.read_text(encoding="utf-8")]
+    assert makers == ["printing.py"]
 
 
 @pytest.mark.parametrize("columns", [60, 100])
@@ -76,8 +88,7 @@ def test_a_terminal_has_the_width_that_it_has():
         shown += part
     os.close(ours)
     assert process.wait() == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
-    assert max(map(len, lines)) in (69, 70)
+    assert max(map(len, plain(shown.decode()))) in (69, 70)
 
 
 def test_rows_of_a_piped_evaluation_are_whole(tmp_path: Path):
