@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,7 +124,7 @@ def _with_other_channels(
         names: of the channels; None: as many as most have.
     """
     if names is None:
-        count = max(counts.values(), key=list(counts.values()).count, default=0)
+        [(count, _)] = Counter(counts.values()).most_common(1) or [(0, 0)]
         legal, fix = f"{count}, as in the other cases", "add what is missing"
     else:
         count = len(names)
