@@ -41,14 +41,12 @@ def train(
       seg3d train configs/medical_ct.yaml --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.training.start import train as train_run
 
     if fold is not None:
         overrides += (f"data.fold={fold}",)
-    console = Console()
+    console = make_console()
     trained = train_run(
         config,
         data=data,

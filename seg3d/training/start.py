@@ -10,8 +10,8 @@ from rich.console import Console
 
 from seg3d.common.device import choose_device
 from seg3d.common.errors import UserError
-from seg3d.common.printing import print_as_is
-from seg3d.config import Config, config_from_tree, data_override, load_config
+from seg3d.common.printing import make_console, print_as_is
+from seg3d.config import Config, config_from_tree, data_override, ignored_overrides, load_config
 from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
 from seg3d.training.loop import Ending, train_prepared
 from seg3d.training.preparation import prepare
@@ -63,7 +63,7 @@ def train(
     overrides = (*overrides, *data_override(data))
     asked = _asked(config, overrides)
     folder = Run(_folder(config, asked) if run is None else Path(run))
-    console = console or Console()
+    console = console or make_console()
     if resume:
         settings, differing = resume_run(folder, asked, overrides)
         if differing:
@@ -76,6 +76,8 @@ def train(
     else:
         require_new_run(folder)
         settings = asked
+    for note in ignored_overrides(settings, overrides):
+        print_as_is(console, f"Note: {note}")
     with sole_user(folder):
         prepared = prepare(settings, folder, resume, console)
         ending = train_prepared(prepared, folder, device, resume, console)
