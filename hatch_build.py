@@ -13,7 +13,8 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?!https?://)(?P<target>[^)\s]+)\)")
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?!https?://)(?P<target>[^)\s]+)\)")
+PICTURE = re.compile(r'<img src="(?!https?://)(?P<target>[^"]+)"(?P<rest>[^>]*)>')
 
 
 class Readme(MetadataHookInterface):
@@ -36,9 +37,12 @@ def without_repository(text: str, address: str | None) -> str:
     def link(found: re.Match[str]) -> str:
         words, target = found["text"], found["target"]
         if address:
-            return f"{found['picture']}[{words}]({address.rstrip('/')}/{target})"
-        if found["picture"]:
-            return ""
+            return f"[{words}]({address.rstrip('/')}/{target})"
         return words if words == target else f"{words} ({target})"
 
-    return re.sub(r"\n{3,}", "\n\n", LINK.sub(link, text))
+    def picture(found: re.Match[str]) -> str:
+        if address:
+            return f'<img src="{address.rstrip("/")}/{found["target"]}"{found["rest"]}>'
+        return ""
+
+    return re.sub(r"\n{3,}", "\n\n", PICTURE.sub(picture, LINK.sub(link, text)))

@@ -198,7 +198,7 @@ def test_the_examples_in_python_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_link_leads_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r'(?:\]\(|src=")([^)\s"]+)[)"]', text):
         if target.startswith("https://"):
             continue
         name, _, heading = target.partition("#")

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 TEXT = """# Name
 
-![A picture](docs/a.png)
+<img src="docs/a.png" width="520" alt="A picture">
 
 See [the page](docs/a.md#part), [LICENSE](LICENSE) and [elsewhere](https://example.org/x).
 """
@@ -26,8 +26,7 @@ def test_without_an_address_links_become_names() -> None:
 @pytest.mark.parametrize("address", ["https://example.org/files", "https://example.org/files/"])
 def test_with_an_address_links_are_absolute(address: str) -> None:
     text = without_repository(TEXT, address)
-    targets = re.findall(r"\]\((.*?)\)", text)
-    assert targets == [
+    assert re.findall(r'(?:\]\(|src=")([^)"]+)', text) == [
         "https://example.org/files/docs/a.png",
         "https://example.org/files/docs/a.md#part",
         "https://example.org/files/LICENSE",
@@ -40,6 +39,6 @@ def test_the_package_is_described_by_the_readme() -> None:
     Readme(str(ROOT), {}).update(metadata)
     text = metadata["readme"]["text"]
     assert text.startswith("# seg3d\n")
-    assert not re.search(r"\]\((?!https://)", text)
+    assert not re.search(r'(?:\]\(|src=")(?!https://)', text)
     for word in ("seg3d train medical_ct", "docs/architecture.md", "## Memory"):
         assert word in text
