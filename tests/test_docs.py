@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import seg3d
 from seg3d.cli import main
 from seg3d.config import config_from_tree, load_config
 from seg3d.io import segy
@@ -123,6 +124,12 @@ def test_commands_and_scripts_within_sentences_exist() -> None:
             assert (ROOT / "scripts" / name).is_file(), f"{page}: scripts/{name}"
 
 
+def test_every_script_is_described() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `scripts/(\w+)` \| \w", page, re.M))
+    assert described == {path.name for path in (ROOT / "scripts").iterdir() if path.is_file()}
+
+
 def test_extras_that_are_named_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [
@@ -190,6 +197,12 @@ def test_the_examples_in_python_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "finished runs/balls/checkpoints/best.pt" in done.stdout
     assert "array is not a 3D volume" in done.stdout
+
+
+def test_the_page_on_python_shows_every_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = ", ".join(re.findall(r"^from seg3d import (.*?)  #", page, re.M)).split(", ")
+    assert {*shown, "__version__"} == set(seg3d.__all__)
 
 
 # --- pages -------------------------------------------------------------------------------------
