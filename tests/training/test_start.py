@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,13 @@ def test_a_config_may_be_an_object_and_goes_on_as_itself(
     monkeypatch.chdir(tmp_path)
     trained = seg3d.train(small, data=cubes, overrides=("data.fold=1",), console=console)
     assert trained.run.folder == Path("runs/small_fold_1")
+
+
+def test_training_may_run_beside_the_main_thread(tmp_path: Path, cubes: Path, small: Path) -> None:
+    """Where a program cannot listen to signals, as in a window's own thread."""
+    console = Console(file=io.StringIO(), width=200)
+    with ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(
+            seg3d.train, small, data=cubes, run=tmp_path / "run", console=console
+        ).result()
+    assert trained.ending == "finished"
