@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seg3d.config import Config, config_from_tree, save_config
 from seg3d.common.errors import UserError
+from seg3d.config import Config, config_from_tree, save_config
 from seg3d.runs.run_folder import (
     FIXED_KEYS,
     Run,
