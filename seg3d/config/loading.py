@@ -65,4 +65,4 @@ def config_tree(config: Config) -> dict[str, Any]:
 def save_config(config: Config, path: Path) -> None:
     """Write the complete config, defaults included, as YAML."""
     with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config_tree(config), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(config_tree(config), sort_keys=False), encoding="utf-8")
