@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,27 @@ def test_what_the_wheel_says_of_itself(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"seg3d", metadata.split("/")[0]}
     assert said["License-Expression"] == "Apache-2.0" and "Project-URL" not in said
     assert "Typing :: Typed" in said.get_all("Classifier", [])
+
+
+def test_the_dockerfile_copies_what_the_wheel_is_made_of(wheel: Path, tmp_path: Path) -> None:
+    source, allowed = tmp_path / "source", (ROOT / ".dockerignore").read_text().split()
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *copied, target = line.split()[1:]
+            for name in copied:
+                assert f"!{name}" in allowed
+                whole = ROOT / name
+                if whole.is_dir():
+                    shutil.copytree(whole, source / target)
+                else:
+                    (source / target).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(whole, source / target)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*build, str(source)], check=True, capture_output=True, text=True)
+    (made,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(made) as one, zipfile.ZipFile(wheel) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+    assert (source / "constraints.txt").is_file()
 
 
 def test_the_clone_is_not_what_runs(installed: Installed) -> None:

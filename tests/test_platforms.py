@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seg3d.runs.checkpoint import load_checkpoint
-from tests.conftest import ROOT, Cli, environment
+from tests.conftest import ROOT, Cli, command, environment
 from tests.volumes import write_nifti
 
 PROGRAM = [sys.executable, "-X", "warn_default_encoding", str(ROOT / "tests" / "without_unix.py")]
@@ -26,9 +26,9 @@ TINY = {
 
 def without_unix(*commands: tuple[object, ...]) -> str:
     """What ``seg3d`` prints when it is given these commands, one after the other."""
-    words = json.dumps([[str(word) for word in command] for command in commands])
+    told = json.dumps([[str(word) for word in words] for words in commands])
     done = subprocess.run(
-        [*PROGRAM, words], capture_output=True, text=True, timeout=300,
+        [*PROGRAM, told], capture_output=True, text=True, timeout=300,
         env=environment() | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
@@ -41,6 +41,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(["images/a", "labels/a", "images/b", "labels/b"]):
         write_nifti(folder / f"{name}.nii.gz", (20, 24, 16), seed=number)
     return folder
+
+
+def test_a_character_that_the_terminal_lacks_is_shown_by_its_number(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a→b.nii.gz")
+    done = subprocess.run(
+        command("info", path), capture_output=True, encoding="latin-1", timeout=300,
+        env=environment() | {"PYTHONIOENCODING": "latin-1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "a\\u2192b.nii.gz" in done.stdout and "5 × 6 × 7" in done.stdout
 
 
 def test_without_unix_and_with_workers_that_are_spawned(

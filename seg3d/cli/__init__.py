@@ -5,6 +5,9 @@ Heavy imports stand inside the commands, so that ``--help`` and ``--version`` an
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from seg3d.cli.config import config
@@ -33,6 +36,9 @@ def main() -> None:
                        seg3d predict runs/medical_ct new_scans/ --output predictions/
                        seg3d evaluate predictions/ references/
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal lacks is shown by its number, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for command in (train, predict, evaluate, convert, config, layers, synth, demo, info):
