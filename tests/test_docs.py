@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import click
 import pytest
 import yaml
 from PIL import Image
@@ -23,7 +22,8 @@ import seg3d
 from seg3d.cli import main
 from seg3d.config import config_from_tree, load_config
 from seg3d.io import segy
-from tests.conftest import ROOT, Cli, environment
+from tests.cli.test_help import parsed
+from tests.conftest import ROOT, environment
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")),
@@ -75,14 +75,6 @@ def commands() -> Iterator[tuple[Path, str]]:
 
 
 ALL_COMMANDS = sorted({(named(page), words) for page, words in commands()})
-
-
-def parsed(words: list[str]) -> click.Context:
-    """The command that the words after ``seg3d`` call, its arguments checked but not yet used."""
-    command: click.Command = main
-    while isinstance(command, click.Group):
-        command = command.commands[words.pop(0)]
-    return command.make_context(command.name, words)
 
 
 # --- commands ----------------------------------------------------------------------------------
@@ -139,11 +131,6 @@ def test_extras_that_are_named_exist() -> None:
         for name in names.split(",")
     ]
     assert asked and set(asked) <= project["optional-dependencies"].keys()
-
-
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "convert", "demo", "info"])
-def test_help_of_every_command_shows_an_example(command: str, cli: Cli) -> None:
-    assert f"seg3d {command}" in cli(command, "--help").stdout.split("Example", 1)[1]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])

@@ -39,7 +39,7 @@ def train_prepared(
     Args:
         prepared: config, plan and cases.
         run: the folder to write to.
-        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device_name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         resume: continue from the last checkpoint of the run.
         console: for messages and progress.
 
