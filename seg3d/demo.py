@@ -126,7 +126,7 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     Args:
         sample: what to make and how to look at it.
         folder: of the run; the data go to ``folder/data``. An earlier demo there is replaced.
-        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device_name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         console: for everything that is shown.
 
     Returns:

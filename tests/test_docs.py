@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from seg3d.config import load_config
-from tests.conftest import ROOT, Cli
+from tests.conftest import ROOT
 
 
 def test_config_reference_is_up_to_date() -> None:
@@ -36,11 +36,6 @@ def test_relative_links_of_the_documentation_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page}: {target}"
-
-
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "convert", "demo", "info"])
-def test_help_of_every_command_shows_an_example(command: str, cli: Cli) -> None:
-    assert f"seg3d {command}" in cli(command, "--help").stdout.split("Example", 1)[1]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])

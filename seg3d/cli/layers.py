@@ -24,7 +24,7 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
 
     \b
     Example:
-      seg3d layers configs/seismic_layers.yaml --data surveys --output layers/
+      seg3d layers seismic_layers --data surveys --output layers/
       seg3d evaluate predictions/ layers/
     """
     from seg3d.common.printing import make_console, print_as_is

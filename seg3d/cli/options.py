@@ -19,7 +19,10 @@ debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks."
 )
 device_option = click.option(
-    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
+    "--device",
+    default="auto",
+    metavar="NAME",
+    help="auto, cpu, cuda, cuda:N or mps.  [default: auto]",
 )
 
 

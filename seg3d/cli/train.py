@@ -32,13 +32,13 @@ def train(
     device: str,
     fold: int | None,
 ) -> None:
-    """Train a network as CONFIG (a YAML file) says.
+    """Train a network as CONFIG says: a YAML file, or the name of a shipped one.
 
     The dataset's layout (MSD, nnU-Net, images/ and labels/, a CSV or JSON list) is recognised.
 
     \b
     Example:
-      seg3d train configs/medical_ct.yaml --data Task09_Spleen --set train.epochs=100
+      seg3d train medical_ct --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
     from seg3d.common.device import choose_device

@@ -365,7 +365,8 @@ class Predictor:
         """Of the parameters, and of what one window needs besides."""
         own = sum(one.nbytes for one in (*self.network.parameters(), *self.network.buffers()))
         shape = (1, len(self.plan.channels), *self.plan.patch_size)
-        kind = self.device.type
+        # A GPU that shares the RAM is counted as the CPU is.
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
         peak = inference_memory(self.scores, shape, device=kind, workspaces=kind == "cpu")
         return own, peak - own
 

@@ -152,7 +152,8 @@ class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         if self.momentum is None:
-            share = 1.0 / self.num_batches_tracked.double()
+            dtype = torch.promote_types(self.running_mean.dtype, torch.float32)
+            share = 1.0 / self.num_batches_tracked.to(dtype)
         else:
             share = torch.as_tensor(self.momentum, dtype=torch.float64)
         count = x.numel() // x.shape[1]

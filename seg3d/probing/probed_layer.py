@@ -156,7 +156,7 @@ class ProbedFunction(torch.autograd.Function):
 
 def is_watched(module: nn.Module, x: Tensor) -> bool:
     """Whether hooks, or a ``forward`` of its own, see what goes into ``module``."""
-    if "forward" in vars(module):
+    if "forward" in module.__dict__:
         return True
     # The hooks of whoever measures memory see fake tensors, which have no values.
     return not isinstance(x, FakeTensor) and bool(

@@ -37,7 +37,7 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
     Args:
         prepared: config, plan and cases.
         run: the folder to write to.
-        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device_name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         resume: continue from the last checkpoint of the run.
         console: for messages and progress.
 
