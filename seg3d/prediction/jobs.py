@@ -50,7 +50,7 @@ def legend_name(output: Path) -> str:
     return f"{stem(output)}_{LEGEND}"
 
 
-def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+def plan_jobs(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     """Which files belong to which case, and where its prediction goes.
 
     Files ``NAME_0000``, ``NAME_0001``, ... of one folder are the channels of NAME; a number
@@ -64,7 +64,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
         UserError: if there is nothing to predict, or outputs would collide with each other or with
             inputs.
     """
-    cases = list(_cases({path for one in inputs for path in _volumes(one)}))
+    output = Path(output)
+    cases = list(_cases({path for one in inputs for path in _volumes(Path(one))}))
     if not cases:
         raise UserError(
             f"no volume in {', '.join(map(str, inputs))}",
