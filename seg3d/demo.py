@@ -17,7 +17,7 @@ from seg3d.common.printing import print_as_is
 from seg3d.common.resources import resource
 from seg3d.config import load_config
 from seg3d.data import cohort
-from seg3d.evaluation import Evaluation, evaluate, find_pairs, label_names_near, report
+from seg3d.evaluation import Evaluation, evaluate, find_classes, find_pairs, report
 from seg3d.evaluation.curve_report import write_curve
 from seg3d.io import Volume, read_labels, read_volume
 from seg3d.pictures.planes import three_planes
@@ -151,7 +151,7 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
         predictor.run(job, probabilities=sample.tolerance is not None)
     evaluation = evaluate(
         find_pairs(predictions, references),
-        label_names_near(references),
+        find_classes(predictions, references),
         tolerance=sample.tolerance,
     )
     report.write_metrics(evaluation, predictions)

@@ -37,6 +37,7 @@ from seg3d.memory import inference_memory
 from seg3d.plan import Plan, build_network
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
+from seg3d.prediction.legend import require_same_legend, write_legend
 from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.prediction.unfinished import Task, Unfinished
 from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
@@ -163,10 +164,12 @@ class Predictor:
         outputs = self._outputs(job, probabilities)
         for output in outputs.values():
             require_replaceable(output.path)
+        require_same_legend(job.legend, self.plan)
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
             # A process may have been killed while it removed the rest.
             unfinished.discard()
+            write_legend(job.legend, self.plan)
             advance(self.windows(job, probabilities=probabilities))
             return
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
@@ -183,6 +186,7 @@ class Predictor:
                     whole = packing / output.path.name
                     _write(whole, unfinished, name, case)
                     put_in_place(whole, output.path)
+                write_legend(job.legend, self.plan)
                 unfinished.discard()
 
     def windows(self, job: Job, *, probabilities: bool = False) -> int:
@@ -193,8 +197,10 @@ class Predictor:
             probabilities: as for `run`.
 
         Raises:
-            UserError: if the volume cannot be used, or the memory does not suffice.
+            UserError: if the volume cannot be used, the memory does not suffice, or values of the
+                predictions beside it have another meaning.
         """
+        require_same_legend(job.legend, self.plan)
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
             tiling = self._tiling(case, self._outputs(job, probabilities))
             return _count(case, self._windows(case), self._tiles(case, tiling))
