@@ -287,17 +287,19 @@ def normalise_only(
 ) -> None:
     """Write act(gamma v + beta) into z, which may be y, and keep nothing.
 
-    Arguments are as for :func:`normalise`, which writes the same.
+    Arguments are as for :func:`normalise`, which writes the same but for rounding.
     """
-    scale, offset = normalisation.scale, normalisation.offset
-    columns = [
-        values[:, :, None, None, None] for values in (scale, offset, *_affine(weight, bias, scale))
-    ]
+    gain, shift = _affine(weight, bias, normalisation.scale)
+    factor = (normalisation.scale * gain)[:, :, None, None, None]
+    constant = (normalisation.offset * gain + shift)[:, :, None, None, None]
     rows = _rows(y)
     for part, target in telling(zip(y.split(rows, 2), z.split(rows, 2), strict=True), y):
-        n = (part * columns[0]).add_(columns[1]).mul_(columns[2]).add_(columns[3])
-        slope = normalisation.slope
-        target.copy_(n if slope is None else F.leaky_relu_(n, slope))
+        n = target if target.dtype == factor.dtype else torch.empty_like(target, dtype=factor.dtype)
+        torch.addcmul(constant, part.to(factor.dtype), factor, out=n)
+        if normalisation.slope is not None:
+            F.leaky_relu_(n, normalisation.slope)
+        if n is not target:
+            target.copy_(n)
 
 
 def _affine(weight: Tensor | None, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
