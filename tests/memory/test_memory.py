@@ -155,7 +155,7 @@ def test_peak_agrees_with_the_allocator(network: Callable[[], nn.Module], tmp_pa
 def test_loops_shortened_for_fake_tensors_take_what_whole_loops_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Large enough for several slabs and a dozen work_sizes.
+    # Large enough for several slabs and a dozen lots.
     network, shape = UNet3d(1, 3, (64, 8)), (1, 1, 64, 64, 64)
     shortened = training_memory(network, shape)
     # Now fake tensors are not recognised, though the parts keep their size.
