@@ -42,9 +42,11 @@ def evaluate(
 
     pairs = find_pairs(predictions, references)
     console = Console()
-    with progress_bar(console, "cases", len(pairs)) as bar:
-        evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance, tolerance)
-    console.print(report.table(evaluation))
     folder = output or report.output_folder(predictions)
-    for file in report.write_metrics(evaluation, folder) + write_curve(evaluation, folder):
+    with report.sole_writer_of_metrics(folder):
+        with progress_bar(console, "cases", len(pairs)) as bar:
+            evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance, tolerance)
+        files = report.write_metrics(evaluation, folder) + write_curve(evaluation, folder)
+    console.print(report.table(evaluation))
+    for file in files:
         print_as_is(console, file)

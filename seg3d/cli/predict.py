@@ -73,8 +73,11 @@ def predict(
         if probabilities:
             require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = Console(quiet=not ranks.first)
-        windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
-        with progress_bar(console, "windows", windows) as bar:
-            for job in jobs:
-                predictor.run(job, probabilities=probabilities, resume=resume, advance=bar.advance)
-                print_as_is(console, job.output)
+        with predictor.sole_writer(jobs, probabilities=probabilities):
+            windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
+            with progress_bar(console, "windows", windows) as bar:
+                for job in jobs:
+                    predictor.run(
+                        job, probabilities=probabilities, resume=resume, advance=bar.advance
+                    )
+                    print_as_is(console, job.output)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from seg3d.common.errors import UserError
 from seg3d.common.progress import progress_bar
+from seg3d.common.sole_writer import sole_writer
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import SEGY, Header, Region, create_volume, open_volume, segy, suffix
 from seg3d.io.ome_zarr import CHUNK
@@ -35,14 +36,18 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
         What a person should know about the result, a sentence each.
 
     Raises:
-        UserError: if the source cannot be read, or the target cannot be written.
+        UserError: if the source cannot be read, or the target cannot be written, or is being
+            written by another process.
     """
     ending = suffix(target)
     if target.resolve() in (source.resolve(), *source.resolve().parents):
         raise UserError(f"{target} would overwrite its input {source}", fix="give another name")
     with open_volume(source) as reader:
         header = reader.header
-        with create_volume(target, header, reader.dtype, header.channels) as writer:
+        with (
+            sole_writer(target),
+            create_volume(target, header, reader.dtype, header.channels) as writer,
+        ):
             voxel_bytes = reader.dtype.itemsize * header.channels
             slow = {axis for axis in (reader.slow_axis, writer.slow_axis) if axis is not None}
             pieces = blocks(header.grid.shape, slow, voxel_bytes, BLOCK_BYTES)

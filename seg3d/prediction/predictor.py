@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
 from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import Ranks
+from seg3d.common.sole_writer import sole_writer
 from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.resampling import resample_slabs
@@ -147,18 +149,38 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
                 the format cannot hold so many probabilities, what has the output's name cannot be
-                replaced, or what is unfinished was begun in another way.
+                replaced, another process is writing it, or what is unfinished was begun in another
+                way.
         """
         if probabilities:
             require_room_for_probabilities([job], self.plan.class_names)
         outputs = self._outputs(job, probabilities)
         for output in outputs.values():
             require_replaceable(output.path)
+        with self.sole_writer([job], probabilities=probabilities):
+            self._make(job, outputs, resume, advance)
+
+    def sole_writer(
+        self, jobs: Iterable[Job], *, probabilities: bool = False
+    ) -> AbstractContextManager[None]:
+        """Keep others from writing the outputs of jobs, lest a later job's are taken meanwhile.
+
+        Args:
+            jobs: to be run within the block.
+            probabilities: as for `run`.
+        """
+        if not self.ranks.first:
+            return nullcontext()
+        return sole_writer(
+            *(one.path for job in jobs for one in self._outputs(job, probabilities).values())
+        )
+
+    def _make(self, job: Job, outputs: dict[str, Output], resume: bool, advance: Advance) -> None:
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
             # A process may have been killed while it removed the rest.
             unfinished.discard()
-            advance(self.windows(job, probabilities=probabilities))
+            advance(self.windows(job, probabilities="probabilities" in outputs))
             return
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
             task = self._agree(case, unfinished, resume, outputs)
