@@ -32,16 +32,14 @@ def evaluate(
       seg3d evaluate predictions/ Task09_Spleen/labelsTs/
       seg3d evaluate predictions/ faults/labelsTs/ --tolerance 2
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.evaluation import evaluate as evaluate_pairs
     from seg3d.evaluation import find_pairs, label_names_near, report
     from seg3d.evaluation.curve_report import write_curve
 
     pairs = find_pairs(predictions, references)
-    console = Console()
+    console = make_console()
     folder = output or report.output_folder(predictions)
     with report.sole_writer_of_metrics(folder):
         with progress_bar(console, "cases", len(pairs)) as bar:

@@ -16,7 +16,7 @@ tile    the columns that prediction does one after the other, where memory is sh
 from seg3d.io.formats import DICOM, SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
-from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, read_labels
+from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, LabelRest, read_labels
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
 from seg3d.io.volume import (
     Volume,
@@ -38,6 +38,7 @@ __all__ = [
     "Header",
     "Interpretation",
     "LabelReader",
+    "LabelRest",
     "Region",
     "Volume",
     "VolumeReader",

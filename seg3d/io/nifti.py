@@ -13,6 +13,7 @@ import io
 import math
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ from nibabel.wrapstruct import WrapStructError
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import NewFolders, atomic_write, full_disk_explained
-from seg3d.geometry import Shape3
+from seg3d.common.notes import Note
+from seg3d.geometry import Grid, Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch, ram_of_scratch
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # Of NIfTI-1; longer ones take NIfTI-2.
 LONGEST_AXIS = np.iinfo(np.int16).max
+# Voxels up to which sform and qform are taken for the same.
+SAME_PLACE = 0.5
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,
@@ -67,7 +71,8 @@ class _Reader(ArrayReader):
 
     def __init__(self, path: Path, image: Any) -> None:
         self.path = path
-        self.header = checked_header(path, image.shape, image.affine, image.header)
+        header = checked_header(path, image.shape, image.affine, image.header)
+        self.header = replace(header, notes=_notes(path, header))
         self._stored = image.dataobj
         self._scaled = (self._stored.slope, self._stored.inter) != (1, 0)
         self.dtype = voxel_dtype(path, self._stored.dtype)
@@ -148,6 +153,24 @@ class _PackedWriter(ArrayWriter):
     def discard(self) -> None:
         self._scratch.close()
         self._folders.discard()
+
+
+def _notes(path: Path, header: Header) -> tuple[Note, ...]:
+    """Whether the two positions that a header may give are one; nibabel takes the sform."""
+    native = header.native
+    if not native["sform_code"] or not native["qform_code"]:
+        return ()
+    grid = Grid(header.grid.shape, native.get_sform())
+    try:
+        apart = grid.distance(native.get_qform()) / min(grid.spacing)
+    except DAMAGED:
+        apart = math.nan
+    if apart <= SAME_PLACE:
+        return ()
+    if math.isfinite(apart):
+        what = "sform and qform put voxels in different places; the sform is used"
+        return (Note(what, f"{path} ({apart:.3g} voxels apart)"),)
+    return (Note("the qform is not a position; the sform is used", str(path)),)
 
 
 def _native(header: Header, dtype: np.dtype, channels: int) -> Any:

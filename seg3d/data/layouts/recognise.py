@@ -152,7 +152,7 @@ def _msd(path: Path, content: dict[str, Any]) -> Found:
     ]
     numbered = _numbered(cases)
     layout = "nnU-Net v1" if numbered else "MSD"
-    return Found(layout, cases, [*notes, *absent, *unlisted], one_file_per_channel=numbered)
+    return Found(layout, cases, [*notes, *absent, *unlisted])
 
 
 def _with_reference(root: Path, case: Case) -> Case:
@@ -171,7 +171,7 @@ def _nnunet(path: Path, content: dict[str, Any]) -> Found:
         notes.append((f"{path.name}: numTraining", f"states {stated}, but {len(cases)} are there"))
     cases += cases_for_testing(root, numbered=_numbered(cases), ending=ending)
     notes += unmatched(root, pair, cases, ending)
-    return Found("nnU-Net", cases, notes, one_file_per_channel=True)
+    return Found("nnU-Net", cases, notes)
 
 
 def _nnunet_explicit(path: Path, content: dict[str, Any]) -> Found:
@@ -188,7 +188,7 @@ def _nnunet_explicit(path: Path, content: dict[str, Any]) -> Found:
         entries.append(entry(where, row))
     cases, absent = listed_cases(path, entries)
     cases += cases_for_testing(path.parent, numbered=True, ending=_file_ending(path, content))
-    return Found("nnU-Net", cases, absent, one_file_per_channel=True)
+    return Found("nnU-Net", cases, absent)
 
 
 def _file_ending(path: Path, content: dict[str, Any]) -> str:
