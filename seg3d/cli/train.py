@@ -43,11 +43,13 @@ def train(
     """
     from seg3d.common.device import choose_device
     from seg3d.common.printing import make_console, print_as_is
+    from seg3d.common.standard_streams import going_on_unheard
     from seg3d.config import ignored_overrides, load_config
     from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
     from seg3d.training.loop import train as train_run
     from seg3d.training.preparation import default_run_folder, prepare
 
+    ctx.with_resource(going_on_unheard())
     choose_device(device)
     overrides += data_override(data)
     if fold is not None:

@@ -38,8 +38,9 @@ def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any
         "random": _random_states(),
         **state,
     }
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
+    # Into a file that is open: given a name, PyTorch would write it, random as it is, into the file.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
@@ -104,6 +105,13 @@ def versions() -> dict[str, str]:
         "monai": metadata.version("monai"),
         "numpy": np.__version__,
     }
+
+
+def seed_random_states(seed: int) -> None:
+    """Put Python, NumPy and PyTorch where a new run with a seed begins."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def restore_random_states(content: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from seg3d.common.errors import UserError
+from seg3d.common.errors import RunFailed, UserError
 from seg3d.common.files import atomic_write, full_disk_explained, require_folder
 from seg3d.common.sole_writer import NOTES, sole_writer
-from seg3d.common.stopping import leave_signals_to_parent
+from seg3d.common.stopping import end_with_parent, leave_signals_to_parent
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, write_volume
 from seg3d.synth.model import Survey, draw_model
@@ -102,6 +103,7 @@ def write_dataset(
     Raises:
         UserError: if the folder holds something, another process is writing it, the volumes would
             be too small, or the disk has too little space; then nothing is left behind.
+        RunFailed: if a worker process is killed; nothing is left behind either.
     """
     if min(shape) < SMALLEST:
         raise UserError(
@@ -146,16 +148,25 @@ def _write_volumes(jobs: list[Job], workers: int | None, advance: Callable[[], o
         min(workers or os.cpu_count() or 1, len(jobs)),
         # Threads of libraries do not survive a fork.
         mp_context=get_context("spawn"),
-        initializer=leave_signals_to_parent,
-        initargs=(0,),
+        initializer=_begin_worker,
     ) as pool:
         try:
             for done in as_completed([pool.submit(_write_volume, *job) for job in jobs]):
                 done.result()
                 advance()
+        except BrokenProcessPool as error:
+            raise RunFailed(
+                "a worker process was killed, most likely for lack of memory\n"
+                "  to do: fewer --workers, or a smaller --shape"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _begin_worker() -> None:
+    leave_signals_to_parent()
+    end_with_parent()
 
 
 def _write_volume(
