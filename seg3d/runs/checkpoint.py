@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
+import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +41,7 @@ def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any
     }
     # Into a file that is open: given a name, PyTorch would write it, random as it is, into the file.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        torch.save(_alike(content), file)
 
 
 def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
@@ -124,6 +125,21 @@ def restore_random_states(content: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _alike(value: Any) -> Any:
+    """The same value; if equal, of the same bytes, wherever its parts come from.
+
+    What an object is met with again is written as a reference, and equal texts may be one object,
+    or two if one of them was read from a file.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_alike(key): _alike(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_alike, value))
+    return value
 
 
 def _random_states() -> dict[str, Any]:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -16,17 +12,8 @@ import pytest
 from seg3d.common.errors import UserError
 from seg3d.common.files import UnfinishedFile, remove_unfinished
 from seg3d.common.sole_writer import NOTES, sole_writer
-from tests.conftest import environment
+from tests.writers import another_writer, start
 
-# Says when it is the writer, and is it until its standard input ends.
-HOLDER = """
-import sys
-from pathlib import Path
-from seg3d.common.sole_writer import sole_writer
-with sole_writer(*map(Path, sys.argv[1:])):
-    print("writing", flush=True)
-    sys.stdin.read()
-"""
 # When told to, tries to be the writer for a while.
 RIVAL = """
 import sys, time
@@ -42,24 +29,6 @@ try:
 except UserError:
     print("lost")
 """
-
-
-def start(program: str, *arguments: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-
-
-@contextmanager
-def another_writer(*outputs: Path) -> Iterator[subprocess.Popen[str]]:
-    with start(HOLDER, *outputs) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        yield process
 
 
 def names(folder: Path) -> list[str]:
