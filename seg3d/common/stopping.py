@@ -70,6 +70,22 @@ def interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def new_processes_leave_signals_to_parent() -> Iterator[None]:
+    """Let this process decide what an interrupt means for those that are started in the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        # Windows has none.
+        yield
+        return
+    # What is held back is handed down, so it holds before a program's first line; here it comes
+    # when the block ends.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent() -> None:
     """In a worker process: do not go on when the main process has been killed."""
     parent = multiprocessing.parent_process()
@@ -82,8 +98,8 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def leave_signals_to_parent(worker: int = 0) -> None:
-    """In a worker process: let the main process decide what an interrupt means."""
+def leave_signals_to_parent(worker: int) -> None:
+    """In a data worker: let the main process decide what an interrupt means."""
     # Terminals and batch systems signal the whole group; workers end with their parent anyway.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

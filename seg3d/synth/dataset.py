@@ -18,7 +18,7 @@ import numpy as np
 from seg3d.common.errors import RunFailed, UserError
 from seg3d.common.files import atomic_write, full_disk_explained, require_folder
 from seg3d.common.sole_writer import NOTES, sole_writer
-from seg3d.common.stopping import end_with_parent, leave_signals_to_parent
+from seg3d.common.stopping import end_with_parent, new_processes_leave_signals_to_parent
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, write_volume
 from seg3d.synth.model import Survey, draw_model
@@ -148,10 +148,12 @@ def _write_volumes(jobs: list[Job], workers: int | None, advance: Callable[[], o
         min(workers or os.cpu_count() or 1, len(jobs)),
         # Threads of libraries do not survive a fork.
         mp_context=get_context("spawn"),
-        initializer=_begin_worker,
+        initializer=end_with_parent,
     ) as pool:
         try:
-            for done in as_completed([pool.submit(_write_volume, *job) for job in jobs]):
+            with new_processes_leave_signals_to_parent():
+                submitted = [pool.submit(_write_volume, *job) for job in jobs]
+            for done in as_completed(submitted):
                 done.result()
                 advance()
         except BrokenProcessPool as error:
@@ -162,11 +164,6 @@ def _write_volumes(jobs: list[Job], workers: int | None, advance: Callable[[], o
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _begin_worker() -> None:
-    leave_signals_to_parent()
-    end_with_parent()
 
 
 def _write_volume(
