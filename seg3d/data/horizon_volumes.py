@@ -62,5 +62,5 @@ def write_layers(data: DataConfig, folder: Path, console: Console) -> Iterator[P
                 yield path
         labels = {"background": 0} | (dataset.labels or {})
         with atomic_write(description) as temporary:
-            temporary.write_text(json.dumps({"labels": labels}))
+            temporary.write_text(json.dumps({"labels": labels}), encoding="utf-8")
         yield description

@@ -7,7 +7,6 @@ worker processes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +29,7 @@ from seg3d.data.worker_failures import (
     ends_of_workers_explained,
     unless_failed,
 )
+from seg3d.data.workers import start_method, worker_count
 from seg3d.plan import Plan
 
 
@@ -102,6 +102,7 @@ def patch_batches(
         num_workers=workers,
         collate_fn=collated,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_signals_to_parent,
         # Its own, or each start of the loader would draw a number from the global generator.
@@ -118,14 +119,6 @@ def patch_batches(
         for worker in getattr(batches, "_workers", ()):
             # Only one that hangs is still there.
             worker.kill()
-
-
-def worker_count(config: Config) -> int:
-    """Processes that prepare patches."""
-    if config.data.workers != "auto":
-        return config.data.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(12, max(1, (cores or 1) - 1))
 
 
 def patch_stream(cache: Cache, config: Config, plan: Plan) -> PatchStream:

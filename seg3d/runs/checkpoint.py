@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seg3d.common.version import __version__
-from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.version import __version__
+from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.plan import Plan
 
 FORMAT = 1
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any
         "random": _random_states(),
         **state,
     }
-    # Into a file that is open: given a name, PyTorch would write it, random as it is, into the file.
+    # Into an open file: given its name, which is random, PyTorch would write that there too.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save(_alike(content), file)
 

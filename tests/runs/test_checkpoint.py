@@ -13,6 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seg3d.common.errors import UserError
+from seg3d.plan import ChannelIntensity
 from seg3d.runs.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -20,8 +22,6 @@ from seg3d.runs.checkpoint import (
     save_checkpoint,
     seed_random_states,
 )
-from seg3d.common.errors import UserError
-from seg3d.plan import ChannelIntensity
 from tests.plans import classes, small_config, small_plan
 
 CONFIG = small_config(
