@@ -23,10 +23,10 @@ from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import Ranks
 from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
-from seg3d.data.resampling import resample_slabs
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
+from seg3d.io.resampling import resample_slabs
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan, build_network
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
