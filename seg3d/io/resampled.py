@@ -45,7 +45,7 @@ class Resampled(VolumeReader):
     @property
     def overlaps(self) -> bool:
         """Whether any voxel of the grid lies within the source."""
-        regions = portions(self.header.grid.shape, self.slow_axis)
+        regions = portions(self.header.grid.shape, self.slow_axis, PIECE)
         return any(self._resampling.inside(region).any() for region in regions)
 
     def read(self, region: Region) -> np.ndarray:
