@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.io import Header, Region, VolumeReader, open_volume, ram_of
+from seg3d.io import Header, Region, Volume, VolumeReader, open_volume, ram_of
+from seg3d.io.in_ram import RamReader
 from seg3d.io.reoriented import on_grid_of
+
+# A file, or an array in memory with its geometry.
+Image = Path | Volume
 
 
 class ImageReader(VolumeReader):
@@ -19,11 +23,11 @@ class ImageReader(VolumeReader):
     They lie along the axes of the first. What `read` gives is a copy, which may be changed.
 
     Args:
-        images: one file per channel, or one file that holds all channels.
+        images: one file or array per channel, or one that holds all channels.
 
     Attributes:
         stored_bytes: of a voxel with all its channels in the files.
-        ram: bytes of RAM that the files take while they are open.
+        ram: bytes of RAM that files take while they are open, and that arrays have.
 
     Raises:
         UserError: if a file cannot be opened, or channels lie on different grids.
@@ -31,13 +35,13 @@ class ImageReader(VolumeReader):
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, images: Sequence[Path]) -> None:
+    def __init__(self, images: Sequence[Image]) -> None:
         with ExitStack() as opened:
-            stored = [opened.enter_context(open_volume(path)) for path in images]
+            stored = [opened.enter_context(_open(image)) for image in images]
             first = stored[0].header
             self._readers = [
-                on_grid_of(images[0], first.grid, path, reader)
-                for path, reader in zip(images, stored, strict=True)
+                on_grid_of(images[0], first.grid, image, reader)
+                for image, reader in zip(images, stored, strict=True)
             ]
             self._opened = opened.pop_all()
         channels = sum(reader.header.channels for reader in self._readers)
@@ -49,8 +53,10 @@ class ImageReader(VolumeReader):
         voxel_bytes = [one.dtype.itemsize * one.header.channels for one in self._readers]
         self.stored_bytes = sum(voxel_bytes)
         self.ram = sum(
-            ram_of(path, first.grid.shape, size)
-            for path, size in zip(images, voxel_bytes, strict=True)
+            image.array.nbytes
+            if isinstance(image, Volume)
+            else ram_of(image, first.grid.shape, size)
+            for image, size in zip(images, voxel_bytes, strict=True)
         )
 
     def read(self, region: Region) -> np.ndarray:
@@ -61,7 +67,11 @@ class ImageReader(VolumeReader):
         self._opened.close()
 
 
-def require_finite(images: Sequence[Path], count: int, where: str | None = None) -> None:
+def _open(image: Image) -> VolumeReader:
+    return RamReader(image) if isinstance(image, Volume) else open_volume(image)
+
+
+def require_finite(images: Sequence[Image], count: int, where: str | None = None) -> None:
     """Require that no voxel of the images of a case is NaN or infinite.
 
     Args:

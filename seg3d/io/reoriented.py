@@ -15,6 +15,10 @@ from seg3d.io.formats import DICOM, stem, suffix
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
 from seg3d.io.regions import Region, VolumeReader
+from seg3d.io.volume import Volume
+
+# What voxels may come from.
+Source = Path | Volume | Interpretation
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,7 @@ def turn_between(stored: Grid, wanted: Grid) -> Turn | None:
     return None
 
 
-def require_same_voxels(
-    path: Path, grid: Grid, other_path: Path | Interpretation, other: Grid
-) -> Turn:
+def require_same_voxels(path: Path | Volume, grid: Grid, other_path: Source, other: Grid) -> Turn:
     """Require that the voxels of two files coincide, in whatever order their axes stand.
 
     Returns:
@@ -127,13 +129,13 @@ def require_same_voxels(
             f"{path} and {other_path} do not lie on the same grid",
             given="; ".join(grid.differences(other)),
             legal="the same voxels in the world, in any order of the axes",
-            fix=None if isinstance(other_path, Interpretation) else _advice(path, other_path),
+            fix=_advice(path, other_path),
         )
     return turn
 
 
 def on_grid_of(
-    path: Path, grid: Grid, other_path: Path | Interpretation, other: VolumeReader
+    path: Path | Volume, grid: Grid, other_path: Source, other: VolumeReader
 ) -> VolumeReader:
     """A volume along the axes of another with the same voxels; itself, if they are its own.
 
@@ -144,7 +146,9 @@ def on_grid_of(
     return other if turn == AS_STORED else Reoriented(other, turn)
 
 
-def _advice(path: Path, other: Path) -> str:
+def _advice(path: Path | Volume, other: Source) -> str | None:
+    if not (isinstance(path, Path) and isinstance(other, Path)):
+        return None
     ending = suffix(path)
     target = Path("resampled", stem(other) + (".nii.gz" if ending == DICOM else ending))
     command = shlex.join(["seg3d", "convert", str(other), str(target), "--like", str(path)])
