@@ -27,7 +27,7 @@ from seg3d.data.worker_failures import (
     FailuresAsValues,
     collated,
     ends_of_workers_explained,
-    unless_failed,
+    received,
 )
 from seg3d.data.workers import start_method, worker_count
 from seg3d.plan import Plan
@@ -109,16 +109,19 @@ def patch_batches(
         generator=torch.Generator(),
     )
     batches = iter(loader)
+    # PyTorch has no public names for these, and they are not there without workers.
+    processes = getattr(batches, "_workers", ())
+    end = getattr(batches, "_shutdown_workers", lambda: None)
     try:
-        with ends_of_workers_explained():
-            yield map(unless_failed, batches)
+        with ends_of_workers_explained(processes):
+            yield received(batches)
     finally:
         # PyTorch does so when the last reference is gone; but tracebacks hold references, and at
         # the interpreter's end it waits for workers that nobody has told to end.
-        getattr(batches, "_shutdown_workers", lambda: None)()
-        for worker in getattr(batches, "_workers", ()):
+        end()
+        for process in processes:
             # Only one that hangs is still there.
-            worker.kill()
+            process.kill()
 
 
 def patch_stream(cache: Cache, config: Config, plan: Plan) -> PatchStream:
