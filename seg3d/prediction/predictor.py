@@ -31,10 +31,10 @@ from seg3d.common.sole_writer import sole_writer
 from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.images import Image
-from seg3d.data.resampling import resample_slabs
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
+from seg3d.io.resampling import resample_slabs
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan, build_network
 from seg3d.prediction.inputs import Given, images_of
