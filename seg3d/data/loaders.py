@@ -8,7 +8,7 @@ worker processes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -118,9 +118,10 @@ def patch_batches(
     finally:
         # PyTorch does so when the last reference is gone; but tracebacks hold references, and at
         # the interpreter's end it waits for workers that nobody has told to end.
-        end()
+        with suppress(RuntimeError):
+            end()
         for process in processes:
-            # Only one that hangs is still there.
+            # Still there if it hangs, or if the news of another's end cut this short.
             process.kill()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -97,8 +97,9 @@ def ends_of_workers_explained(workers: Sequence[BaseProcess]) -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith(WORKER):
             raise
-        # The news may be here before the end.
-        wait([worker.sentinel for worker in workers], timeout=1)
+        # The news may be here before the end, and PyTorch may tell it once more meanwhile.
+        with suppress(RuntimeError):
+            wait([worker.sentinel for worker in workers], timeout=1)
         raise RunFailed(_end_of_worker(error, {worker.exitcode for worker in workers})) from error
 
 
