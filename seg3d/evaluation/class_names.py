@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seg3d.data.layouts.dataset_json import label_values, read_json
+from seg3d.data.layouts import label_values, read_json
 from seg3d.io import is_plain_folder
 
 

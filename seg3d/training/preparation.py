@@ -19,8 +19,7 @@ from seg3d.data.fingerprint import (
     require_foreground,
     take_fingerprints,
 )
-from seg3d.data.layouts.dataset_json import read_json
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset, read_json
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
 from seg3d.plan import (
     CaseFingerprint,

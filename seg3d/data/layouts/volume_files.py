@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from seg3d.common.errors import UserError
+from seg3d.data.cases import Case
+from seg3d.data.layouts.found import LeftOut
 from seg3d.io import is_volume, stem
-
-LeftOut = tuple[str, str]
 
 NOT_A_VOLUME = "not a volume that seg3d reads"
 
@@ -58,6 +58,19 @@ def channel_files(name: str, find: Callable[[str], Path | None]) -> tuple[Path, 
 def without_channel(name: str) -> str:
     """``liver_1_0000`` gives ``liver_1``."""
     return re.sub(r"_\d{4}$", "", name)
+
+
+def numbered(cases: Iterable[Case]) -> bool:
+    """Whether image names end in the number of the channel, as in ``liver_1_0000.nii.gz``."""
+    return any(
+        stem(case.images[0]) != case.name and without_channel(stem(case.images[0])) == case.name
+        for case in cases
+    )
+
+
+def files_of(cases: Iterable[Case]) -> set[Path]:
+    """All files that cases are made of."""
+    return {path for case in cases for path in case.files}
 
 
 def left_out(
