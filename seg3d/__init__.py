@@ -1,3 +1,5 @@
 """seg3d: 3D segmentation with probed convolutions."""
 
-__version__ = "0.1.0"
+from seg3d.common.version import __version__
+
+__all__ = ["__version__"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import click
 
-from seg3d import __version__
 from seg3d.cli.convert import convert
 from seg3d.cli.demo import demo
 from seg3d.cli.evaluate import evaluate
@@ -18,6 +17,7 @@ from seg3d.cli.options import debug_option
 from seg3d.cli.predict import predict
 from seg3d.cli.synth import synth
 from seg3d.cli.train import train
+from seg3d.common.version import __version__
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

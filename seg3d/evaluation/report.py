@@ -14,9 +14,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from seg3d import __version__
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write, require_folder
+from seg3d.common.version import __version__
 from seg3d.evaluation.pairs import some_names
 from seg3d.evaluation.results import Evaluation, Overlap, Summary
 from seg3d.io import is_plain_folder

@@ -1,4 +1,17 @@
-"""Reading and writing volumes; the format follows from the file name's ending."""
+"""Reading and writing volumes; the format follows from the file name's ending.
+
+Parts of volumes, here and wherever volumes are streamed:
+
+======  ======================================================================================
+region  a box of a volume, as three slices: where
+block   the voxels of a region, as an array: what is there
+slab    a region of a few slices along one axis, and all of the other two
+column  a region that is long along the first axis, and part of the other two
+chunk   voxels that a file can only read together (Zarr's word)
+window  a region of the size of a patch, which the network sees at once (`seg3d.prediction`)
+tile    the columns that prediction does one after the other, where memory is short
+======  ======================================================================================
+"""
 
 from seg3d.io.formats import DICOM, SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
 from seg3d.io.header import Header

@@ -71,13 +71,13 @@ class BrickGrid:
         """All bricks of the tensor."""
         return self.batch * self.layers * self.row
 
-    def chunks(
+    def lots(
         self, elements: int, samples: slice | None = None, layers: slice | None = None
     ) -> Iterator[tuple[Where, slice]]:
-        """Go through the grid in chunks of about ``elements`` elements, at least a layer each.
+        """Go through the grid in lots of about ``elements`` elements, at least a layer each.
 
         Args:
-            elements: of x, in one chunk.
+            elements: of x, in one lot.
             samples: which samples; all if None.
             layers: which layers; all if None. Part of them only of a single sample.
 
@@ -97,7 +97,7 @@ class BrickGrid:
                 yield (slice(b, b_stop), slice(layer, stop)), numbers
 
     def read(self, x: Tensor, where: Where, dtype: torch.dtype) -> Tensor:
-        """The bricks of a chunk as rows, ``(bricks, voxels)``; may share memory with ``x``.
+        """The bricks of a lot as rows, ``(bricks, voxels)``; may share memory with ``x``.
 
         Bricks that stick out are continued by their last voxels.
         """
@@ -114,7 +114,7 @@ class BrickGrid:
     def write(
         self, out: Tensor, where: Where, rows: Tensor, first: tuple[int, int] = (0, 0)
     ) -> None:
-        """Put a chunk's ``rows``, as :meth:`read` gave them, in their places in ``out``.
+        """Put a lot's ``rows``, as :meth:`read` gave them, in their places in ``out``.
 
         ``first`` says which sample and which layer of the volume come first in ``out``.
         """
@@ -131,13 +131,13 @@ class BrickGrid:
         part.copy_(whole.unflatten(3, part.shape[3:]))
 
     def spread(self, values: Tensor, where: Where) -> Tensor:
-        """One number per sample and channel, ``(B, C)``, as a column for a chunk's rows."""
+        """One number per sample and channel, ``(B, C)``, as a column for a lot's rows."""
         samples, layers = where
         part = values[samples, None, :, None]
         return part.expand(-1, layers.stop - layers.start, -1, self.runs).reshape(-1, 1)
 
     def total(self, rows: Tensor, where: Where) -> Tensor:
-        """Sums over a chunk's voxels per sample and channel; what sticks out does not count."""
+        """Sums over a lot's voxels per sample and channel; what sticks out does not count."""
         samples, layers = where
         shape = (samples.stop - samples.start, -1, self.channels, self.planes)
         planes = rows.view(*shape, self.runs * self.voxels // self.planes)[..., : self.plane].sum(4)

@@ -32,8 +32,8 @@ from seg3d.probing.records import (
 )
 from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.sketches import Sketch
+from seg3d.probing.slab_convolutions import convolution_backward, convolve, convolve_over, is_cut
 from seg3d.probing.slabs import Geometry, RollingRows
-from seg3d.probing.slabwise import convolution_backward, convolve, convolve_over, is_cut
 from seg3d.probing.upsampled import ConvolveUpsampled, Upsampled
 
 

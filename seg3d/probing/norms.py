@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seg3d.probing.bricks import BrickGrid
-from seg3d.probing.chunks import bricks_of, chunk_elements, telling
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.names import make_norm_sketch
@@ -44,6 +43,7 @@ from seg3d.probing.probed_layer import (
 from seg3d.probing.records import KeptSketch, Record, attach
 from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype
+from seg3d.probing.work_sizes import bricks_of, lot_elements, telling
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -309,7 +309,7 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
 def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
     """Of every channel: of each part in two passes, while it is in the cache."""
     dtype = working_dtype(y.dtype)
-    rows = max(1, chunk_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
+    rows = max(1, lot_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
     parts = y.split(rows, dim=2)
     means = y.new_zeros(len(parts), *y.shape[:2], dtype=dtype)
     squares = y.new_zeros(*y.shape[:2], dtype=dtype)

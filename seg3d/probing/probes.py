@@ -37,7 +37,7 @@ from seg3d.probing.keys import ProbeKey
 from seg3d.probing.sketches import Sketch, working_dtype
 
 PROBES_STREAM = 2
-CHUNK_NUMBERS = 1 << 22  # of the probes drawn at a time: 16 MiB in float32
+NUMBERS_AT_ONCE = 1 << 22  # of the probes drawn at a time: 16 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ProbeSketch(Sketch):
         channels = flat.shape[1] if self.across_channels else 1
         rank = self._rank(voxels)
         generator = key.generator(x.device, PROBES_STREAM)
-        for part in flat.split(max(1, CHUNK_NUMBERS // (channels * rank)), dim=2):
+        for part in flat.split(max(1, NUMBERS_AT_ONCE // (channels * rank)), dim=2):
             probes = torch.randn(
                 channels * part.shape[2],
                 rank,

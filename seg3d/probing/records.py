@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from seg3d.probing.bricks import BrickGrid, Where
-from seg3d.probing.chunks import bricks_of
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import as_masks, exceeds, masked
 from seg3d.probing.rotated import Decoder, RotatedSketch
 from seg3d.probing.sketches import Sketch, working_dtype
+from seg3d.probing.work_sizes import bricks_of
 
-Chunk = tuple[Where, slice]
+Lot = tuple[Where, slice]
 Fill = Callable[[Tensor, slice, slice], None]
 Slope = float | Tensor
 
@@ -148,7 +148,7 @@ def _copy_rows(x: Tensor, out: Tensor, samples: slice, rows: slice) -> None:
 
 
 class Rebuilder:
-    """Rebuilds what a :class:`Record` stands for, chunk by chunk."""
+    """Rebuilds what a :class:`Record` stands for, lot by lot."""
 
     def __init__(self, record: Record, dtype: torch.dtype) -> None:
         self.record = record
@@ -159,8 +159,8 @@ class Rebuilder:
             key = ProbeKey.from_tensor(record.key)
             self._decoder = Decoder(record.sketch, record.shape, record.kept, key, dtype)
 
-    def chunks(self, samples: slice | None = None, layers: slice | None = None) -> Iterator[Chunk]:
-        """The chunks in which it is best done."""
+    def lots(self, samples: slice | None = None, layers: slice | None = None) -> Iterator[Lot]:
+        """The lots in which it is best done."""
         return bricks_of(self.grid, self.record.kept[0], samples, layers)
 
     def values(
@@ -169,7 +169,7 @@ class Rebuilder:
         """Surrogate of v, or of gain * v + shift, and the masks of where x is positive.
 
         Args:
-            where: of the chunk.
+            where: of the lot.
             numbers: of its bricks.
             affine: gain and shift, ``(B, C)`` each; empty for 1 and 0.
 
@@ -211,7 +211,7 @@ class Rebuilder:
             return kernels.sums(self._decoder, dz, self._columns(dz, below, above))
         shape = (3, self.grid.batch, self.grid.channels)
         sums = torch.zeros(shape, dtype=self.dtype, device=dz.device)
-        for where, numbers in self.chunks():
+        for where, numbers in self.lots():
             v, positive = self.signed(where, numbers)
             dn = self._factors(positive, where, below, above)
             dn.mul_(self.grid.read(dz, where, self.dtype))
@@ -232,7 +232,7 @@ class Rebuilder:
         if kernels := self._kernels(dz, dy):
             kernels.gradient(self._decoder, dz, dy, self._columns(dz, slope, 1.0, *columns))
             return
-        for where, numbers in self.chunks():
+        for where, numbers in self.lots():
             if columns:
                 gain, constant, along = columns
                 rest, positive = self.signed(where, numbers, (along, constant))
@@ -251,7 +251,7 @@ class Rebuilder:
             columns = self._columns(out, slope, 1.0, *(self.record.affine or (1.0, 0.0)))
             kernels.fill(self._decoder, out, columns, samples, layers)
             return
-        for where, numbers in self.chunks(samples, layers):
+        for where, numbers in self.lots(samples, layers):
             rows, positive = self.values(where, numbers, self.record.affine)
             if positive is not None and not is_one(slope):
                 # Not in where: rows may be a view of what is kept.

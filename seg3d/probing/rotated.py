@@ -33,12 +33,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seg3d.probing.chunks import bricks_of
 from seg3d.probing.coder import Coder
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import exceeds, masked, masks, pack
 from seg3d.probing.sketches import Sketch, working_dtype
+from seg3d.probing.work_sizes import bricks_of
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class RotatedSketch(Sketch):
 
 
 class Encoder(Coder):
-    """Sketches a tensor, at once or chunk by chunk.
+    """Sketches a tensor, at once or lot by lot.
 
     Attributes:
-        kept: complete when all has been put, in any order, in the chunks of :attr:`grid`.
+        kept: complete when all has been put, in any order, in the lots of :attr:`grid`.
     """
 
     def __init__(self, sketch: RotatedSketch, x: Tensor, key: ProbeKey, *, signed: bool) -> None:
@@ -130,7 +130,7 @@ class Encoder(Coder):
 
 
 class Decoder(Coder):
-    """Rebuilds a tensor chunk by chunk, from what an :class:`Encoder` kept."""
+    """Rebuilds a tensor lot by lot, from what an :class:`Encoder` kept."""
 
     def __init__(
         self,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from seg3d.metrics import tolerance as tolerance_module
 
+from seg3d.evaluation import tolerance as tolerance_module
 from seg3d.evaluation.precision_recall import BINS, ScoreCounts
 from seg3d.evaluation.tolerance import harmonic_mean, voxels_near
 

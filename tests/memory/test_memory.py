@@ -41,7 +41,7 @@ from seg3d.memory import (
     training_memory,
 )
 from seg3d.networks import UNet3d
-from seg3d.probing import chunks
+from seg3d.probing import work_sizes
 
 SHAPE = (2, 1, 16, 24, 16)
 
@@ -155,12 +155,12 @@ def test_peak_agrees_with_the_allocator(network: Callable[[], nn.Module], tmp_pa
 def test_loops_shortened_for_fake_tensors_take_what_whole_loops_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Large enough for several slabs and a dozen chunks.
+    # Large enough for several slabs and a dozen lots.
     network, shape = UNet3d(1, 3, (64, 8)), (1, 1, 64, 64, 64)
     shortened = training_memory(network, shape)
     # Now fake tensors are not recognised, though the parts keep their size.
-    monkeypatch.setattr(chunks, "FakeTensor", type("Nobody", (), {}))
-    monkeypatch.setattr(chunks, "_on_cpu", lambda x: False)
+    monkeypatch.setattr(work_sizes, "FakeTensor", type("Nobody", (), {}))
+    monkeypatch.setattr(work_sizes, "_on_cpu", lambda x: False)
     assert training_memory(network, shape) == shortened
 
 

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 pytest.importorskip("triton")
 
 from seg3d.networks import UNet3d
-from seg3d.probing import ProbeKey, kernels, rotated, set_bits, set_probe_step
+from seg3d.probing import ProbeKey, coder, kernels, set_bits, set_probe_step
 from seg3d.probing.activations import ProbedPReLU, activate_backward, sketched_with_signs
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.kernels import kernels_for, passes
@@ -59,7 +59,7 @@ def also_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(passes, "ROWS", 32)
         monkeypatch.setattr(passes, "PART", 64)
         # They are right to 16 bits of mantissa, more than products in bf16 have.
-        monkeypatch.setattr(rotated, "multiplies_bf16", lambda device: False)
+        monkeypatch.setattr(coder, "multiplies_bf16", lambda device: False)
 
 
 def both(compute: Callable[[], Result]) -> tuple[Result, Result]:

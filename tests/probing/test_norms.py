@@ -22,12 +22,12 @@ from seg3d.probing import (
     set_probe_step,
 )
 from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
-from seg3d.probing.chunks import bricks_of
 from seg3d.probing.norms import ProbedNorm
 from seg3d.probing.packing import exceeds
 from seg3d.probing.probed_layer import ProbedLayer
 from seg3d.probing.records import record_of
 from seg3d.probing.rotated import Decoder, Encoder, RotatedSketch
+from seg3d.probing.work_sizes import bricks_of
 
 from .helpers import assert_mean_is, gradients
 from .test_sketches import excess_energy

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seg3d.common.errors import UserError
-from seg3d.probing import ProbeKey, make_sketch, rotated
+from seg3d.probing import ProbeKey, coder, make_sketch
 from seg3d.probing.bricks import BrickGrid
+from seg3d.probing.coder import haar_matrix
 from seg3d.probing.packing import POSITIVE_LEVELS, Codebook
-from seg3d.probing.rotated import RotatedSketch, haar_matrix
+from seg3d.probing.rotated import RotatedSketch
 
 from .helpers import PROBING, assert_mean_is, surrogate_draws
 
@@ -59,7 +60,7 @@ def test_products_in_bf16_make_nearly_the_same_sketch(
     x = torch.randn(1, 2, 8, 16, 16, generator=torch.Generator().manual_seed(2))
     sketch, key, drawn = RotatedSketch(bits), ProbeKey(), []
     for fast in (True, False):
-        monkeypatch.setattr(rotated, "multiplies_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(coder, "multiplies_bf16", lambda device, fast=fast: fast)
         drawn.append(sketch.surrogate(sketch.compress(x, key), x.shape, x.dtype, key))
     difference = (drawn[0] - drawn[1]).square().sum() / x.square().sum()
     # A code differs where a value lies next to a threshold.
@@ -94,7 +95,7 @@ def test_variance_of_rotated_sketches_is_the_closed_form(name: str) -> None:
     functionals = torch.randn(x.numel(), 40, generator=generator, dtype=torch.float64)
     functionals[:, :20] += 2 * x.flatten()[:, None]  # aligned with x: the second term matters
     grid = BrickGrid.of(x.shape, 48)
-    ((where, _),) = grid.chunks(1 << 20)
+    ((where, _),) = grid.lots(1 << 20)
     bricks = grid.read(x, where, x.dtype)
     n, count = grid.voxels, grid.bricks
     assert (n, count) == (48, 8)
@@ -164,20 +165,20 @@ def test_orthogonal_probes_are_exact_at_full_rank() -> None:
         torch.testing.assert_close(rebuilt("orthogonal", x, rank), x, rtol=1e-8, atol=1e-8)
 
 
-def test_probes_drawn_in_chunks_are_those_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seg3d.probing.probes.CHUNK_NUMBERS", 700)
+def test_probes_drawn_in_parts_are_those_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seg3d.probing.probes.NUMBERS_AT_ONCE", 700)
     x = torch.randn(2, 3, 3, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(rebuilt("orthogonal", x, 60), x, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ROTATED)
 @pytest.mark.parametrize("elements", [1, 500, 4000])
-def test_bricks_in_chunks_do_not_change_the_law(
+def test_bricks_in_lots_do_not_change_the_law(
     name: str, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.randn(2, 3, 9, 10, 11)
     whole = rebuilt(name, x)
-    monkeypatch.setattr("seg3d.probing.chunks.chunk_elements", lambda x, total: elements)
+    monkeypatch.setattr("seg3d.probing.work_sizes.lot_elements", lambda x, total: elements)
     parts = rebuilt(name, x)
     energies = [(surrogate - x).square().mean().item() for surrogate in (whole, parts)]
     assert energies[0] == pytest.approx(energies[1], rel=0.15)
@@ -268,7 +269,7 @@ def test_bricks_cover_every_voxel_once(shape: tuple[int, ...], voxels: int, elem
     grid = BrickGrid.of(x.shape, voxels)
     out = torch.full_like(x, -1)
     seen = 0
-    for where, numbers in grid.chunks(elements):
+    for where, numbers in grid.lots(elements):
         rows = grid.read(x, where, x.dtype)
         assert rows.shape == (numbers.stop - numbers.start, grid.voxels)
         assert numbers.start == seen
@@ -300,7 +301,7 @@ def test_columns_for_rows_and_back() -> None:
     grid = BrickGrid.of(x.shape, 128)
     values = torch.randn(2, 3, dtype=torch.float64)
     sums = torch.zeros(2, 3, dtype=torch.float64)
-    for where, _ in grid.chunks(700):
+    for where, _ in grid.lots(700):
         rows = grid.read(x, where, x.dtype) * grid.spread(values, where)
         sums[where[0]] += grid.total(rows, where)
     torch.testing.assert_close(sums, x.sum((2, 3, 4)) * values)

@@ -51,9 +51,9 @@ def probed(layer: nn.Module, bits: float | str = "exact") -> Any:
 def slabs_of(elements: int, least_rows: int = 1, limit: int = 2**31) -> Iterator[None]:
     """Slabs of so many elements, and the forward pass in slabs from ``limit`` elements on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seg3d.probing.slabwise.slab_elements", lambda x: elements)
+        patch.setattr("seg3d.probing.slab_convolutions.slab_elements", lambda x: elements)
         patch.setattr("seg3d.probing.slabs.LEAST_ROWS", least_rows)
-        patch.setattr("seg3d.probing.slabwise.CUDNN_LIMIT", limit)
+        patch.setattr("seg3d.probing.slab_convolutions.CUDNN_LIMIT", limit)
         yield
 
 

@@ -21,7 +21,7 @@ Triple = tuple[int, int, int]
 @contextmanager
 def slabs_of(elements: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("slabwise", "upsampled"):
+        for module in ("slab_convolutions", "upsampled"):
             patch.setattr(f"seg3d.probing.{module}.slab_elements", lambda x: elements)
         patch.setattr("seg3d.probing.slabs.LEAST_ROWS", 1)
         yield

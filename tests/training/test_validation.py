@@ -13,8 +13,7 @@ from seg3d.common.stopping import StopRequest
 from seg3d.data.cases import Case
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, columns
-from seg3d.runs.run_folder import Run
-from seg3d.training.loop import Trainer
+from seg3d.plan import build_network
 from seg3d.training.validation import Validation, dice_per_class, validate
 from tests.plans import small_config, small_plan
 from tests.volumes import save_nifti
@@ -52,9 +51,16 @@ def validate_with(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> V
     """Validate a small untrained network on a volume, with so much free RAM."""
     monkeypatch.setattr("seg3d.training.validation.free_ram", lambda: free)
     torch.manual_seed(0)
-    trainer = Trainer(small_config(), small_plan(), Run(folder), torch.device("cpu"))
+    config, plan = small_config(), small_plan()
     case = Case("one", (folder / "image.nii.gz",), folder / "label.nii.gz")
-    found = validate(trainer, [case], StopRequest(None))
+    found = validate(
+        build_network(config, plan),
+        plan,
+        [case],
+        overlap=config.validation.overlap,
+        dtype=torch.float32,
+        stop=StopRequest(None),
+    )
     assert found is not None
     return found
 

@@ -1,6 +1,6 @@
 """Fused passes over tensors on a GPU: what the torch functions do, in one launch each.
 
-Wherever the engine goes through a tensor chunk by chunk it asks :func:`kernels_for` first.
+Wherever the engine goes through a tensor lot by lot it asks :func:`kernels_for` first.
 """
 
 from __future__ import annotations

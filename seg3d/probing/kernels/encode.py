@@ -77,7 +77,7 @@ def encode_kernel(
     EDGE: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
     HALF: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`seg3d.probing.norms.normalise` does chunk by chunk.
+    """What :func:`seg3d.probing.norms.normalise` does lot by lot.
 
     Without ``NORMALISE`` it is :meth:`seg3d.probing.rotated.Encoder.put` alone, of v = y;
     ``SIGNED``, with the signs of v. ``columns``, ``(5, B, C)``, are scale, offset, gain, shift

@@ -1,6 +1,6 @@
-"""Launches the kernels: a function here does at once what the torch path does chunk by chunk.
+"""Launches the kernels: a function here does at once what the torch path does lot by lot.
 
-None needs more memory than 12 bytes a brick, which is less than what chunks take.
+None needs more memory than 12 bytes a brick, which is less than what lots take.
 """
 
 from __future__ import annotations

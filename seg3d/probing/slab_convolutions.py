@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seg3d.probing.chunks import slab_elements, telling
 from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, added, rows_of
+from seg3d.probing.work_sizes import slab_elements, telling
 
 CUDNN_LIMIT = 2**31  # elements, above which cuDNN's 3D convolutions need huge workspaces
 

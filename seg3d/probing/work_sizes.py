@@ -17,12 +17,12 @@ Part = TypeVar("Part")
 LEAST_ELEMENTS = 1 << 17
 
 
-def chunk_elements(x: Tensor, total: int) -> int:
-    """Elements of a chunk of bricks, of which there are a few copies at a time.
+def lot_elements(x: Tensor, total: int) -> int:
+    """Elements of a lot of bricks, of which there are a few copies at a time.
 
     Args:
         x: tells the device.
-        total: elements of all chunks.
+        total: elements of all lots.
     """
     return 1 << 20 if _on_cpu(x) else min(1 << 21, max(LEAST_ELEMENTS, total // 32))
 
@@ -35,9 +35,9 @@ def slab_elements(x: Tensor) -> int:
 def bricks_of(
     grid: BrickGrid, x: Tensor, samples: slice | None = None, layers: slice | None = None
 ) -> Iterator[tuple[Where, slice]]:
-    """The chunks of ``grid`` in which work on ``x`` is best done; see :meth:`BrickGrid.chunks`."""
-    elements = chunk_elements(x, grid.bricks * grid.voxels)
-    return telling(grid.chunks(elements, samples, layers), x)
+    """The lots of ``grid`` in which work on ``x`` is best done; see :meth:`BrickGrid.lots`."""
+    elements = lot_elements(x, grid.bricks * grid.voxels)
+    return telling(grid.lots(elements, samples, layers), x)
 
 
 def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
