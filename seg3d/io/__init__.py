@@ -13,7 +13,19 @@ tile    the columns that prediction does one after the other, where memory is sh
 ======  ======================================================================================
 """
 
-from seg3d.io.formats import DICOM, SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io.formats import (
+    DICOM,
+    SEGY,
+    SUFFIXES,
+    WRITTEN,
+    has_header_beside,
+    is_plain_folder,
+    is_segmentation,
+    is_volume,
+    stem,
+    suffix,
+    written_suffix,
+)
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
 from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, read_labels
@@ -35,6 +47,7 @@ __all__ = [
     "SEGY",
     "SUFFIXES",
     "UNLABELLED",
+    "WRITTEN",
     "Header",
     "Interpretation",
     "LabelReader",
@@ -43,7 +56,9 @@ __all__ = [
     "VolumeReader",
     "VolumeWriter",
     "create_volume",
+    "has_header_beside",
     "is_plain_folder",
+    "is_segmentation",
     "is_volume",
     "open_volume",
     "portions",
@@ -57,4 +72,5 @@ __all__ = [
     "suffix",
     "whole",
     "write_volume",
+    "written_suffix",
 ]

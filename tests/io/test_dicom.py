@@ -224,11 +224,9 @@ def test_slices_of_different_stacks(tmp_path, changed):
         open_volume(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["frames", "colours", "position"])
+@pytest.mark.parametrize("what", ["colours", "position"])
 def test_files_that_are_no_slices(tmp_path, what):
-    if what == "frames":
-        write_slice(tmp_path / "a", voxels((12, 7)), (0, 0, 0), Rows=6, NumberOfFrames=2)
-    elif what == "colours":
+    if what == "colours":
         rgb = np.zeros((6, 21), "uint8")
         write_slice(tmp_path / "a", rgb, (0, 0, 0), Columns=7, SamplesPerPixel=3,
                     PhotometricInterpretation="RGB", PlanarConfiguration=0)  # fmt: skip

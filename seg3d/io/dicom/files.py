@@ -1,0 +1,78 @@
+"""What is a file of DICOM, and how ITK opens it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg3d.common.errors import UserError
+from seg3d.io import itk
+
+# The element of a file's head that tells how its pixels are packed, if they are.
+TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"
+# Of the slice that is a file; enhanced files have positions of frames.
+POSITION = "0020|0032"
+LONGEST_HEAD = 2048
+UNPACKED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM file, other than the index of a folder."""
+    if path.name == "DICOMDIR" or not path.is_file():
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+    return False
+
+
+def dicom_files(path: Path) -> list[Path]:
+    """The files of a folder, or the file that is given."""
+    return sorted(filter(is_dicom, path.iterdir())) if path.is_dir() else [path]
+
+
+def open_file(path: Path) -> Any:
+    """An ITK reader that has read a file's header.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    return itk.read_information(path, "GDCMImageIO")
+
+
+def read_pixels(path: Path, file: Any) -> np.ndarray:
+    """The pixels of a file, `(X, Y, frames)`.
+
+    Args:
+        path: of the file.
+        file: of `open_file`.
+
+    Raises:
+        UserError: if the file is damaged, or packed in a way that GDCM does not know.
+    """
+    try:
+        return itk.read_voxels(path, file)
+    except UserError as error:
+        syntax = transfer_syntax(path)
+        if syntax in UNPACKED:
+            raise
+        raise UserError(
+            f"{path} is damaged, or its compression is not known here",
+            given=f"transfer syntax {syntax}",
+            legal="pixels as they are, or packed with RLE, JPEG lossless or JPEG 2000",
+            fix="unpack it, for example with gdcmconv --raw",
+        ) from error
+
+
+def transfer_syntax(path: Path) -> str:
+    """The identifier of how a file's pixels are stored; empty if the file does not tell."""
+    with path.open("rb") as file:
+        _, found, rest = file.read(LONGEST_HEAD).partition(TRANSFER_SYNTAX)
+    return rest[2 : 2 + int.from_bytes(rest[:2], "little")].decode("ascii", "replace").strip(" \0")
+
+
+def text(file: Any, key: str) -> str:
+    """A field of a header that ITK has read; empty if it is not there."""
+    return file.GetMetaData(key).strip(" \0") if file.HasMetaDataKey(key) else ""
