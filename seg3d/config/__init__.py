@@ -11,7 +11,14 @@ from seg3d.config.loading import config_from_tree, config_tree, load_config, sav
 from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
 from seg3d.config.quantities import parse_bytes
 from seg3d.config.section import Section
-from seg3d.config.sections import Config, DataConfig, LossConfig, PatchConfig, TrainConfig
+from seg3d.config.sections import (
+    Config,
+    DataConfig,
+    FilesConfig,
+    LossConfig,
+    PatchConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "MONAI_NETWORKS",
@@ -19,6 +26,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "ElasticConfig",
+    "FilesConfig",
     "HorizonsConfig",
     "LossConfig",
     "MonaiNetworkConfig",

@@ -18,17 +18,21 @@ from seg3d.io.formats import (
     SEGY,
     SUFFIXES,
     WRITTEN,
-    has_header_beside,
+    header_of,
+    images_in,
     is_plain_folder,
     is_segmentation,
     is_volume,
+    labels_in,
     stem,
     suffix,
+    volumes_in,
     written_suffix,
 )
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
 from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, read_labels
+from seg3d.io.patterns import volumes_by_case
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
 from seg3d.io.volume import (
     Volume,
@@ -56,10 +60,12 @@ __all__ = [
     "VolumeReader",
     "VolumeWriter",
     "create_volume",
-    "has_header_beside",
+    "header_of",
+    "images_in",
     "is_plain_folder",
     "is_segmentation",
     "is_volume",
+    "labels_in",
     "open_volume",
     "portions",
     "ram_of",
@@ -70,6 +76,8 @@ __all__ = [
     "slabs",
     "stem",
     "suffix",
+    "volumes_by_case",
+    "volumes_in",
     "whole",
     "write_volume",
     "written_suffix",

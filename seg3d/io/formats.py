@@ -131,17 +131,40 @@ def is_segmentation(path: Path) -> bool:
     return path.name.lower().endswith(SEGMENTATION)
 
 
-def has_header_beside(path: Path) -> bool:
-    """Whether a file holds the voxels of a volume whose header lies beside it."""
+def header_of(path: Path) -> Path:
+    """The volume that a file is part of: the header beside it if it holds voxels, or itself."""
     for ending in ENDINGS_OF_VOXELS:
         if path.name.lower().endswith(ending):
             name = path.name[: len(path.name) - len(ending)]
-            return any(
-                path.with_name(name + header).exists()
-                for known in ENDINGS_OF_HEADERS
-                for header in (known, known.upper())
-            )
-    return False
+            for header in ENDINGS_OF_HEADERS:
+                for other in (path.with_name(name + header), path.with_name(name + header.upper())):
+                    if other.exists():
+                        return other
+    return path
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The volumes that a folder holds, sorted, without hidden files (macOS strews ``._x.nii``)."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+        and is_volume(path)
+        and path.exists()
+        and header_of(path) == path
+    )
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Those of the volumes in a folder that are not segmentations by their name."""
+    return [path for path in volumes_in(folder) if not is_segmentation(path)]
+
+
+def labels_in(folder: Path) -> list[Path]:
+    """The volumes in a folder, without images that lie beside their segmentation."""
+    volumes = volumes_in(folder)
+    segmented = {stem(path) for path in volumes if is_segmentation(path)}
+    return [path for path in volumes if is_segmentation(path) or stem(path) not in segmented]
 
 
 def _store(path: Path) -> Path:

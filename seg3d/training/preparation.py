@@ -70,7 +70,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     """
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
-    dataset = find_dataset(config.data.folder, config.data.labels)
+    dataset = find_dataset(config.data.folder, config.data.labels, config.data.files)
     print_as_is(console, describe(dataset))
     if resume:
         plan = load_checkpoint(run.last)[1]

@@ -13,7 +13,7 @@ import pytest
 from pydicom.uid import RLELossless
 
 from seg3d.common.errors import UserError
-from seg3d.data.layouts.volume_files import volumes_by_stem
+from seg3d.data.layouts.volume_files import images_by_stem
 from seg3d.geometry import Grid
 from seg3d.io import (
     Header,
@@ -276,7 +276,7 @@ def test_series_in_a_folder_of_images(tmp_path):
     write_series(tmp_path / "one", voxels())
     nib.save(nib.nifti1.Nifti1Image(voxels(), np.eye(4)), tmp_path / "two.nii")
     (tmp_path / "empty").mkdir()
-    assert volumes_by_stem(tmp_path) == {"one": tmp_path / "one", "two": tmp_path / "two.nii"}
+    assert images_by_stem(tmp_path) == {"one": tmp_path / "one", "two": tmp_path / "two.nii"}
 
 
 def test_series_are_not_written(tmp_path):

@@ -7,6 +7,8 @@
 `nnunet`      nnU-Net: a ``dataset.json`` about folders, or with the files of cases
 `msd`         the Decathlon and MONAI: a ``dataset.json`` that lists the files
 `lists`       tables of seg3d's own: ``dataset.csv``, or JSON with the same keys
+`beside`      segmentations beside their images, as 3D Slicer saves them
+`patterns`    folders within folders, whose files the config describes
 `horizons`    SEG-Y surveys beside their horizons
 ============  =====================================================================
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.common.errors import UserError
-from seg3d.config import HorizonsConfig
+from seg3d.config import FilesConfig, HorizonsConfig
 from seg3d.data.cases import Dataset
 from seg3d.data.layouts.assemble import assemble
+from seg3d.data.layouts.beside import images_beside_segmentations
 from seg3d.data.layouts.folders import image_and_label_folders
 from seg3d.data.layouts.found import Found
 from seg3d.data.layouts.horizons import surveys_with_horizons
@@ -18,24 +19,29 @@ from seg3d.data.layouts.lists import csv_table, json_list
 from seg3d.data.layouts.msd import SECTIONS, listed_in_sections
 from seg3d.data.layouts.nnunet import explicit_files, raw_data
 from seg3d.data.layouts.pairs import TRAINING_PAIRS
+from seg3d.data.layouts.patterns import files_by_pattern
 from seg3d.data.layouts.volume_files import visible
+from seg3d.io import is_segmentation, volumes_in
 
 LIST_NAMES = ("dataset.json", "dataset.csv")
 SHOWN = 10
 RECOGNISED = (
     "dataset.json (MSD, nnU-Net, or a list of cases), dataset.csv, "
-    "or the folders imagesTr and labelsTr, or images and labels"
+    "the folders imagesTr and labelsTr, or images and labels, or X.nrrd beside X.seg.nrrd"
 )
 
 
 def find_dataset(
-    source: str | Path, labels: Mapping[str, object] | HorizonsConfig | None = None
+    source: str | Path,
+    labels: Mapping[str, object] | HorizonsConfig | None = None,
+    files: FilesConfig | None = None,
 ) -> Dataset:
     """Find the cases of a dataset, whatever its layout. Files are found, not opened.
 
     Args:
         source: the dataset's folder, or a ``.json`` or ``.csv`` file that lists it.
         labels: ``data.labels`` of the config.
+        files: ``data.files`` of the config.
 
     Raises:
         UserError: if nothing is recognised, or the dataset contradicts itself or lacks files.
@@ -45,10 +51,12 @@ def find_dataset(
         raise UserError(
             f"the dataset {source} does not exist", legal="a folder, or a .json or .csv list"
         )
-    return assemble(recognise(source, labels))
+    return assemble(recognise(source, labels, files or FilesConfig()))
 
 
-def recognise(source: Path, labels: Mapping[str, object] | HorizonsConfig | None) -> Found:
+def recognise(
+    source: Path, labels: Mapping[str, object] | HorizonsConfig | None, files: FilesConfig
+) -> Found:
     """What the layout that a source is in finds there.
 
     Raises:
@@ -56,11 +64,15 @@ def recognise(source: Path, labels: Mapping[str, object] | HorizonsConfig | None
     """
     if isinstance(labels, HorizonsConfig):
         return surveys_with_horizons(source, labels)
+    if files.images or files.label is not None:
+        return files_by_pattern(source, files)
     listing = source if source.is_file() else _list_in(source)
     if listing is None:
         for pair in TRAINING_PAIRS:
             if all((source / folder).is_dir() for folder in pair):
                 return image_and_label_folders(source, pair)
+        if any(map(is_segmentation, volumes_in(source))):
+            return images_beside_segmentations(source)
         raise _unrecognised(source)
     match listing.suffix.lower():
         case ".csv":
@@ -113,5 +125,6 @@ def _unrecognised(folder: Path) -> UserError:
         legal=RECOGNISED,
         fix=f"did you mean {inner[0]}?"
         if inner
-        else "arrange the files so, or list them in a dataset.csv (image,label)",
+        else "arrange the files so, list them in a dataset.csv (image,label), or say where they "
+        "are: --set data.files.images=[CASE/image.nii.gz] --set data.files.label=CASE/label.nii.gz",
     )

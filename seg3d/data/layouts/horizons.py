@@ -12,10 +12,10 @@ from seg3d.data.layouts.pairs import cases_for_testing
 from seg3d.data.layouts.volume_files import (
     channel_files,
     files_of,
+    images_by_stem,
     left_out,
     numbered,
     visible,
-    volumes_by_stem,
 )
 from seg3d.io import SEGY, Interpretation, suffix
 from seg3d.io.horizon_layers import MOST_HORIZONS, label_values
@@ -45,7 +45,7 @@ def surveys_with_horizons(root: Path, labels: HorizonsConfig) -> Found:
             given=f"it holds {_names(root)}",
             legal=f"{IMAGES}/X.sgy with {HORIZONS}/X/{labels.horizons[0]}",
         )
-    images = volumes_by_stem(root / IMAGES)
+    images = images_by_stem(root / IMAGES)
     cases = [
         Case(folder.name, files, _interpretation(files[0], folder, labels))
         for folder in visible(root / HORIZONS)

@@ -12,9 +12,10 @@ from seg3d.data.layouts.found import LeftOut
 from seg3d.data.layouts.volume_files import (
     channel_files,
     files_of,
+    images_by_stem,
+    labels_by_stem,
     left_out,
     visible,
-    volumes_by_stem,
     without_channel,
 )
 
@@ -44,8 +45,8 @@ def cases_for_training(root: Path, pair: Pair, ending: str = "") -> list[Case]:
     Raises:
         UserError: if there is none.
     """
-    images = volumes_by_stem(root / pair.images, ending)
-    labels = volumes_by_stem(root / pair.labels, ending)
+    images = images_by_stem(root / pair.images, ending)
+    labels = labels_by_stem(root / pair.labels, ending)
     cases = [
         Case(name, files, label)
         for name, label in labels.items()
@@ -71,8 +72,8 @@ def cases_for_testing(root: Path, *, numbered: bool, ending: str = "") -> list[C
         numbered: whether file names end in the number of the channel.
         ending: that all volumes must have.
     """
-    images = volumes_by_stem(root / TEST_PAIR.images, ending)
-    labels = volumes_by_stem(root / TEST_PAIR.labels, ending)
+    images = images_by_stem(root / TEST_PAIR.images, ending)
+    labels = labels_by_stem(root / TEST_PAIR.labels, ending)
     names = sorted({without_channel(name) if numbered else name for name in images})
     return [
         Case(name, files, labels.get(name), "test")
