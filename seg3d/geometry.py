@@ -57,6 +57,12 @@ class Grid:
             return math.nan
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
+    def distance(self, affine: np.ndarray) -> float:
+        """How far another affine moves a voxel at most, in the unit of the affines."""
+        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
+        here, there = (one[:3, :3] @ corners + one[:3, 3:] for one in (self.affine, affine))
+        return float(np.linalg.norm(here - there, axis=0).max())
+
     def differences(self, other: Grid) -> list[str]:
         """Say in words how ``other`` differs from this grid; empty if the voxels coincide.
 
@@ -65,11 +71,7 @@ class Grid:
         """
         if self.shape != other.shape:
             return [f"shape {self.shape} and {other.shape}"]
-        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
-        here, there = (
-            grid.affine[:3, :3] @ corners + grid.affine[:3, 3:] for grid in (self, other)
-        )
-        distance = float(np.linalg.norm(here - there, axis=0).max())
+        distance = self.distance(other.affine)
         if distance <= POSITION_TOLERANCE_VOXELS * min(self.spacing):
             return []
         found = [

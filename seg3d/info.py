@@ -43,6 +43,7 @@ def volume_info(path: Path) -> str:
             f"voxels      {dtype}",
             f"spacing     {' × '.join(f'{size:.6g}' for size in grid.spacing)} mm",
             f"orientation {grid.orientation}",
+            *(f"note        {note.what}: {note.where}" for note in header.notes),
         ]
     )
 
@@ -67,7 +68,7 @@ def run_info(run: Path) -> str:
             f"step {position['step']}",
             f"best Dice {best}",
             f"data      {plan.dataset}",
-            f"labels    {labels}",
+            f"labels    {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
             f"patch     {' × '.join(map(str, plan.patch_size))} voxels",
             f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
             f"sketch {config.probing.sketch}",

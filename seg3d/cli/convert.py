@@ -25,12 +25,10 @@ def convert(source: Path, target: Path) -> None:
       seg3d convert dicom/series_4/ scan.nii.gz
       seg3d convert scan.ome.zarr/2 small.nrrd
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.io.convert import convert_volume
 
-    console = Console()
+    console = make_console()
     for note in convert_volume(source, target, console):
         click.echo(f"note: {note}", err=True)
     print_as_is(console, target)

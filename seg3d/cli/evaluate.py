@@ -32,16 +32,14 @@ def evaluate(
       seg3d evaluate predictions/ Task09_Spleen/labelsTs/
       seg3d evaluate predictions/ faults/labelsTs/ --tolerance 2
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.evaluation import evaluate as evaluate_pairs
     from seg3d.evaluation import find_pairs, label_names_near, report
     from seg3d.evaluation.curve_report import write_curve
 
     pairs = find_pairs(predictions, references)
-    console = Console()
+    console = make_console()
     with progress_bar(console, "cases", len(pairs)) as bar:
         evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance, tolerance)
     console.print(report.table(evaluation))

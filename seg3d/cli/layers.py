@@ -27,12 +27,10 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
       seg3d layers configs/seismic_layers.yaml --data surveys --output layers/
       seg3d evaluate predictions/ layers/
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.config import load_config
     from seg3d.data.horizon_volumes import write_layers
 
-    console = Console()
+    console = make_console()
     for file in write_layers(load_config(config, data_override(data)).data, output, console):
         print_as_is(console, file)

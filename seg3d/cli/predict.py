@@ -65,13 +65,11 @@ def predict(
       seg3d predict runs/brain_mr bids/ --pattern sub-CASE/anat/*_T1w.nii.gz --output predictions/
       torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
     """
-    from rich.console import Console
-
     from seg3d.common.device import choose_device
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.common.ranks import joined_ranks
-    from seg3d.config import parse_bytes
+    from seg3d.config import ignored_overrides, parse_bytes
     from seg3d.prediction.jobs import plan_jobs, require_room_for_probabilities
     from seg3d.prediction.predictor import Predictor
     from seg3d.runs.checkpoint import find_checkpoint
@@ -86,7 +84,9 @@ def predict(
         )
         if probabilities:
             require_room_for_probabilities(jobs, predictor.plan.class_names)
-        console = Console(quiet=not ranks.first)
+        console = make_console(quiet=not ranks.first)
+        for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():
+            click.echo(f"note: {note}", err=True)
         windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
         with progress_bar(console, "windows", windows) as bar:
             for job in jobs:

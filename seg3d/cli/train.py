@@ -41,11 +41,9 @@ def train(
       seg3d train configs/medical_ct.yaml --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
-    from rich.console import Console
-
     from seg3d.common.device import choose_device
-    from seg3d.common.printing import print_as_is
-    from seg3d.config import load_config
+    from seg3d.common.printing import make_console, print_as_is
+    from seg3d.config import ignored_overrides, load_config
     from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
     from seg3d.training.loop import train as train_run
     from seg3d.training.preparation import default_run_folder, prepare
@@ -56,7 +54,7 @@ def train(
         overrides += (f"data.fold={fold}",)
     asked = load_config(config, overrides)
     run = Run(run_folder or default_run_folder(config, asked.data.fold))
-    console = Console()
+    console = make_console()
     if resume:
         settings, differing = resume_run(run, asked, overrides)
         if differing:
@@ -68,6 +66,8 @@ def train(
     else:
         require_new_run(run)
         settings = asked
+    for note in ignored_overrides(settings, overrides):
+        print_as_is(console, f"Note: {note}")
     with sole_user(run):
         prepared = prepare(settings, run, resume, console)
         ending = train_run(prepared, run, device, resume, console)

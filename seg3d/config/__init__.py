@@ -5,10 +5,12 @@ package reads raw dictionaries.
 """
 
 from seg3d.config.augment import AugmentConfig, ElasticConfig
+from seg3d.config.ignored import ignored_overrides
 from seg3d.config.keys import documented_horizon_keys, documented_keys
-from seg3d.config.labels import HorizonsConfig
+from seg3d.config.labels import REST_NAME, HorizonsConfig, Rest
 from seg3d.config.loading import config_from_tree, config_tree, load_config, save_config
 from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
+from seg3d.config.overrides import keys_set
 from seg3d.config.quantities import parse_bytes
 from seg3d.config.section import Section
 from seg3d.config.sections import (
@@ -22,6 +24,7 @@ from seg3d.config.sections import (
 
 __all__ = [
     "MONAI_NETWORKS",
+    "REST_NAME",
     "AugmentConfig",
     "Config",
     "DataConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "LossConfig",
     "MonaiNetworkConfig",
     "PatchConfig",
+    "Rest",
     "Section",
     "TrainConfig",
     "UNet3dConfig",
@@ -38,6 +42,8 @@ __all__ = [
     "config_tree",
     "documented_horizon_keys",
     "documented_keys",
+    "ignored_overrides",
+    "keys_set",
     "load_config",
     "parse_bytes",
     "save_config",

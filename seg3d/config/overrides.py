@@ -38,3 +38,22 @@ def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
         branch.clear()
     branch[last] = value
     return tree
+
+
+def keys_set(override: str) -> list[str]:
+    """The keys that an override sets: those below its own, if its value is a mapping.
+
+    Raises:
+        UserError: as `overridden`.
+    """
+
+    def walk(tree: Any, key: str) -> list[str]:
+        if not isinstance(tree, dict) or not tree:
+            return [key]
+        return [
+            found
+            for name, below in tree.items()
+            for found in walk(below, f"{key}.{name}" if key else str(name))
+        ]
+
+    return walk(overridden({}, override), "")

@@ -51,8 +51,9 @@ class DataConfig(Section):
     labels: LabelsConfig = Field(
         None,
         description="class name: value in the label files, or several values that are merged "
-        "(predictions carry the first); a class named 'ignore' is left out of the loss; null "
-        "takes them from the dataset",
+        "(predictions carry the first); a class named 'ignore' is left out of the loss; with rest "
+        "all values that no class has are background, or are ignored; null, or rest alone, takes "
+        "the classes from the dataset",
     )
     folds: Annotated[Integer, Field(ge=2)] = Field(
         5, description="number of cross-validation folds"

@@ -39,7 +39,8 @@ class ImageReader(VolumeReader):
                 require_same_grid(images[0], first.grid, path, reader.header.grid)
             self._opened = opened.pop_all()
         channels = sum(reader.header.channels for reader in self._readers)
-        self.header = Header(first.grid, channels, first.native)
+        notes = tuple(note for reader in self._readers for note in reader.header.notes)
+        self.header = Header(first.grid, channels, first.native, notes)
         self.slow_axis = self._readers[0].slow_axis
         x, y, z = (max(sizes) for sizes in zip(*(one.chunk for one in self._readers), strict=True))
         self.chunk = x, y, z

@@ -31,7 +31,7 @@ from seg3d.io.formats import (
 )
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
-from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, read_labels
+from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, LabelRest, read_labels
 from seg3d.io.patterns import volumes_by_case
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
 from seg3d.io.volume import (
@@ -55,6 +55,7 @@ __all__ = [
     "Header",
     "Interpretation",
     "LabelReader",
+    "LabelRest",
     "Region",
     "Volume",
     "VolumeReader",

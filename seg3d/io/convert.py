@@ -12,7 +12,7 @@ from rich.console import Console
 from seg3d.common.errors import UserError
 from seg3d.common.progress import progress_bar
 from seg3d.geometry import Grid, Shape3
-from seg3d.io import SEGY, Header, Region, create_volume, open_volume, segy, suffix
+from seg3d.io import SEGY, Header, Region, create_volume, open_volume, suffix
 from seg3d.io.ome_zarr import CHUNK
 
 BLOCK_BYTES = 2**27
@@ -75,9 +75,8 @@ def blocks(shape: Shape3, axes: set[int], voxel_bytes: int, most: int) -> list[R
 
 
 def _notes(source: Path, header: Header, target: Path, ending: str) -> list[str]:
-    grid, notes = header.grid, []
-    if isinstance(header.native, segy.Survey):
-        notes += [f"{source}: {note}" for note in header.native.notes]
+    grid = header.grid
+    notes = [f"{note.where}: {note.what}" for note in header.notes]
     if grid.shear_degrees > SHEAR_TOLERANCE_DEGREES:
         notes.append(
             f"the axes of {source} are {grid.shear_degrees:.1f} degrees from right angles, as in "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seg3d.common.errors import UserError
+from seg3d.common.notes import Note
 from seg3d.geometry import Grid
 
 # Of the volume that three axes of length 1 span, 1 at right angles; lengths themselves say nothing.
@@ -23,11 +24,13 @@ class Header:
         grid: shape and position.
         channels: number of channels (1 for a 3D file).
         native: the format's own header, kept so that outputs can carry it.
+        notes: what is odd about the file.
     """
 
     grid: Grid
     channels: int
     native: Any
+    notes: tuple[Note, ...] = ()
 
 
 def checked_header(

@@ -14,6 +14,7 @@ import io
 import math
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from nibabel.wrapstruct import WrapStructError
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import NewFolders, atomic_write, full_disk_explained
-from seg3d.geometry import Shape3
+from seg3d.common.notes import Note
+from seg3d.geometry import Grid, Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch, ram_of_scratch
 from seg3d.io.header import Header, checked_header, no_geometry, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
@@ -43,6 +45,8 @@ ENDINGS_OF_PAIRS = (".img", ".hdr")
 # Codes of a header's unit of length, and what it is in mm; nearly all files say mm or nothing.
 METRE, MICROMETRE = 1, 3
 MILLIMETRES = {METRE: 1e3, MICROMETRE: 1e-3}
+# Voxels up to which sform and qform are taken for the same.
+SAME_PLACE = 0.5
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,
@@ -121,7 +125,8 @@ class _Reader(ArrayReader):
     def __init__(self, path: Path, image: Any) -> None:
         self.path = path
         affine = _scaled(image.affine, _millimetres(image.header))
-        self.header = checked_header(path, image.shape, affine, image.header)
+        header = checked_header(path, image.shape, affine, image.header)
+        self.header = replace(header, notes=_notes(path, header))
         self._stored = image.dataobj
         self._voxels_in = Path(image.file_map["image"].filename)
         self._scaled = (self._stored.slope, self._stored.inter) != (1, 0)
@@ -203,6 +208,44 @@ class _PackedWriter(ArrayWriter):
     def discard(self) -> None:
         self._scratch.close()
         self._folders.discard()
+
+
+def _notes(path: Path, header: Header) -> tuple[Note, ...]:
+    """What is odd about the position that a header gives."""
+    native = header.native
+    if not isinstance(native, nib.nifti1.Nifti1Header):
+        return _notes_on_analyze(path)
+    notes = []
+    if (factor := _millimetres(native)) != 1:
+        unit = "metres" if factor > 1 else "micrometres"
+        notes.append(Note(f"the header gives lengths in {unit}, not in mm", str(path)))
+    return (*notes, *_notes_on_forms(path, header))
+
+
+def _notes_on_analyze(path: Path) -> tuple[Note, ...]:
+    side = "Analyze does not say which side is left; columns are taken to run from right to left"
+    notes = [Note(side, str(path))]
+    if path.with_suffix(".mat").exists():
+        notes.append(Note("the position that SPM wrote beside it is not read", f"{path.stem}.mat"))
+    return tuple(notes)
+
+
+def _notes_on_forms(path: Path, header: Header) -> tuple[Note, ...]:
+    """Whether the two positions that a header may give are one; nibabel takes the sform."""
+    native = header.native
+    if not native["sform_code"] or not native["qform_code"]:
+        return ()
+    grid = Grid(header.grid.shape, native.get_sform())
+    try:
+        apart = grid.distance(native.get_qform()) / min(grid.spacing)
+    except DAMAGED:
+        apart = math.nan
+    if apart <= SAME_PLACE:
+        return ()
+    if math.isfinite(apart):
+        what = "sform and qform put voxels in different places; the sform is used"
+        return (Note(what, f"{path} ({apart:.3g} voxels apart)"),)
+    return (Note("the qform is not a position; the sform is used", str(path)),)
 
 
 def _native(header: Header, dtype: np.dtype, channels: int) -> Any:

@@ -21,7 +21,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
 from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import Ranks
-from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.resampling import resample_slabs
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
@@ -34,7 +34,6 @@ from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.prediction.unfinished import Task, Unfinished
 from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
 from seg3d.runs.checkpoint import load_checkpoint
-from seg3d.runs.run_folder import changed_keys
 
 # Without --memory: of the RAM, and of the GPU's memory, that is free.
 SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
@@ -109,14 +108,14 @@ class Predictor:
             ranks: as for the class.
 
         Raises:
-            UserError: if the file is not a checkpoint of seg3d, or another key is changed.
+            UserError: if the file is not a checkpoint of seg3d, or another key is set.
         """
         stored, plan, content = load_checkpoint(path)
         config = config_from_tree(config_tree(stored), overrides, source="--set")
-        for key in changed_keys(stored, config):
+        for key in (key for override in overrides for key in keys_set(override)):
             if not key.startswith("predict."):
                 raise UserError(
-                    f"--set {key}: the network was trained with another value",
+                    f"--set {key}: predictions go by what the network was trained with",
                     legal="keys under predict",
                 )
         network = build_network(config, plan)

@@ -62,6 +62,8 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         trainer.save(run.last)
     checkpoint = load_checkpoint(run.last)[2]
     trainer.load(checkpoint)
+    journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
+    journal.notes(trainer.position.epochs_done, prepared.notes)
     print_as_is(console, f"preprocessed volumes: {cache}")
     with progress_bar(console, "preprocessing", len(cache)) as bar:
         try:
@@ -82,7 +84,6 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         restore_random_states(checkpoint)
         trainer.save(run.last)
     batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
-    journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
     stop = StopRequest(config.train.max_time)
     console.print(
         f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(

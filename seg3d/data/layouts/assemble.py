@@ -18,11 +18,10 @@ FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 
 
 def assemble(found: Found) -> Dataset:
-    """Give cases unique names, check that they agree, and set those for testing apart.
+    """Give cases unique names, and set those for testing apart.
 
     Raises:
-        UserError: if no case can be trained on, if a case is there twice, or if cases differ in
-            their number of image files.
+        UserError: if no case can be trained on, or if a case is there twice.
     """
     source = found.source
     cases = _with_unique_names(found.cases, source)
@@ -34,7 +33,6 @@ def assemble(found: Found) -> Dataset:
             given=f"{found.layout}: {len(cases)} cases, all for testing or without label",
             legal="at least one image with a label",
         )
-    _check_channels(found, cases)
     return Dataset(
         layout=found.layout,
         source=source,
@@ -85,31 +83,3 @@ def _safe_name(case: Case, folders: int, source: Path) -> str:
 
 def _folders(case: Case) -> tuple[str, ...]:
     return case.images[0].parent.parts[1:]
-
-
-def _check_channels(found: Found, cases: Sequence[Case]) -> None:
-    source, channels = found.source, found.channels
-    usual = Counter(len(case.images) for case in cases).most_common(1)[0][0]
-    odd = [case for case in cases if len(case.images) != usual]
-    if odd:
-        files = [
-            f"{case.name} has {len(case.images)} ({', '.join(path.name for path in case.images)})"
-            for case in odd[:5]
-        ]
-        more = f"; and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise UserError(
-            f"{source}: cases differ in their number of image files (channels)",
-            given="; ".join(files) + more,
-            legal=f"{usual}, as in the other {len(cases) - len(odd)} cases",
-            fix="add what is missing, or take these cases out",
-        )
-    if channels is None or usual == len(channels):
-        return
-    if usual == 1 and not found.one_file_per_channel:
-        return
-    raise UserError(
-        f"{source}: the number of image files per case is not the number of channel names",
-        given=f"{usual} files per case, channels {', '.join(channels)}",
-        legal=f"{len(channels)} files per case",
-        fix="correct the channel names, or add the missing files",
-    )

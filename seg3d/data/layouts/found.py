@@ -20,7 +20,6 @@ class Found(NamedTuple):
         left_out: what was seen and not used, with the reason.
         channels: names, if the source gives them.
         labels: class names and values, if the source gives them.
-        one_file_per_channel: the layout does not allow several channels in one file.
     """
 
     layout: str
@@ -29,4 +28,3 @@ class Found(NamedTuple):
     left_out: list[LeftOut]
     channels: tuple[str, ...] | None = None
     labels: dict[str, int | list[int]] | None = None
-    one_file_per_channel: bool = False

@@ -36,15 +36,13 @@ def listed_in_sections(path: Path, content: dict[str, Any]) -> Found:
         for folder in (*TRAINING_PAIRS[0], *TEST_PAIR)
         for leftover in left_out(path.parent, folder, used, f"not listed in {path.name}")
     ]
-    per_channel = numbered(cases)
     return Found(
-        "nnU-Net v1" if per_channel else "MSD",
+        "nnU-Net v1" if numbered(cases) else "MSD",
         path,
         cases,
         [*notes, *absent, *unlisted],
         channel_names(path, content),
         label_values(path, content),
-        one_file_per_channel=per_channel,
     )
 
 

@@ -77,7 +77,6 @@ def _found(
         left_out,
         channel_names(path, content),
         label_values(path, content),
-        one_file_per_channel=True,
     )
 
 

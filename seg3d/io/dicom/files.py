@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seg3d.common.errors import UserError
+from seg3d.common.notes import Note
 from seg3d.io import itk
 
 # The element of a file's head that tells how its pixels are packed, if they are.
@@ -71,6 +72,19 @@ def transfer_syntax(path: Path) -> str:
     with path.open("rb") as file:
         _, found, rest = file.read(LONGEST_HEAD).partition(TRANSFER_SYNTAX)
     return rest[2 : 2 + int.from_bytes(rest[:2], "little")].decode("ascii", "replace").strip(" \0")
+
+
+def notes_on(path: Path, file: Any) -> tuple[Note, ...]:
+    """What is odd about the pixels of a file.
+
+    Args:
+        path: of the volume.
+        file: of `open_file`.
+    """
+    if text(file, "0028|0004") != "MONOCHROME1":
+        return ()
+    what = "MONOCHROME1, where low numbers are bright: they are turned round, as ITK does"
+    return (Note(what, str(path)),)
 
 
 def text(file: Any, key: str) -> str:

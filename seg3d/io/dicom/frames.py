@@ -7,6 +7,7 @@ that is read from the header by pydicom.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.io import itk
 from seg3d.io.arrays import ArrayReader
-from seg3d.io.dicom.files import read_pixels, transfer_syntax
+from seg3d.io.dicom.files import notes_on, read_pixels, transfer_syntax
 from seg3d.io.dicom.stack import Slice, stacked
 from seg3d.io.header import checked_header, voxel_dtype
 
@@ -54,7 +55,8 @@ class FrameReader(ArrayReader):
             )
         slices = _slices(path, file.GetSize())
         self._order, affine = stacked(path, slices, f"split the file, {WITH_ANOTHER_PROGRAM}")
-        self.header = checked_header(path, file.GetSize(), affine)
+        header = checked_header(path, file.GetSize(), affine)
+        self.header = replace(header, notes=notes_on(path, file))
         self.dtype = voxel_dtype(path, itk.stored_dtype(file))
         self._held: np.ndarray | None = None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from seg3d.common.errors import UserError
+from seg3d.common.notes import Note
 from seg3d.io import itk
-from seg3d.io.dicom.files import POSITION, open_file, read_pixels, text
+from seg3d.io.dicom.files import POSITION, notes_on, open_file, read_pixels, text
 from seg3d.io.dicom.stack import Slice, stacked
 from seg3d.io.header import checked_header, voxel_dtype
 from seg3d.io.regions import Region, VolumeReader, lengths
@@ -37,17 +39,20 @@ class SeriesReader(VolumeReader):
 
     def __init__(self, path: Path, files: list[Path]) -> None:
         slices, series, dtypes = [], [], []
+        notes: set[Note] = set()
         for number, name in enumerate(files):
             file = open_file(name)
             slices.append(_slice(name, number, file))
             series.append(_Series(text(file, "0020|000e"), text(file, "0008|103e")))
+            notes.update(notes_on(path, file))
             dtypes.append(voxel_dtype(name, itk.stored_dtype(file)))
         _require_one_series(path, series)
         order, affine = stacked(
             path, slices, "move every phase, echo or repetition to a folder of its own"
         )
         self._files = [files[number] for number in order]
-        self.header = checked_header(path, (*slices[0].shape, len(slices)), affine)
+        header = checked_header(path, (*slices[0].shape, len(slices)), affine)
+        self.header = replace(header, notes=tuple(notes))
         self.dtype = np.result_type(*dtypes)
 
     def read(self, region: Region) -> np.ndarray:
