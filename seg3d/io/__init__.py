@@ -26,6 +26,7 @@ from seg3d.io.formats import (
     labels_in,
     stem,
     suffix,
+    target_suffix,
     volumes_in,
     written_suffix,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "slabs",
     "stem",
     "suffix",
+    "target_suffix",
     "volumes_by_case",
     "volumes_in",
     "whole",

@@ -12,7 +12,7 @@ from rich.console import Console
 from seg3d.common.errors import UserError
 from seg3d.common.progress import progress_bar
 from seg3d.geometry import Grid, Shape3
-from seg3d.io import SEGY, Header, Region, create_volume, open_volume, suffix
+from seg3d.io import SEGY, Header, Region, create_volume, open_volume, target_suffix
 from seg3d.io.ome_zarr import CHUNK
 
 BLOCK_BYTES = 2**27
@@ -37,7 +37,7 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
     Raises:
         UserError: if the source cannot be read, or the target cannot be written.
     """
-    ending = suffix(target)
+    ending = target_suffix(target)
     if target.resolve() in (source.resolve(), *source.resolve().parents):
         raise UserError(f"{target} would overwrite its input {source}", fix="give another name")
     with open_volume(source) as reader:

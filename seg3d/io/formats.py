@@ -96,6 +96,26 @@ def suffix(path: str | Path) -> str:
     )
 
 
+def target_suffix(path: Path) -> str:
+    """The ending of a volume that is to be written.
+
+    Raises:
+        UserError: if no format has it, or one that is only read.
+    """
+    legal = f"a name that ends in {', '.join(WRITTEN)}"
+    try:
+        ending = suffix(path)
+    except UserError as error:
+        raise UserError(f"{path} is not a volume that seg3d writes", legal=legal) from error
+    if ending not in WRITTEN:
+        raise UserError(
+            f"{path}: {ending or 'DICOM'} is read, not written",
+            legal=legal,
+            fix=f"give a name that ends in {WRITTEN_INSTEAD[ending]}",
+        )
+    return ending
+
+
 def written_suffix(path: str | Path) -> str:
     """The ending of volumes that are made of a volume: its own, unless that is only read."""
     ending = suffix(path)
@@ -176,7 +196,16 @@ def _store(path: Path) -> Path:
 
 
 def _is_series(path: Path) -> bool:
-    written = tuple(WRITTEN)
-    return path.is_dir() and any(
-        dicom.is_dicom(file) for file in path.iterdir() if not file.name.lower().endswith(written)
-    )
+    """Whether a folder is one volume: slices, or one file of frames and no other volume."""
+    if not path.is_dir():
+        return False
+    others = (*WRITTEN, *ENDINGS_OF_HEADERS)
+    with_frames, alone = 0, True
+    for file in path.iterdir():
+        if file.name.lower().endswith(others):
+            alone = False
+        elif dicom.is_dicom(file):
+            if not dicom.has_frames(file):
+                return True
+            with_frames += 1
+    return with_frames == 1 and alone

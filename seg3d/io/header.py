@@ -59,7 +59,7 @@ def checked_header(
             legal="three axes, or four with the channels last",
         )
     affine = np.asarray(affine, dtype=np.float64)
-    if not _places_voxels(affine):
+    if not places_voxels(affine):
         raise no_geometry(path, f"affine {affine.tolist()}")
     x, y, z = (int(size) for size in shape[:3])
     channels = int(shape[3]) if len(shape) == 4 else 1
@@ -76,7 +76,7 @@ def no_geometry(path: Path, given: str) -> UserError:
     )
 
 
-def _places_voxels(affine: np.ndarray) -> bool:
+def places_voxels(affine: np.ndarray) -> bool:
     """Whether all numbers are finite, and no axis is without length or in the plane of others."""
     with np.errstate(all="ignore"):
         spacing = np.linalg.norm(affine[:3, :3], axis=0)

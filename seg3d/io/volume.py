@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from seg3d.common.errors import UserError
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import ome_zarr
-from seg3d.io.formats import DICOM, FORMATS, STORES, WRITTEN, WRITTEN_INSTEAD, suffix
+from seg3d.io.formats import DICOM, FORMATS, STORES, WRITTEN, suffix, target_suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter, whole
 
@@ -61,7 +61,7 @@ def create_volume(
     """
     path = Path(path)
     require_replaceable(path)
-    return WRITTEN[suffix(path)].create_volume(path, header, np.dtype(dtype), channels)
+    return WRITTEN[target_suffix(path)].create_volume(path, header, np.dtype(dtype), channels)
 
 
 def require_replaceable(path: Path) -> None:
@@ -72,13 +72,7 @@ def require_replaceable(path: Path) -> None:
             is no Zarr store where one is to be; or if the ending is not that of a format that is
             written.
     """
-    ending = suffix(path)
-    if ending not in WRITTEN:
-        raise UserError(
-            f"{path}: {ending if ending else 'DICOM'} is read, not written",
-            legal=f"a name that ends in {', '.join(WRITTEN)}",
-            fix=f"give a name that ends in {WRITTEN_INSTEAD[ending]}",
-        )
+    ending = target_suffix(path)
     if path.exists() and path.is_dir() != (ending in STORES):
         raise UserError(
             f"{path} is a {'folder' if path.is_dir() else 'file'}", fix="give another name"
@@ -142,4 +136,6 @@ def _existing(path: str | Path) -> Path:
     ending = suffix(path)
     if ending != DICOM and path.is_dir() != (ending in STORES):
         raise UserError(f"{path} is not a {'file' if path.is_dir() else 'folder'}")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{path} is not a regular file")
     return path

@@ -21,24 +21,19 @@ import math
 from pathlib import Path
 
 from seg3d.geometry import Shape3
-from seg3d.io.dicom.files import dicom_files, is_dicom, open_file, text
+from seg3d.io.dicom.files import dicom_files, has_frames, is_dicom, open_file
 from seg3d.io.dicom.frames import FrameReader
 from seg3d.io.dicom.series import SeriesReader
 from seg3d.io.regions import VolumeReader
 
-__all__ = ["is_dicom", "open_volume", "ram_of"]
-
-# Classes of files whose frames have positions, even if there is only one: CT, MR, PET.
-ENHANCED = tuple(
-    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2.1", "2.2", "4.1", "4.4", "130", "128.1")
-)
+__all__ = ["has_frames", "is_dicom", "open_volume", "ram_of"]
 
 
 def open_volume(path: Path) -> VolumeReader:
     files = dicom_files(path)
     if len(files) == 1:
         file = open_file(files[0])
-        if file.GetSize()[2] > 1 or text(file, "0008|0016") in ENHANCED:
+        if file.GetSize()[2] > 1 or has_frames(files[0]):
             return FrameReader(files[0], file)
     return SeriesReader(path, files)
 

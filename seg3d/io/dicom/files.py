@@ -12,10 +12,15 @@ from seg3d.common.errors import UserError
 from seg3d.common.notes import Note
 from seg3d.io import itk
 
-# The element of a file's head that tells how its pixels are packed, if they are.
+# Elements of a file's head: how its pixels are packed, if they are, and its class.
 TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"
+SOP_CLASS = b"\x02\x00\x02\x00UI"
+ENHANCED = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2.1", "2.2", "4.1", "4.4", "128.1", "130")
+)
 # Of the slice that is a file; enhanced files have positions of frames.
 POSITION = "0020|0032"
+PIXEL_SPACING = "0028|0030"
 LONGEST_HEAD = 2048
 UNPACKED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
@@ -69,8 +74,17 @@ def read_pixels(path: Path, file: Any) -> np.ndarray:
 
 def transfer_syntax(path: Path) -> str:
     """The identifier of how a file's pixels are stored; empty if the file does not tell."""
+    return _identifier(path, TRANSFER_SYNTAX)
+
+
+def has_frames(path: Path) -> bool:
+    """Whether a file of DICOM is of a class whose frames have positions (enhanced CT, MR, PET)."""
+    return _identifier(path, SOP_CLASS) in ENHANCED
+
+
+def _identifier(path: Path, element: bytes) -> str:
     with path.open("rb") as file:
-        _, found, rest = file.read(LONGEST_HEAD).partition(TRANSFER_SYNTAX)
+        _, _, rest = file.read(LONGEST_HEAD).partition(element)
     return rest[2 : 2 + int.from_bytes(rest[:2], "little")].decode("ascii", "replace").strip(" \0")
 
 

@@ -7,6 +7,7 @@ that is read from the header by pydicom.
 from __future__ import annotations
 
 import struct
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,16 @@ def _slices(path: Path, size: tuple[int, int, int]) -> list[Slice]:
         size: columns, rows and frames.
     """
     try:
-        header = _read_header(path)
-        if header.get("Modality") == "SEG":
-            raise UserError(
-                f"{path} is a segmentation in DICOM, which is not read",
-                fix="convert it to .nii.gz or .nrrd, for example with 3D Slicer or dcmqi",
-            )
-        shared = header.get("SharedFunctionalGroupsSequence") or [{}]
-        frames = [_Frame(one, shared[0]) for one in header.PerFrameFunctionalGroupsSequence]
-        slices = [
-            Slice(f"frame {number + 1}", number, size[:2], frame.affine)
-            for number, frame in enumerate(frames)
-        ]
-        scales = {frame.scale for frame in frames}
+        # pydicom remarks on values that are not as the standard has them.
+        with warnings.catch_warnings(action="ignore"):
+            header = _read_header(path)
+            shared = header.get("SharedFunctionalGroupsSequence") or [{}]
+            frames = [_Frame(one, shared[0]) for one in header.PerFrameFunctionalGroupsSequence]
+            slices = [
+                Slice(f"frame {number + 1}", number, size[:2], frame.affine)
+                for number, frame in enumerate(frames)
+            ]
+            scales = {frame.scale for frame in frames}
     except DAMAGED as error:
         raise _not_told(path, f"{type(error).__name__}: {error}") from error
     if len(slices) != size[2]:
@@ -118,7 +116,13 @@ def _read_header(path: Path) -> Any:
             f"{path} is packed as a whole, which is not read for files of many frames",
             fix="unpack it, for example with dcmconv",
         )
-    return pydicom.dcmread(path, stop_before_pixels=True)
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if header.get("Modality") == "SEG":
+        raise UserError(
+            f"{path} is a segmentation in DICOM, which is not read",
+            fix="convert it to .nii.gz or .nrrd, for example with 3D Slicer or dcmqi",
+        )
+    return header
 
 
 class _Frame:

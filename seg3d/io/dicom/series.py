@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,9 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.common.notes import Note
 from seg3d.io import itk
-from seg3d.io.dicom.files import POSITION, notes_on, open_file, read_pixels, text
+from seg3d.io.dicom.files import PIXEL_SPACING, POSITION, notes_on, open_file, read_pixels, text
 from seg3d.io.dicom.stack import Slice, stacked
-from seg3d.io.header import checked_header, voxel_dtype
+from seg3d.io.header import checked_header, no_geometry, voxel_dtype
 from seg3d.io.regions import Region, VolumeReader, lengths
 
 
@@ -79,10 +80,22 @@ def _slice(path: Path, number: int, file: Any) -> Slice:
             if frames > 1
             else "move files that are not slices elsewhere, or convert the series with dcm2niix",
         )
+    _require_spacing(path, file)
     affine = itk.affine_of(file)
     # The only slice of a series has no neighbour that would tell the spacing.
     affine[:3, 2] *= float(text(file, "0018|0050") or 1) / file.GetSpacing()[2]
     return Slice(path.name, number, (columns, rows), affine)
+
+
+def _require_spacing(path: Path, file: Any) -> None:
+    """ITK takes 1 mm, or anything, for a spacing that is none."""
+    spacing = text(file, PIXEL_SPACING)
+    try:
+        usable = all(0 < float(length) < math.inf for length in spacing.split("\\"))
+    except ValueError:
+        usable = False
+    if file.HasMetaDataKey(PIXEL_SPACING) and not usable:
+        raise no_geometry(path, f"pixel spacing {spacing}")
 
 
 def _require_one_series(path: Path, series: list[_Series]) -> None:

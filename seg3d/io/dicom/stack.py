@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.common.errors import UserError
+from seg3d.io.header import no_geometry, places_voxels
 
 # Scanners round positions: to 0.1 mm where slices are 0.625 mm apart, for instance, and a slice is
 # compared with the first and the last one.
@@ -57,6 +58,9 @@ def stacked(path: Path, slices: list[Slice], separate: str) -> tuple[list[int], 
         UserError: if sizes or directions differ, a slice is missing or there twice, or they are
             not evenly spaced.
     """
+    for one in slices:
+        if not places_voxels(one.affine):
+            raise no_geometry(path, f"{one.name}: affine {one.affine.tolist()}")
     _require_one_stack(path, slices)
     first = slices[0]
     towards = first.normal / np.linalg.norm(first.normal)
