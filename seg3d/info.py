@@ -24,6 +24,8 @@ def system_info() -> str:
             lines.append(f"cuda:{index}   {device.name}, {readable(device.total_memory)}")
     else:
         lines.append("cuda     not available")
+    if torch.backends.mps.is_available():
+        lines.append("mps      available")
     lines.append(f"cpu      {torch.get_num_threads()} threads")
     return "\n".join(lines)
 

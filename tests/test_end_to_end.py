@@ -163,6 +163,7 @@ def test_predict_and_evaluate(run: Path, brain: Path, tmp_path: Path, cli: Cli) 
     assert {path.name for path in output.iterdir()} == {
         "template.nii.gz",
         "template_probabilities.nii.gz",
+        "labels.json",
     }
     image = nib.load(brain / "imagesTs" / "template.nii.gz")
     labels = nib.load(output / "template.nii.gz")

@@ -74,7 +74,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def hardware() -> str:
     """The GPU if there is one, and the CPU with the number of threads that PyTorch uses."""
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     cpu = models[0] if models else f"{platform.machine()} CPU"
     parts = [f"{cpu}, {torch.get_num_threads()} threads"]

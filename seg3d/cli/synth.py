@@ -43,7 +43,7 @@ def synth(
     \b
     Example:
       seg3d synth faults --out faults --count 200
-      seg3d train configs/seismic_faults.yaml --data faults
+      seg3d train seismic_faults --data faults
     """
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar

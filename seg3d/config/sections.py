@@ -62,7 +62,8 @@ class DataConfig(Section):
     cache: Literal["auto"] | Bytes = Field(
         "auto",
         description="preprocessed volumes are kept in RAM up to this limit, else on disk in the "
-        "run folder; auto is half of the RAM that is free at the start",
+        "run folder, where they always are if worker processes cannot share RAM (macOS, "
+        "Windows); auto is half of the RAM that is free at the start",
     )
     workers: Literal["auto"] | Annotated[Integer, Field(ge=0)] = Field(
         "auto", description="processes that prepare patches; 0 prepares them between the steps"

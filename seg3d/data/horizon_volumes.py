@@ -58,5 +58,7 @@ def write_layers(data: DataConfig, folder: Path, console: Console) -> Iterator[P
     # Evaluation takes the names from here, and the value of voxels that count nowhere.
     path = folder / "dataset.json"
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"labels": {"background": 0} | (dataset.labels or {})}))
+        temporary.write_text(
+            json.dumps({"labels": {"background": 0} | (dataset.labels or {})}), encoding="utf-8"
+        )
     yield path

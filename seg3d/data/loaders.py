@@ -7,7 +7,6 @@ worker processes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from seg3d.config import Config
 from seg3d.data.augmentation import augmentation
 from seg3d.data.cache import Cache
 from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.data.workers import start_method, worker_count
 from seg3d.plan import Plan
 
 
@@ -65,19 +65,12 @@ def patch_loader(stream: PatchStream, config: Config, first: int, last: int) -> 
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_signals_to_parent,
         # Its own, or each start of the loader would draw a number from the global generator.
         generator=torch.Generator(),
     )
-
-
-def worker_count(config: Config) -> int:
-    """Processes that prepare patches."""
-    if config.data.workers != "auto":
-        return config.data.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(12, max(1, (cores or 1) - 1))
 
 
 def patch_stream(cache: Cache, config: Config, plan: Plan) -> PatchStream:

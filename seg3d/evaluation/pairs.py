@@ -23,7 +23,7 @@ class Pair:
     reference: Path | None
 
 
-def find_pairs(predictions: Path, references: Path) -> list[Pair]:
+def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     """Match predictions with references by file name without ending; two files match as given.
 
     Args:
@@ -37,6 +37,7 @@ def find_pairs(predictions: Path, references: Path) -> list[Pair]:
         UserError: if a path does not exist, one is a file and the other a folder, both are the
             same, two files of a folder have the same name but for the ending, or nothing matches.
     """
+    predictions, references = Path(predictions), Path(references)
     for path in (predictions, references):
         if not path.exists():
             raise UserError(f"{path} does not exist")

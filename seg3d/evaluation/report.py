@@ -35,10 +35,11 @@ DEFINITIONS = {
     "defined Dice and the background (0) do not count",
     "volumes": "number of voxels times the volume of a voxel, in ml; null for surveys, whose "
     "axes are not in mm",
-    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere, "
+    "ignore": "voxels whose reference has a value of the class named 'ignore' count nowhere, "
     "nor do traces that are missing in a SEG-Y file",
     "missing": "references without a prediction; they are in no number of this file",
     "unreferenced": "predictions without a reference; they are in no number of this file",
+    "failed": "cases whose files cannot be compared; they are in no number of this file",
     "tolerance_precision, tolerance_recall": "share of the predicted voxels of a class that have "
     "a voxel of it in the reference within 'tolerance_voxels', and the other way round; null if "
     "there are none",
@@ -111,6 +112,8 @@ def table(evaluation: Evaluation) -> Group:
         if names:
             text = f"{len(names)} {what}, not in these numbers: {some_names(names)}"
             parts.append(Text(text, style="yellow"))
+    for case, reason in evaluation.failed.items():
+        parts.append(Text(f"{case} cannot be compared: {reason}", style="red"))
     return Group(*parts)
 
 
@@ -129,6 +132,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
         "summary": {str(value): entry for value, entry in summary.items()},
         "missing": list(evaluation.missing),
         "unreferenced": list(evaluation.unreferenced),
+        "failed": evaluation.failed,
         "cases": {
             pair.case: {
                 "prediction": str(pair.prediction),

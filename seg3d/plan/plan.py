@@ -86,4 +86,6 @@ class Plan(Section):
 
 def save_plan(plan: Plan, path: Path) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+        temporary.write_text(
+            yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+        )

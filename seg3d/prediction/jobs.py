@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seg3d.common.errors import UserError
@@ -21,6 +21,7 @@ from seg3d.io import (
     volumes_by_case,
     written_suffix,
 )
+from seg3d.prediction.legend import LEGEND
 
 FIRST_CHANNEL = "_0000"
 # What the class probabilities have behind the name of the labels beside them.
@@ -34,10 +35,12 @@ class Job:
     Attributes:
         images: one file per channel, or one with all channels.
         output: the label file to write.
+        folder_of_many: the output lies in a folder that was made for predictions.
     """
 
     images: tuple[Path, ...]
     output: Path
+    folder_of_many: bool = field(default=False, compare=False)
 
     @property
     def probabilities(self) -> Path:
@@ -45,10 +48,20 @@ class Job:
         ending = suffix(self.output)
         return self.output.with_name(f"{stem(self.output)}{PROBABILITIES}{ending}")
 
+    @property
+    def legend(self) -> Path:
+        """Where it is written what the label values mean."""
+        return self.output.with_name(LEGEND if self.folder_of_many else legend_name(self.output))
+
+
+def legend_name(output: Path) -> str:
+    """Name of the legend of a prediction that is alone."""
+    return f"{stem(output)}_{LEGEND}"
+
 
 def plan_jobs(
-    inputs: Sequence[Path],
-    output: Path,
+    inputs: Sequence[str | Path],
+    output: str | Path,
     *,
     recursive: bool = False,
     patterns: Sequence[str] = (),
@@ -70,14 +83,15 @@ def plan_jobs(
         UserError: if there is nothing to predict, or outputs would collide with each other or with
             inputs.
     """
+    output, sources = Path(output), [Path(one) for one in inputs]
     if recursive and patterns:
         raise UserError("--recursive and --pattern are both given", fix="give one of them")
     if patterns:
-        cases = [case for one in inputs for case in _cases_by_pattern(one, patterns)]
+        cases = [case for one in sources for case in _cases_by_pattern(one, patterns)]
     else:
-        volumes = {path: Path() for one in inputs for path in _volumes(one)}
+        volumes = {path: Path() for one in sources for path in _volumes(one)}
         if recursive:
-            volumes |= _volumes_below(inputs, output)
+            volumes |= _volumes_below(sources, output)
         cases = list(_cases(volumes))
     if not cases:
         raise UserError(
@@ -98,7 +112,9 @@ def plan_jobs(
         )
     require_folder(output.parent, "--output")
     jobs = [
-        Job(images, output if as_file else output / f"{name}{written_suffix(images[0])}")
+        Job(images, output)
+        if as_file
+        else Job(images, output / f"{name}{written_suffix(images[0])}", True)
         for name, images in cases
     ]
     written = [job.output.resolve() for job in jobs]

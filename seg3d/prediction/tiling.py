@@ -73,7 +73,7 @@ class Work:
         written: bytes of a voxel of all that is written.
         network: bytes of the network's parameters.
         per_window: bytes that the network needs besides for each window of a batch.
-        files: bytes of RAM that the files take while they are open.
+        files: bytes of RAM that open files take, and arrays that are read or made.
         on_gpu: whether the network computes on a GPU.
     """
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seg3d.common.version import __version__
-from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.version import __version__
+from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.plan import Plan
 
 FORMAT = 1

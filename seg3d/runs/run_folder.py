@@ -10,11 +10,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from seg3d.config import Config, config_from_tree, config_tree, load_config
-from seg3d.config.mistakes import value_at
 from seg3d.common.errors import UserError
 from seg3d.common.files import no_entry_explained, require_folder
 from seg3d.common.yaml_text import in_one_line
+from seg3d.config import Config, config_from_tree, config_tree, load_config
+from seg3d.config.mistakes import value_at
 
 # What the weights, the optimiser's state and the order of the patches depend on.
 FIXED_KEYS = (

@@ -25,10 +25,10 @@ class Journal:
 
     def __init__(self, tensorboard: Path, log: Path, epochs_done: int) -> None:
         self.log = log
-        rows = log.read_text().splitlines() if log.is_file() else []
+        rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         with atomic_write(log) as temporary:
             kept = [row for row in rows if _epoch(row) <= epochs_done]
-            temporary.write_text("".join(f"{row}\n" for row in kept))
+            temporary.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
         self.writer = SummaryWriter(str(tensorboard), purge_step=epochs_done + 1)
 
     def scalars(self, epoch: int, values: dict[str, float]) -> None:
@@ -58,7 +58,7 @@ class Journal:
         self.writer.close()
 
     def _append(self, row: dict[str, Any]) -> None:
-        with self.log.open("a") as file:
+        with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

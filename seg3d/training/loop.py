@@ -1,4 +1,4 @@
-"""Training: `fit` is the loop, `train` sets up what goes into it."""
+"""Training: `fit` is the loop, `train_prepared` sets up what goes into it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ TRIAL_PATCHES = 6  # by which the bits are chosen
 Ending = Literal["finished"] | Reason
 
 
-def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console) -> Ending:
+def train_prepared(
+    prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console
+) -> Ending:
     """Train, or continue to train, a prepared run to its end.
 
     Args:
         prepared: config, plan and cases.
         run: the folder to write to.
-        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device_name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         resume: continue from the last checkpoint of the run.
         console: for messages and progress.
 

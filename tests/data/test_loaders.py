@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 
 from seg3d.data.cache import training_cache
 from seg3d.data.cases import Case
-from seg3d.data.loaders import PatchStream, patch_loader, patch_stream, worker_count
+from seg3d.data.loaders import PatchStream, patch_loader, patch_stream
 from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.data.workers import share_ram, start_method, worker_count
 from tests.data.conftest import NAMES
 from tests.plans import small_config, small_plan
 
@@ -96,3 +98,13 @@ def test_worker_count() -> None:
     assert worker_count(small_config(data={"workers": 0})) == 0
     assert worker_count(small_config(data={"workers": 3})) == 3
     assert 1 <= worker_count(small_config(data={})) <= 12
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_the_ram_is_shared_where_workers_are_forked_or_absent(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
+    assert start_method() == method
+    assert share_ram(small_config(data={"workers": 2})) == (method == "fork")
+    assert share_ram(small_config(data={"workers": 0}))

@@ -108,6 +108,10 @@ for output in outputs:
 """
 
 
+def written_there(output: Path) -> set[str]:
+    return {path.name for path in output.parent.iterdir()}
+
+
 def test_a_prediction_killed_while_it_is_packed_leaves_nothing_behind(
     tmp_path: Path, inputs: Path
 ) -> None:
@@ -118,7 +122,7 @@ def test_a_prediction_killed_while_it_is_packed_leaves_nothing_behind(
     for number, output in enumerate(outputs):
         assert not names(output.parent)
         one.run(Job((inputs / "scan.nii",), output), resume=number == 0)
-        assert list(output.parent.iterdir()) == [output]
+        assert written_there(output) == {output.name, "scan_labels.json"}
         assert read_header(output).grid.shape == SHAPE
 
 
@@ -129,7 +133,9 @@ def test_a_prediction_killed_while_it_tidies_up_is_finished(tmp_path: Path, inpu
     (rest / "labels.npy").touch()
     one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"))
     one.run(Job((inputs / "scan.nii",), tmp_path / "scan.nii"), resume=True)
-    assert written(tmp_path) == {"scan.nii": b"whole"}
+    # And evaluation is told what its values mean.
+    assert written_there(tmp_path / "scan.nii") == {"scan.nii", "scan_labels.json"}
+    assert (tmp_path / "scan.nii").read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.ome.zarr"])

@@ -13,14 +13,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seg3d.common.errors import UserError
+from seg3d.plan import ChannelIntensity
 from seg3d.runs.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     restore_random_states,
     save_checkpoint,
 )
-from seg3d.common.errors import UserError
-from seg3d.plan import ChannelIntensity
 from tests.plans import classes, small_config, small_plan
 
 CONFIG = small_config(

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from seg3d.config import Config, config_from_tree, save_config
 from seg3d.common.errors import UserError
-from seg3d.runs.run_folder import FIXED_KEYS, Run, changed_keys, require_new_run, resume_run, sole_user
+from seg3d.config import Config, config_from_tree, save_config
+from seg3d.runs.run_folder import (
+    FIXED_KEYS,
+    Run,
+    changed_keys,
+    require_new_run,
+    resume_run,
+    sole_user,
+)
 
 
 def config(*overrides: str) -> Config:
