@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.geometry import Grid
-from seg3d.io import Header, Interpretation, Region, Volume, VolumeReader, open_volume, ram_of
+from seg3d.io import Header, Region, Volume, VolumeReader, open_volume, ram_of
 from seg3d.io.in_ram import RamReader
+from seg3d.io.reoriented import on_grid_of
 
 # A file, or an array in memory with its geometry.
 Image = Path | Volume
@@ -20,7 +20,7 @@ Image = Path | Volume
 class ImageReader(VolumeReader):
     """The images of a case, open; what it reads is float32 with the channels of all.
 
-    What `read` gives is a copy, which may be changed.
+    They lie along the axes of the first. What `read` gives is a copy, which may be changed.
 
     Args:
         images: one file or array per channel, or one that holds all channels.
@@ -37,10 +37,12 @@ class ImageReader(VolumeReader):
 
     def __init__(self, images: Sequence[Image]) -> None:
         with ExitStack() as opened:
-            self._readers = [opened.enter_context(_open(image)) for image in images]
-            first = self._readers[0].header
-            for image, reader in zip(images[1:], self._readers[1:], strict=True):
-                require_same_grid(images[0], first.grid, image, reader.header.grid)
+            stored = [opened.enter_context(_open(image)) for image in images]
+            first = stored[0].header
+            self._readers = [
+                on_grid_of(images[0], first.grid, image, reader)
+                for image, reader in zip(images, stored, strict=True)
+            ]
             self._opened = opened.pop_all()
         channels = sum(reader.header.channels for reader in self._readers)
         notes = tuple(note for reader in self._readers for note in reader.header.notes)
@@ -67,23 +69,6 @@ class ImageReader(VolumeReader):
 
 def _open(image: Image) -> VolumeReader:
     return RamReader(image) if isinstance(image, Volume) else open_volume(image)
-
-
-def require_same_grid(
-    path: Image, grid: Grid, other_path: Image | Interpretation, other: Grid
-) -> None:
-    """Require that the voxels of two files coincide.
-
-    Raises:
-        UserError: if they do not.
-    """
-    if differences := grid.differences(other):
-        raise UserError(
-            f"{path} and {other_path} do not lie on the same grid",
-            given="; ".join(differences),
-            legal="the same shape and affine",
-            fix="resample one of them onto the other",
-        )
 
 
 def require_finite(images: Sequence[Image], count: int, where: str | None = None) -> None:

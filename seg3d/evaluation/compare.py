@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from seg3d.common.errors import UserError
 from seg3d.evaluation.classes import Classes
 from seg3d.evaluation.counting import foreground_scores, overlaps_of
-from seg3d.evaluation.pairs import Pair, probabilities_of, require_same_grid
+from seg3d.evaluation.pairs import Pair, probabilities_of
 from seg3d.evaluation.precision_recall import ScoreCounts
 from seg3d.evaluation.results import Evaluation, Near, Overlap
 
@@ -46,7 +46,6 @@ def evaluate(
         if pair.prediction is None or pair.reference is None:
             continue
         try:
-            require_same_grid(pair.prediction, pair.reference)
             overlaps = overlaps_of(pair, classes, tolerance)
             if probabilities := probabilities_of(pair):
                 scores[pair] = foreground_scores(pair, probabilities, classes)

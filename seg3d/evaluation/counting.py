@@ -19,11 +19,13 @@ def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int
     """Count all classes of a case in one pass over its voxels."""
     assert pair.prediction and pair.reference
     ignored = classes.ignored
-    prediction, reference = _read(pair.prediction, classes), _read(pair.reference, classes)
-    size = 1 + max(int(prediction.array.max()), int(reference.array.max()), 0)
+    turn = require_same_grid(pair.prediction, pair.reference)
+    reference = _read(pair.reference, classes)
+    predicted = turn.array(_read(pair.prediction, classes).array)
+    size = 1 + max(int(predicted.max()), int(reference.array.max()), 0)
     in_reference, in_prediction, in_both = counts = np.zeros((3, size), dtype=np.int64)
     # bincount makes 64-bit copies: slice by slice, they stay small.
-    for theirs, ours in zip(reference.array[0].T, prediction.array[0].T, strict=True):
+    for theirs, ours in zip(reference.array[0].T, predicted[0].T, strict=True):
         theirs, ours = theirs.ravel(), ours.ravel()
         counted = _counted(theirs, ours, ignored)
         theirs, ours = theirs[counted], ours[counted]
@@ -43,7 +45,7 @@ def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int
             intersection_voxels=int(in_both[value]),
             near=None
             if tolerance is None or value == 0
-            else _near(reference.array[0], prediction.array[0], int(value), ignored, tolerance),
+            else _near(reference.array[0], predicted[0], int(value), ignored, tolerance),
         )
         for value in np.flatnonzero(counts.any(axis=0))
     }
@@ -52,8 +54,8 @@ def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int
 def foreground_scores(pair: Pair, probabilities: Path, classes: Classes) -> ScoreCounts:
     """Count how probable the classes other than the first are, all together."""
     assert pair.reference
-    require_same_grid(probabilities, pair.reference)
-    first, *others = read_volume(probabilities).array
+    turn = require_same_grid(probabilities, pair.reference)
+    first, *others = turn.array(read_volume(probabilities).array)
     # The only one of a format that holds no more is that of the foreground.
     foreground = 1 - first if others else first
     if foreground.dtype.kind != "f" or not (foreground.min() >= 0 and foreground.max() <= 1):

@@ -20,9 +20,9 @@ from typing import Literal
 from seg3d.common.errors import UserError
 from seg3d.common.sizes import readable
 from seg3d.data.grid_map import GridMap
-from seg3d.data.resampling import Resampling
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
+from seg3d.io.resampling import Resampling
 from seg3d.prediction.windows import Windows
 
 FLOAT, DOUBLE = 4, 8

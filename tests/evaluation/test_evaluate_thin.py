@@ -203,7 +203,7 @@ def test_probabilities_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="does not hold class probabilities"):
             evaluate(pairs(tmp_path))
     save_nifti(path, np.zeros((5, 5, 5, 2), np.float32))
-    with pytest.raises(UserError, match="do not lie on the same voxels"):
+    with pytest.raises(UserError, match="do not lie on the same grid"):
         evaluate(pairs(tmp_path))
 
 
