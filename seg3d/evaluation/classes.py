@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from seg3d.common.errors import UserError
 from seg3d.config import REST_NAME, Rest
-from seg3d.data.layouts.dataset_json import label_values, read_json
+from seg3d.data.layouts import label_values, read_json
 from seg3d.io import UNLABELLED, LabelRest, is_plain_folder
 from seg3d.plan import IGNORE_NAME
 from seg3d.prediction.jobs import legend_name
