@@ -27,10 +27,11 @@ def convert(source: Path, target: Path) -> None:
     """
     from rich.console import Console
 
+    from seg3d.common.plain_text import printable
     from seg3d.common.printing import print_as_is
     from seg3d.io.convert import convert_volume
 
     console = Console()
     for note in convert_volume(source, target, console):
-        click.echo(f"note: {note}", err=True)
+        click.echo(printable(f"note: {note}"), err=True)
     print_as_is(console, target)

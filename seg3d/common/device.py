@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,9})?", name):
         raise UserError("--device is not understood", given=name, legal="auto, cpu, cuda or cuda:N")
     kind, _, number = name.partition(":")
     if kind == "cuda":

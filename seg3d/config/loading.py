@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.plain_values import require_moderate
 from seg3d.common.yaml_text import parse_yaml
 from seg3d.config.mistakes import explained
 from seg3d.config.overrides import overridden
@@ -30,6 +31,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
             f"config {path} does not exist or is not a file",
             fix="give a YAML file, such as one of configs/",
         ) from error
+    except OSError as error:
+        raise UserError(f"config {path} cannot be read", given=error.strerror) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config {path} is not valid YAML", given=error) from error
     if tree is None:
@@ -49,6 +52,10 @@ def config_from_tree(
         source = "--set"
     for override in overrides:
         tree = overridden(tree, override)
+    try:
+        require_moderate(tree)
+    except ValueError as error:
+        raise UserError(f"{source} cannot be used", given=error) from error
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -150,9 +150,9 @@ def _look_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan:
         one.name for one in plan.classes[1:] if not any(value in found for value in one.values)
     ]
     if absent:
-        console.print(f"Warning: no labelled case contains {', '.join(absent)}.")
+        print_as_is(console, f"Warning: no labelled case contains {', '.join(absent)}.")
     unit = next(iter(fingerprints.values())).units[0]
-    console.print(_in_words(plan, unit), highlight=False, markup=False)
+    print_as_is(console, _in_words(plan, unit))
     return plan
 
 
