@@ -28,14 +28,24 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import NewFolders, atomic_write, full_disk_explained
 from seg3d.common.notes import Note
 from seg3d.geometry import Grid, Shape3
-from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch, ram_of_scratch
+from seg3d.io.arrays import (
+    ArrayReader,
+    ArrayWriter,
+    MappedWriter,
+    Scratch,
+    byte_count,
+    ram_of_scratch,
+)
 from seg3d.io.header import Header, checked_header, voxel_dtype
+from seg3d.io.packed import require_enough
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # Of NIfTI-1; longer ones take NIfTI-2.
 LONGEST_AXIS = np.iinfo(np.int16).max
 # Voxels up to which sform and qform are taken for the same.
 SAME_PLACE = 0.5
+# Bytes in front of the voxels, which are extensions of the header, and behind them.
+LONGEST_HEAD, MOST_BEHIND = 2**26, 2**20
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,
@@ -44,6 +54,7 @@ DAMAGED = (
 
 def open_volume(path: Path) -> VolumeReader:
     try:
+        _require_moderate_head(path)
         image = nib.load(path)
     except DAMAGED as error:
         raise _damaged(path, error) from error
@@ -104,6 +115,8 @@ class _PackedReader(_Reader):
         return self._unpacked.array()
 
     def _unpack(self) -> Scratch:
+        size = byte_count(self._stored.shape, self._stored.dtype)
+        require_enough(self.path, size, self.path.stat().st_size, "deflate")
         folder = Path(tempfile.gettempdir())
         fix = "free some space, or set TMPDIR to a folder that has it"
         scratch = Scratch(self._stored.shape, self._stored.dtype, folder, fix)
@@ -112,8 +125,8 @@ class _PackedReader(_Reader):
                 stream.seek(self._stored.offset)
                 scratch.fill(stream)
                 # gzip compares its checksum at the end.
-                while stream.read(2**20):
-                    pass
+                if len(stream.read(MOST_BEHIND + 1)) > MOST_BEHIND:
+                    raise ValueError(f"more than {MOST_BEHIND} bytes follow the voxels")
         except DAMAGED as error:
             scratch.close()
             raise _damaged(self.path, error) from error
@@ -199,6 +212,38 @@ def _head(native: Any) -> bytes:
     stream = io.BytesIO()
     native.write_to(stream)
     return stream.getvalue().ljust(native.get_data_offset(), b"\0")
+
+
+class _Head:
+    """A file as far as what stands in front of the voxels may reach.
+
+    nibabel believes the lengths that a header states, and unpacks so much into RAM.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._left = LONGEST_HEAD
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= self._left:
+            raise ValueError(f"{count} bytes are to be read in front of the voxels")
+        self._left -= count
+        found: bytes = self._stream.read(count)
+        return found
+
+    def tell(self) -> int:
+        place: int = self._stream.tell()
+        return place
+
+
+def _require_moderate_head(path: Path) -> None:
+    with (gzip.open if _is_packed(path) else open)(path, "rb") as stream:
+        head = stream.read(nib.Nifti2Header.sizeof_hdr)
+        for kind in (nib.Nifti2Header, nib.Nifti1Header):
+            if kind.may_contain_header(head):
+                stream.seek(0)
+                kind.from_fileobj(_Head(stream), check=False)
+                return
 
 
 def _is_packed(path: Path) -> bool:
