@@ -83,7 +83,7 @@ def train_prepared(
         return [stream[steps * per_step + index] for index in range(TRIAL_PATCHES)]
 
     if chooses_bits(config) and not trainer.bits_are_chosen:
-        console.print(trainer.choose_bits(trial()), highlight=False)
+        print_as_is(console, trainer.choose_bits(trial()))
         restore_random_states(checkpoint)
         trainer.save(run.last)
     stop = StopRequest(config.train.max_time)
@@ -145,12 +145,10 @@ def fit(
         if validation is not None:
             journal.picture(position.epochs_done, "validation", validation.picture)
         if trainer.bits_are_due:
-            console.print(trainer.choose_bits(trial()), highlight=False)
+            print_as_is(console, trainer.choose_bits(trial()))
         # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
         trainer.keep(validation)
-        console.print(
-            epoch_line(position.epochs_done, train.epochs, scalars), highlight=False, soft_wrap=True
-        )
+        print_as_is(console, epoch_line(position.epochs_done, train.epochs, scalars))
     return "finished"
 
 
