@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import locale
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -422,7 +424,16 @@ def test_pixel_spacings_that_are_none(tmp_path, spacing):
             read_header(write_frames(tmp_path / "a.dcm", spacing=spacing))
 
 
+@pytest.fixture
+def same_locale() -> Iterator[None]:
+    """GDCM leaves another behind when it writes."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+@pytest.mark.usefixtures("same_locale")
 def test_compressed_by_itk(tmp_path, compressor):
     # JPEG 2000 halves a picture five times.
     large = voxels((64, 48, 3))
