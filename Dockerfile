@@ -9,7 +9,7 @@
 FROM python:3.11
 
 WORKDIR /tmp/seg3d
-COPY constraints.txt LICENSE pyproject.toml README.md ./
+COPY constraints.txt hatch_build.py LICENSE pyproject.toml README.md ./
 COPY configs configs
 COPY data/brain data/brain
 COPY seg3d seg3d

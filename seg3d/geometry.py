@@ -57,11 +57,16 @@ class Grid:
             return math.nan
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
+    @property
+    def corners(self) -> np.ndarray:
+        """`(3, 8)`, where the outermost voxels lie in the world."""
+        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
+        return self.affine[:3, :3] @ corners + self.affine[:3, 3:]
+
     def distance(self, affine: np.ndarray) -> float:
         """How far another affine moves a voxel at most, in the unit of the affines."""
-        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
-        here, there = (one[:3, :3] @ corners + one[:3, 3:] for one in (self.affine, affine))
-        return float(np.linalg.norm(here - there, axis=0).max())
+        moved = self.corners - Grid(self.shape, affine).corners
+        return float(np.linalg.norm(moved, axis=0).max())
 
     def differences(self, other: Grid) -> list[str]:
         """Say in words how ``other`` differs from this grid; empty if the voxels coincide.

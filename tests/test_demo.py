@@ -91,6 +91,7 @@ def test_the_demo_on_faults_from_beginning_to_end(tmp_path: Path) -> None:
     assert predictions == {
         "faults_test_0001.sgy",
         "faults_test_0001_probabilities.sgy",
+        "labels.json",
         "metrics.csv",
         "metrics.json",
         "precision_recall.csv",

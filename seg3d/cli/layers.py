@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.options import data_override, debug_option, path
+from seg3d.cli.options import debug_option, path
 from seg3d.cli.segy_options import segy_options
 
 
@@ -28,7 +28,7 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
       seg3d evaluate predictions/ layers/
     """
     from seg3d.common.printing import make_console, print_as_is
-    from seg3d.config import load_config
+    from seg3d.config import data_override, load_config
     from seg3d.data.horizon_volumes import write_layers
 
     console = make_console()

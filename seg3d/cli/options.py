@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -24,8 +23,3 @@ device_option = click.option(
     metavar="NAME",
     help="auto, cpu, cuda, cuda:N or mps.  [default: auto]",
 )
-
-
-def data_override(folder: Path | None) -> tuple[str, ...]:
-    """``--data`` as a ``--set``."""
-    return () if folder is None else (f"data.folder={json.dumps(str(folder.absolute()))}",)

@@ -10,7 +10,7 @@ from seg3d.config.keys import documented_horizon_keys, documented_keys
 from seg3d.config.labels import REST_NAME, HorizonsConfig, Rest
 from seg3d.config.loading import config_from_tree, config_tree, load_config, save_config
 from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
-from seg3d.config.overrides import keys_set
+from seg3d.config.overrides import data_override, keys_set
 from seg3d.config.quantities import parse_bytes
 from seg3d.config.section import Section
 from seg3d.config.sections import Config, DataConfig, LossConfig, PatchConfig, TrainConfig
@@ -32,6 +32,7 @@ __all__ = [
     "UNet3dConfig",
     "config_from_tree",
     "config_tree",
+    "data_override",
     "documented_horizon_keys",
     "documented_keys",
     "ignored_overrides",

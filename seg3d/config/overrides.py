@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from seg3d.common.errors import UserError
 from seg3d.common.yaml_text import parse_yaml
+
+
+def data_override(folder: str | Path | None) -> tuple[str, ...]:
+    """The dataset folder, if one is given, as an override."""
+    return () if folder is None else (f"data.folder={json.dumps(str(Path(folder).absolute()))}",)
 
 
 def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from seg3d.common.errors import UserError
 from seg3d.config import Rest
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.draw import Draw, seed_of
-from seg3d.data.images import ImageReader, not_finite, require_finite, require_same_grid
+from seg3d.data.images import ImageReader, not_finite, require_finite
 from seg3d.data.reference import label_rest
 from seg3d.geometry import Grid
-from seg3d.io import LARGEST_LABEL, UNLABELLED, Interpretation, LabelReader, portions
+from seg3d.io import LARGEST_LABEL, UNLABELLED, Interpretation, LabelReader, VolumeReader, portions
 from seg3d.io.regions import STREAMING_ORDERS
+from seg3d.io.reoriented import on_grid_of
 from seg3d.plan import MOST_CLASSES, CaseFingerprint
 
 # Voxels drawn per case for the intensity statistics, as in nnU-Net.
@@ -70,7 +71,8 @@ def take_fingerprints(
             with ImageReader(case.images) as image:
                 counts[case.name] = image.header.channels
                 assert case.label is not None
-                with LabelReader(case.label, others) as label:
+                with LabelReader(case.label, others) as stored:
+                    label = on_grid_of(case.images[0], image.header.grid, case.label, stored)
                     return _fingerprint_case(case, image, label, orientation, legal, background)
         except UserError as error:
             return error
@@ -150,14 +152,13 @@ def _with_other_channels(
 def _fingerprint_case(
     case: Case,
     image: ImageReader,
-    label: LabelReader,
+    label: VolumeReader,
     orientation: str,
     legal: set[int] | None,
     background: set[int],
 ) -> CaseFingerprint:
     assert case.label is not None
     grid = image.header.grid
-    require_same_grid(case.images[0], grid, case.label, label.header.grid)
     labels = _count_labels(case.label, label)
     _require_usable(case.label, labels, legal)
     seen = _look_at_intensities(case, image, label, labels, background)
@@ -176,7 +177,7 @@ def _fingerprint_case(
     )
 
 
-def _count_labels(path: Path | Interpretation, label: LabelReader) -> dict[int, int]:
+def _count_labels(path: Path | Interpretation, label: VolumeReader) -> dict[int, int]:
     """Voxels of every value."""
     extremes: list[int] = []
     counts = np.zeros(LARGEST_LABEL + 1, dtype=np.int64)
@@ -240,7 +241,7 @@ class _Intensities(NamedTuple):
 def _look_at_intensities(
     case: Case,
     image: ImageReader,
-    label: LabelReader,
+    label: VolumeReader,
     labels: dict[int, int],
     background: set[int],
 ) -> _Intensities:

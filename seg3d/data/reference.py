@@ -10,8 +10,8 @@ import torch
 
 from seg3d.config import Rest
 from seg3d.data.case_reader import CaseReader
-from seg3d.data.images import require_same_grid
 from seg3d.io import LARGEST_LABEL, UNLABELLED, Interpretation, LabelReader, LabelRest, Region
+from seg3d.io.reoriented import on_grid_of
 from seg3d.plan import LabelClass
 
 
@@ -20,7 +20,7 @@ class ReferenceReader:
 
     Args:
         path: of the file, or horizons.
-        case: the images, whose grid the labels must share.
+        case: the images, whose grid the labels must share, in whatever order their axes stand.
 
     Raises:
         UserError: if the file cannot be used.
@@ -28,10 +28,10 @@ class ReferenceReader:
 
     def __init__(self, path: Path | Interpretation, case: CaseReader) -> None:
         plan = case.plan
-        self._labels = LabelReader(path, label_rest(plan.named_values, plan.rest))
+        labels = LabelReader(path, label_rest(plan.named_values, plan.rest))
         self._grid_map = case.grid_map
         self._classes = case.plan.classes
-        require_same_grid(case.images[0], case.header.grid, path, self._labels.header.grid)
+        self._labels = on_grid_of(case.images[0], case.header.grid, path, labels)
 
     def read(self, region: Region) -> np.ndarray:
         """Class numbers plus one, 0 where there is no label, on a region of the network's grid.

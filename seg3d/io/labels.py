@@ -111,13 +111,17 @@ class LabelReader(VolumeReader):
         )
 
 
-def read_labels(path: str | Path) -> Volume:
+def read_labels(path: str | Path, rest: LabelRest | None = None) -> Volume:
     """Read a label volume as integers `(1, X, Y, Z)`, whatever number type the file uses.
+
+    Args:
+        path: of the file.
+        rest: what is not named; by default all values stay.
 
     Raises:
         UserError: if values are not whole numbers of 32 bits, or there is more than one channel.
     """
-    with LabelReader(path) as volume:
+    with LabelReader(path, rest) as volume:
         return Volume(volume.read(whole(volume.header.grid.shape)), volume.header)
 
 

@@ -32,6 +32,9 @@ class Volume:
     def grid(self) -> Grid:
         return self.header.grid
 
+    def __str__(self) -> str:
+        return "array"
+
 
 def open_volume(path: str | Path) -> VolumeReader:
     """Open a volume to be read by regions; only its header is read now.

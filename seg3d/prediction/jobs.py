@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import require_folder
 from seg3d.io import SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.prediction.legend import LEGEND
 
 FIRST_CHANNEL = "_0000"
 # What the class probabilities have behind the name of the labels beside them.
@@ -25,10 +26,12 @@ class Job:
     Attributes:
         images: one file per channel, or one with all channels.
         output: the label file to write.
+        folder_of_many: the output lies in a folder that was made for predictions.
     """
 
     images: tuple[Path, ...]
     output: Path
+    folder_of_many: bool = field(default=False, compare=False)
 
     @property
     def probabilities(self) -> Path:
@@ -36,8 +39,18 @@ class Job:
         ending = suffix(self.output)
         return self.output.with_name(f"{stem(self.output)}{PROBABILITIES}{ending}")
 
+    @property
+    def legend(self) -> Path:
+        """Where it is written what the label values mean."""
+        return self.output.with_name(LEGEND if self.folder_of_many else legend_name(self.output))
 
-def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+
+def legend_name(output: Path) -> str:
+    """Name of the legend of a prediction that is alone."""
+    return f"{stem(output)}_{LEGEND}"
+
+
+def plan_jobs(inputs: Sequence[str | Path], output: str | Path) -> list[Job]:
     """Which files belong to which case, and where its prediction goes.
 
     Files ``NAME_0000``, ``NAME_0001``, ... of one folder are the channels of NAME; a number
@@ -51,7 +64,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
         UserError: if there is nothing to predict, or outputs would collide with each other or with
             inputs.
     """
-    cases = list(_cases({path for one in inputs for path in _volumes(one)}))
+    output = Path(output)
+    cases = list(_cases({path for one in inputs for path in _volumes(Path(one))}))
     if not cases:
         raise UserError(
             f"no volume in {', '.join(map(str, inputs))}",
@@ -70,7 +84,9 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
         )
     require_folder(output.parent, "--output")
     jobs = [
-        Job(images, output if as_file else output / (name + (suffix(images[0]) or WITHOUT_SUFFIX)))
+        Job(images, output)
+        if as_file
+        else Job(images, output / (name + (suffix(images[0]) or WITHOUT_SUFFIX)), True)
         for name, images in cases
     ]
     written = [job.output.resolve() for job in jobs]

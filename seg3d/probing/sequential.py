@@ -42,7 +42,7 @@ def apply_to(module: nn.Module, held: list[Tensor]) -> None:
     x = held.pop()
     if (
         isinstance(module, InPlace)
-        and module.is_probing()
+        and module.is_sparing()
         and not is_watched(module, x)
         and is_alone(x)
     ):

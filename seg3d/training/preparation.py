@@ -224,8 +224,3 @@ def _load_stamps(path: Path) -> dict[str, str]:
 
 def _by(values: Sequence[float]) -> str:
     return " × ".join(f"{value:g}" for value in values)
-
-
-def default_run_folder(config_path: Path, fold: int) -> Path:
-    """``runs/NAME`` after the config file, with the fold unless it is the first."""
-    return Path("runs") / (config_path.stem + (f"_fold_{fold}" if fold else ""))

@@ -134,7 +134,7 @@ def test_probabilities_in_segy_are_those_of_the_second_of_two_classes(tmp_path: 
     with pytest.raises(UserError, match="three_probabilities.sgy, classes"):
         predictor(plan_for(orientation="none")).run(job, probabilities=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "in.sgy", "out.sgy", "out_probabilities.sgy",
+        "in.sgy", "out.sgy", "out_labels.json", "out_probabilities.sgy",
     ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from seg3d.data.training_case import TrainingCase
 from seg3d.info import volume_info
 from seg3d.io.convert import convert_volume
 from seg3d.runs.run_folder import Run
-from seg3d.training.loop import train
+from seg3d.training.loop import train_prepared
 from seg3d.training.preparation import PRINTED_NOTES, Prepared, prepare
 from tests.conftest import Cli
 from tests.plans import only
@@ -228,7 +228,7 @@ def test_notes_are_in_the_log_all_of_them(data: Path, monkeypatch: pytest.Monkey
     }
     run, console = Run(data.parent / "run"), Console(file=io.StringIO(), width=200)
     prepared = prepare(config_from_tree(tree), run, False, console)
-    assert train(prepared, run, "cpu", False, console) == "finished"
+    assert train_prepared(prepared, run, "cpu", False, console) == "finished"
     first, *epochs = [json.loads(row) for row in run.log.read_text().splitlines()]
     assert first == {
         "epoch": 0,
