@@ -21,9 +21,9 @@ from seg3d.io.convert import convert_volume
 from seg3d.io.resampled import Resampled
 from tests.conftest import Cli
 from tests.dicom_series import write_series
-from tests.io.test_reoriented import ORIENTATIONS, Held
+from tests.io.test_reoriented import Held
 from tests.ram import peak_growth, sparse_nifti
-from tests.volumes import affine_of, save_nifti
+from tests.volumes import ORIENTATIONS, affine_of, save_nifti
 
 OBLIQUE = affine_of((0.7, 0.9, 2.1), (15, -20, 130), (-100, 50, 30))
 SHAPE = (9, 10, 11)
