@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from rich.console import Console
 
 from seg3d.config import config_from_tree
