@@ -29,8 +29,10 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
     """
     from seg3d.common.device import choose_device
     from seg3d.common.printing import make_console
+    from seg3d.common.standard_streams import going_on_unheard
     from seg3d.demo import SAMPLES, run_demo
 
+    ctx.with_resource(going_on_unheard())
     choose_device(device)
     folder = run_folder or Path("runs") / f"demo_{sample}"
     ending = run_demo(SAMPLES[sample], folder, device, make_console())

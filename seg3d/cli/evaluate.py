@@ -60,10 +60,12 @@ def evaluate(
     console = make_console()
     if classes.source:
         print_as_is(console, f"classes: {classes.source}")
-    with progress_bar(console, "cases", len(pairs)) as bar:
-        evaluation = evaluate_pairs(pairs, classes, bar.advance, tolerance)
-    console.print(report.table(evaluation))
     folder = output or report.output_folder(predictions)
-    for file in report.write_metrics(evaluation, folder) + write_curve(evaluation, folder):
+    with report.sole_writer_of_metrics(folder):
+        with progress_bar(console, "cases", len(pairs)) as bar:
+            evaluation = evaluate_pairs(pairs, classes, bar.advance, tolerance)
+        files = report.write_metrics(evaluation, folder) + write_curve(evaluation, folder)
+    console.print(report.table(evaluation))
+    for file in files:
         print_as_is(console, file)
     ctx.exit(FAILED if evaluation.failed else DONE)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from seg3d.common.errors import RunFailed, UserError
+from seg3d.common.standard_streams import open_what_is_closed
+from seg3d.common.stopping import interrupted_by_sigterm
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -16,12 +19,17 @@ class Commands(click.Group):
     """Turn every exception into one message on stderr and the right exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        open_what_is_closed()
         try:
-            return super().invoke(ctx)
+            with interrupted_by_sigterm():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            self._leave(ctx, "interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # Nobody reads what is printed: click ends quietly.
+            raise
+        except KeyboardInterrupt as error:
+            self._leave(ctx, "\n  ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
         except UserError as error:
             self._leave(ctx, f"error: {error}", BAD_INPUT)
         except RunFailed as error:
@@ -32,7 +40,9 @@ class Commands(click.Group):
     def _leave(self, ctx: click.Context, message: str, status: int) -> None:
         if ctx.meta.get("seg3d.debug"):
             traceback.print_exc()
-        click.echo(message, err=True)
+        # Where nobody can be told, the status still says it.
+        with suppress(OSError):
+            click.echo(message, err=True)
         ctx.exit(status)
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from seg3d.cli.options import debug_option, device_option, path
 from seg3d.cli.segy_options import segy_options
+
+
+@contextmanager
+def resume_explained() -> Iterator[None]:
+    """Say how to go on after an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("--resume continues it") from error
 
 
 @click.command()
@@ -64,7 +75,7 @@ def predict(
     limit = None if memory is None else parse_bytes(memory, "--memory")
     checkpoint = find_checkpoint(run_or_checkpoint)
     jobs = plan_jobs(inputs, output)
-    with joined_ranks() as ranks:
+    with resume_explained(), joined_ranks() as ranks:
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks
         )
@@ -73,8 +84,11 @@ def predict(
         console = make_console(quiet=not ranks.first)
         for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():
             click.echo(f"note: {note}", err=True)
-        windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
-        with progress_bar(console, "windows", windows) as bar:
-            for job in jobs:
-                predictor.run(job, probabilities=probabilities, resume=resume, advance=bar.advance)
-                print_as_is(console, job.output)
+        with predictor.sole_writer(jobs, probabilities=probabilities):
+            windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
+            with progress_bar(console, "windows", windows) as bar:
+                for job in jobs:
+                    predictor.run(
+                        job, probabilities=probabilities, resume=resume, advance=bar.advance
+                    )
+                    print_as_is(console, job.output)

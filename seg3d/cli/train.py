@@ -42,8 +42,10 @@ def train(
       tensorboard --logdir runs
     """
     from seg3d.common.printing import make_console, print_as_is
+    from seg3d.common.standard_streams import going_on_unheard
     from seg3d.training.start import train as train_run
 
+    ctx.with_resource(going_on_unheard())
     if fold is not None:
         overrides += (f"data.fold={fold}",)
     console = make_console()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write, require_folder
+from seg3d.common.sole_writer import sole_writer
 from seg3d.common.version import __version__
 from seg3d.evaluation.pairs import some_names
 from seg3d.evaluation.results import Evaluation, Overlap, Summary
@@ -56,6 +58,16 @@ COUNTS = tuple(field.name for field in fields(Overlap) if field.name != "near")
 def output_folder(predictions: Path) -> Path:
     """Where metrics go unless told otherwise: to the predictions."""
     return predictions if is_plain_folder(predictions) else predictions.parent
+
+
+def sole_writer_of_metrics(folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing metrics to a folder, from before they are computed on.
+
+    Raises:
+        UserError: if one does already, or the folder cannot be written to.
+    """
+    require_folder(folder, "--output")
+    return sole_writer(folder / "metrics.json")
 
 
 def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from seg3d.common.errors import UserError
 from seg3d.common.progress import progress_bar
+from seg3d.common.sole_writer import sole_writer
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import (
     SEGY,
@@ -58,7 +59,7 @@ def convert_volume(
 
     Raises:
         UserError: if the source cannot be read, or has no voxel in common with the grid that is
-            wanted, or the target cannot be written.
+            wanted, or the target cannot be written, or is being written by another process.
     """
     ending = suffix(target)
     for path in (source, like or source):
@@ -73,7 +74,10 @@ def convert_volume(
             wanted = read_header(like)
             header = replace(wanted, channels=header.channels, notes=header.notes)
             reader, notes = _on_grid(wanted.grid, like, source, reader, labels)
-        with create_volume(target, header, reader.dtype, header.channels) as writer:
+        with (
+            sole_writer(target),
+            create_volume(target, header, reader.dtype, header.channels) as writer,
+        ):
             voxel_bytes = reader.dtype.itemsize * header.channels
             slow = {axis for axis in (reader.slow_axis, writer.slow_axis) if axis is not None}
             pieces = blocks(header.grid.shape, slow, voxel_bytes, BLOCK_BYTES)

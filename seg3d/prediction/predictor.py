@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
 from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import Ranks
+from seg3d.common.sole_writer import sole_writer
 from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.images import Image
@@ -157,7 +159,8 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
                 the format cannot hold so many probabilities, what has the output's name cannot be
-                replaced, or what is unfinished was begun in another way.
+                replaced, another process is writing it, or what is unfinished was begun in another
+                way.
         """
         if probabilities:
             require_room_for_probabilities([job], self.plan.class_names)
@@ -165,12 +168,31 @@ class Predictor:
         for output in outputs.values():
             require_replaceable(output.path)
         require_same_legend(job.legend, self.plan)
+        with self.sole_writer([job], probabilities=probabilities):
+            self._make(job, outputs, resume, advance)
+
+    def sole_writer(
+        self, jobs: Iterable[Job], *, probabilities: bool = False
+    ) -> AbstractContextManager[None]:
+        """Keep others from writing the outputs of jobs, lest a later job's are taken meanwhile.
+
+        Args:
+            jobs: to be run within the block.
+            probabilities: as for `run`.
+        """
+        if not self.ranks.first:
+            return nullcontext()
+        return sole_writer(
+            *(one.path for job in jobs for one in self._outputs(job, probabilities).values())
+        )
+
+    def _make(self, job: Job, outputs: dict[str, Output], resume: bool, advance: Advance) -> None:
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
             # A process may have been killed while it removed the rest.
             unfinished.discard()
             write_legend(job.legend, self.plan)
-            advance(self.windows(job, probabilities=probabilities))
+            advance(self.windows(job, probabilities="probabilities" in outputs))
             return
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
             task = self._agree(case, job, unfinished, resume, outputs)
@@ -181,6 +203,8 @@ class Predictor:
                 raise
             self.ranks.wait()
             if self.ranks.first:
+                # Another process may have written predictions beside this one meanwhile.
+                require_same_legend(job.legend, self.plan)
                 packing = unfinished.packing()
                 for name, output in outputs.items():
                     whole = packing / output.path.name

@@ -15,7 +15,7 @@ from seg3d.common.stopping import Reason, StopRequest
 from seg3d.config import save_config
 from seg3d.data.cache import training_cache
 from seg3d.data.cases import Case
-from seg3d.data.loaders import patch_loader, patch_stream
+from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.splits import save_splits
 from seg3d.data.transforms import IMAGE
 from seg3d.plan import save_plan
@@ -48,7 +48,8 @@ def train_prepared(
 
     Raises:
         UserError: if the device or a setting does not suit.
-        RunFailed: if the loss stops being finite.
+        RunFailed: if the loss stops being finite, or there are no more patches for lack of memory
+            or because preprocessed volumes have gone.
     """
     config, plan = prepared.config, prepared.plan
     trainer = Trainer(config, plan, run, choose_device(device_name))
@@ -85,7 +86,6 @@ def train_prepared(
         console.print(trainer.choose_bits(trial()), highlight=False)
         restore_random_states(checkpoint)
         trainer.save(run.last)
-    batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
     stop = StopRequest(config.train.max_time)
     console.print(
         f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
@@ -93,7 +93,11 @@ def train_prepared(
         )
     )
     restore_random_states(checkpoint)
-    with stop.listening(), progress_bar(console, "training", steps, done) as bar:
+    with (
+        patch_batches(stream, config, done * per_step, steps * per_step) as batches,
+        stop.listening(),
+        progress_bar(console, "training", steps, done) as bar,
+    ):
         ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
         if ending != "finished":
             trainer.save(run.last)

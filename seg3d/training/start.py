@@ -64,21 +64,21 @@ def train(
     asked = _asked(config, overrides)
     folder = Run(_folder(config, asked) if run is None else Path(run))
     console = console or make_console()
-    if resume:
-        settings, differing = resume_run(folder, asked, overrides)
-        if differing:
-            source = "the one given" if isinstance(config, Config) else config
-            print_as_is(
-                console,
-                f"Note: the run keeps its own {folder.config}; it differs from {source} in "
-                f"{', '.join(differing)}. Use --set to change a key.",
-            )
-    else:
-        require_new_run(folder)
-        settings = asked
-    for note in ignored_overrides(settings, overrides):
-        print_as_is(console, f"Note: {note}")
     with sole_user(folder):
+        if resume:
+            settings, differing = resume_run(folder, asked, overrides)
+            if differing:
+                source = "the one given" if isinstance(config, Config) else config
+                print_as_is(
+                    console,
+                    f"Note: the run keeps its own {folder.config}; it differs from {source} in "
+                    f"{', '.join(differing)}. Use --set to change a key.",
+                )
+        else:
+            require_new_run(folder)
+            settings = asked
+        for note in ignored_overrides(settings, overrides):
+            print_as_is(console, f"Note: {note}")
         prepared = prepare(settings, folder, resume, console)
         ending = train_prepared(prepared, folder, device, resume, console)
     return Trained(folder, ending)

@@ -69,14 +69,38 @@ def written(folder: Path) -> dict[str, bytes]:
 def test_a_killed_prediction_goes_on_to_the_same_bytes(
     tmp_path: Path, cli: Cli, inputs: Path, whole: dict[str, bytes]
 ) -> None:
-    notes = tmp_path / ".scan.nii.unfinished" / "done_0.jsonl"
-    process = subprocess.Popen(command(*arguments(inputs, tmp_path)), env=environment())
-    while process.poll() is None and not (notes.is_file() and notes.read_text().count("\n") > 2):
-        time.sleep(0.01)
+    process = subprocess.Popen(command(*arguments(inputs, tmp_path)), env=environment(), text=True)
+    wait_for_notes(process, tmp_path)
     process.kill()
     assert process.wait() == -signal.SIGKILL and not names(tmp_path)
     cli(*arguments(inputs, tmp_path), "--resume")
     assert written(tmp_path) == whole
+
+
+def test_a_second_prediction_is_refused_and_a_terminated_one_says_how_to_go_on(
+    tmp_path: Path, cli: Cli, inputs: Path
+) -> None:
+    process = subprocess.Popen(
+        command(*arguments(inputs, tmp_path)), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_notes(process, tmp_path)
+    # That the second one tries to go on makes no difference.
+    process.send_signal(signal.SIGSTOP)
+    refused = cli(*arguments(inputs, tmp_path), "--resume", status=2).stderr
+    assert refused.startswith(f"error: {tmp_path / 'scan.nii'} is being written by another process")
+    assert refused.count("\n") == 1
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate()[1] == "interrupted\n  --resume continues it\n"
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == [".scan.nii.unfinished"]
+
+
+def wait_for_notes(process: subprocess.Popen[str], folder: Path) -> None:
+    """Until some, but not all, of a prediction is done."""
+    notes = folder / ".scan.nii.unfinished" / "done_0.jsonl"
+    while process.poll() is None and not (notes.is_file() and notes.read_text().count("\n") > 2):
+        time.sleep(0.01)
 
 
 def names(folder: Path) -> list[str]:

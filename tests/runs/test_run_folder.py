@@ -144,6 +144,18 @@ def test_fixed_keys_are_keys():
             branch = branch[part]
 
 
+def test_a_start_removes_what_a_killed_process_was_writing(stored):
+    kept = sorted(stored.folder.rglob("*"))
+    for path in (stored.last, stored.best, stored.cases, stored.log):
+        (path.parent / f".{path.name}.ab12_xyz").touch()
+    (stored.folder / ".splits.json.ab12_xyz.json").touch()
+    mine = stored.folder / ".notes.txt.ab12_xyz"
+    mine.touch()
+    with sole_user(stored):
+        pass
+    assert sorted(stored.folder.rglob("*")) == sorted([*kept, mine, stored.folder / ".lock"])
+
+
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     run = Run(tmp_path / "runs" / "one")
     with (
