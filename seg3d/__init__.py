@@ -14,7 +14,7 @@ from seg3d.common.version import __version__
 if TYPE_CHECKING:
     from seg3d.common.errors import UserError
     from seg3d.config import Config, load_config
-    from seg3d.evaluation import evaluate, find_pairs
+    from seg3d.evaluation import evaluate, find_classes, find_pairs
     from seg3d.io import read_volume, write_volume
     from seg3d.memory import training_memory
     from seg3d.networks import UNet3d
@@ -30,6 +30,7 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "find_classes",
     "find_pairs",
     "load_config",
     "plan_jobs",
@@ -46,6 +47,7 @@ _HOMES = {
     "UNet3d": "seg3d.networks",
     "UserError": "seg3d.common.errors",
     "evaluate": "seg3d.evaluation",
+    "find_classes": "seg3d.evaluation",
     "find_pairs": "seg3d.evaluation",
     "load_config": "seg3d.config",
     "plan_jobs": "seg3d.prediction.jobs",

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 
+from seg3d.common.errors import UserError
 from seg3d.common.sizes import readable
-from seg3d.io import open_volume, segy
+from seg3d.io import SUFFIXES, open_volume, segy
 from seg3d.probing.bits import summary
 from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, versions
+
+CHECKPOINT = ".pt"
 
 
 def system_info() -> str:
@@ -56,6 +59,12 @@ def run_info(run: Path) -> str:
     Raises:
         UserError: if the folder holds no run.
     """
+    if run.is_file() and run.suffix != CHECKPOINT:
+        raise UserError(
+            f"{run} is neither a volume nor a run",
+            legal=f"a run folder, a checkpoint ({CHECKPOINT}), or a volume that ends in "
+            f"{', '.join(SUFFIXES)}",
+        )
     last = run / "checkpoints" / "last.pt"
     config, plan, content = load_checkpoint(last if last.is_file() else find_checkpoint(run))
     position = content["position"]

@@ -44,7 +44,7 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(
     def stop(*_: object, **__: object) -> None:
         raise Enough
 
-    monkeypatch.setattr(demo, "prepare", stop)
+    monkeypatch.setattr(demo, "train", stop)
     with pytest.raises(Enough):
         demo.run_demo(demo.BRAIN, tmp_path, "cpu", Console(quiet=True))
     assert not (tmp_path / "checkpoints").exists()

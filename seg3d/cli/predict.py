@@ -25,6 +25,14 @@ def resume_explained() -> Iterator[None]:
 @click.argument("run_or_checkpoint", type=path)
 @click.argument("inputs", type=path, nargs=-1, required=True)
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
+@click.option("--recursive", is_flag=True, help="Take volumes in folders of the folders too.")
+@click.option(
+    "--pattern",
+    "patterns",
+    multiple=True,
+    metavar="PATH",
+    help="Where the image lies in the folders, such as CASE/t1.nii.gz; once for each channel.",
+)
 @click.option("--probabilities", is_flag=True, help="Write class probabilities too (see below).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
 @click.option(
@@ -41,6 +49,8 @@ def predict(
     run_or_checkpoint: Path,
     inputs: tuple[Path, ...],
     output: Path,
+    recursive: bool,
+    patterns: tuple[str, ...],
     probabilities: bool,
     overrides: tuple[str, ...],
     memory: str | None,
@@ -53,6 +63,9 @@ def predict(
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
     than the memory. Several GPUs share each volume if torchrun starts the command on them.
 
+    With --recursive, predictions lie in folders of the same names as their inputs. In a --pattern,
+    CASE stands for the name of the case, which its prediction gets, and * for anything.
+
     Probabilities go to NAME_probabilities, one float channel per class. SEG-Y has one channel only:
     there it is the probability of the second class, if there are two.
 
@@ -60,6 +73,7 @@ def predict(
     Example:
       seg3d predict runs/medical_ct scans/ --output predictions/
       seg3d predict runs/medical_ct/checkpoints/best.pt scan.nii.gz --output labels.nii.gz
+      seg3d predict runs/brain_mr bids/ --pattern sub-CASE/anat/*_T1w.nii.gz --output predictions/
       torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
     """
     from seg3d.common.device import choose_device
@@ -74,7 +88,7 @@ def predict(
     chosen = choose_device(device)
     limit = None if memory is None else parse_bytes(memory, "--memory")
     checkpoint = find_checkpoint(run_or_checkpoint)
-    jobs = plan_jobs(inputs, output)
+    jobs = plan_jobs(inputs, output, recursive=recursive, patterns=patterns)
     with resume_explained(), joined_ranks() as ranks:
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks

@@ -13,7 +13,14 @@ from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfi
 from seg3d.config.overrides import data_override, keys_set
 from seg3d.config.quantities import parse_bytes
 from seg3d.config.section import Section
-from seg3d.config.sections import Config, DataConfig, LossConfig, PatchConfig, TrainConfig
+from seg3d.config.sections import (
+    Config,
+    DataConfig,
+    FilesConfig,
+    LossConfig,
+    PatchConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "MONAI_NETWORKS",
@@ -22,6 +29,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "ElasticConfig",
+    "FilesConfig",
     "HorizonsConfig",
     "LossConfig",
     "MonaiNetworkConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from seg3d.common.choices import SKETCHES
 from seg3d.config.augment import AugmentConfig
@@ -29,11 +29,25 @@ from seg3d.config.values import (
     Size3,
     Spacing,
     Tversky,
+    distinct,
 )
+
+PATTERNS = "list of paths with CASE in them"
+
+
+class FilesConfig(Section):
+    images: Annotated[list[str], AfterValidator(distinct), PATTERNS] = Field(
+        [],
+        description="where the image of every channel lies in data.folder, such as "
+        "[CASE/t1.nii.gz, CASE/t2.nii.gz]: CASE is the name of the case, * is anything; for "
+        "datasets that have a layout of their own",
+    )
+    label: str | None = Field(None, description="where the label lies, such as CASE/seg.nii.gz")
 
 
 class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
+    files: FilesConfig = FilesConfig()
     labels: LabelsConfig = Field(
         None,
         description="class name: value in the label files, or several values that are merged "

@@ -14,7 +14,7 @@ from seg3d.common.printing import print_as_is
 from seg3d.common.progress import progress_bar
 from seg3d.common.sole_writer import sole_writer
 from seg3d.config import DataConfig, HorizonsConfig
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset
 from seg3d.io import Interpretation, create_volume, suffix
 
 

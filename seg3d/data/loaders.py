@@ -8,7 +8,7 @@ worker processes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from seg3d.data.worker_failures import (
     FailuresAsValues,
     collated,
     ends_of_workers_explained,
-    unless_failed,
+    received,
 )
 from seg3d.data.workers import start_method, worker_count
 from seg3d.plan import Plan
@@ -109,16 +109,20 @@ def patch_batches(
         generator=torch.Generator(),
     )
     batches = iter(loader)
+    # PyTorch has no public names for these, and they are not there without workers.
+    processes = getattr(batches, "_workers", ())
+    end = getattr(batches, "_shutdown_workers", lambda: None)
     try:
-        with ends_of_workers_explained():
-            yield map(unless_failed, batches)
+        with ends_of_workers_explained(processes):
+            yield received(batches)
     finally:
         # PyTorch does so when the last reference is gone; but tracebacks hold references, and at
         # the interpreter's end it waits for workers that nobody has told to end.
-        getattr(batches, "_shutdown_workers", lambda: None)()
-        for worker in getattr(batches, "_workers", ()):
-            # Only one that hangs is still there.
-            worker.kill()
+        with suppress(RuntimeError):
+            end()
+        for process in processes:
+            # Still there if it hangs, or if the news of another's end cut this short.
+            process.kill()
 
 
 def patch_stream(cache: Cache, config: Config, plan: Plan) -> PatchStream:

@@ -6,10 +6,13 @@ message. So a failure comes as a value, in place of the patch that there is none
 
 from __future__ import annotations
 
+import signal
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import Dataset, default_collate
@@ -67,37 +70,45 @@ def collated(patches: list[Any]) -> Any:
         return Failure(words, traceback.format_exc())
 
 
-def unless_failed(batch: Any) -> dict[str, Any]:
-    """A batch, or an error.
+def received(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    """The batches, as long as none is a failure.
 
     Raises:
-        RunFailed: if it is a failure.
+        RunFailed: if one is.
     """
-    if isinstance(batch, Failure):
-        raise RunFailed(batch.words) from RuntimeError(batch.trace)
-    patches: dict[str, Any] = batch
-    return patches
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (EOFError, ConnectionError) as error:
+            # It was sending a batch.
+            raise RuntimeError(f"{WORKER} hung up") from error
+        if isinstance(batch, Failure):
+            raise RunFailed(batch.words) from RuntimeError(batch.trace)
+        yield batch
 
 
 @contextmanager
-def ends_of_workers_explained() -> Iterator[None]:
+def ends_of_workers_explained(workers: Sequence[BaseProcess]) -> Iterator[None]:
     """Turn PyTorch's error that a worker has ended, which comes at any time, into `RunFailed`."""
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith(WORKER):
             raise
-        raise RunFailed(_end_of_worker(error)) from error
+        # The news may be here before the end, and PyTorch may tell it once more meanwhile.
+        with suppress(RuntimeError):
+            wait([worker.sentinel for worker in workers], timeout=1)
+        raise RunFailed(_end_of_worker(error, {worker.exitcode for worker in workers})) from error
 
 
-def _end_of_worker(error: BaseException) -> str:
-    said = str(error)
-    while error.__cause__ is not None:
-        # Where the signal that ended it is named.
-        error = error.__cause__
-        said += str(error)
-    if "shared memory" in said:
+def _end_of_worker(error: RuntimeError, statuses: set[int | None]) -> str:
+    # Of a process that a signal has ended, the status is the signal's number with a minus.
+    signals = {number.name for number in signal.Signals if -number in statuses}
+    if "SIGBUS" in signals:
         return f"a data worker found no room in shared memory\n{LESS_SHARED_MEMORY}"
-    if "Killed" in said:
+    if "SIGKILL" in signals:
         return f"a data worker was killed, most likely for lack of memory\n{LESS_MEMORY}"
-    return f"a data worker has ended ({said.partition('. ')[0]})\n{LESS_MEMORY}"
+    why = signals.pop() if signals else str(error).partition(". ")[0]
+    return f"a data worker has ended ({why})\n{LESS_MEMORY}"

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from seg3d.common.errors import UserError
 from seg3d.config import REST_NAME, Rest
-from seg3d.data.layouts.dataset_json import label_values, read_json
+from seg3d.data.layouts import label_values, read_json
 from seg3d.io import UNLABELLED, LabelRest, is_plain_folder
 from seg3d.plan import IGNORE_NAME
 from seg3d.prediction.jobs import legend_name
@@ -80,7 +80,11 @@ class Classes:
 
 
 def find_classes(
-    predictions: Path, references: Path, *, run: Path | None = None, labels: Path | None = None
+    predictions: str | Path,
+    references: str | Path,
+    *,
+    run: str | Path | None = None,
+    labels: str | Path | None = None,
 ) -> Classes:
     """The classes of what is to be compared.
 
@@ -95,10 +99,11 @@ def find_classes(
         UserError: if a file that should say it does not.
     """
     if labels is not None:
-        return _stated(labels)
+        return _stated(Path(labels))
     if run is not None:
-        plan = load_checkpoint(find_checkpoint(run))[1]
+        plan = load_checkpoint(find_checkpoint(Path(run)))[1]
         return Classes.of(legend(plan)["labels"], str(run))
+    predictions, references = Path(predictions), Path(references)
     ours = _folder(predictions)
     alone = [] if is_plain_folder(predictions) else [ours / legend_name(predictions)]
     for path in (*alone, ours / LEGEND):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.common.errors import UserError
-from seg3d.io import SUFFIXES, is_plain_folder, is_volume, read_header, stem, suffix
+from seg3d.io import SUFFIXES, is_plain_folder, labels_in, read_header, stem, suffix
 from seg3d.io.reoriented import Turn, require_same_voxels
 from seg3d.prediction.jobs import PROBABILITIES
 
@@ -102,9 +102,7 @@ def some_names(names: Sequence[str]) -> str:
 
 def _volumes(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.exists() or not is_volume(path):
-            continue
+    for path in labels_in(folder):
         if stem(path) in found:
             raise UserError(
                 f"two files in {folder} are for the same case",

@@ -23,6 +23,7 @@ from seg3d.io import (
     open_volume,
     read_header,
     suffix,
+    target_suffix,
 )
 from seg3d.io.ome_zarr import CHUNK
 from seg3d.io.reoriented import Reoriented, turn_between
@@ -61,7 +62,7 @@ def convert_volume(
         UserError: if the source cannot be read, or has no voxel in common with the grid that is
             wanted, or the target cannot be written, or is being written by another process.
     """
-    ending = suffix(target)
+    ending = target_suffix(target)
     for path in (source, like or source):
         if target.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"{target} would overwrite its input {path}", fix="give another name")

@@ -11,7 +11,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from seg3d.common.errors import UserError
 from seg3d.geometry import Grid, Shape3
-from seg3d.io.formats import DICOM, stem, suffix
+from seg3d.io.formats import stem, written_suffix
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
 from seg3d.io.regions import Region, VolumeReader
@@ -149,7 +149,6 @@ def on_grid_of(
 def _advice(path: Path | Volume, other: Source) -> str | None:
     if not (isinstance(path, Path) and isinstance(other, Path)):
         return None
-    ending = suffix(path)
-    target = Path("resampled", stem(other) + (".nii.gz" if ending == DICOM else ending))
+    target = Path("resampled", stem(other) + written_suffix(path))
     command = shlex.join(["seg3d", "convert", str(other), str(target), "--like", str(path)])
     return f"put one on the grid of the other: {command}"

@@ -19,8 +19,7 @@ from seg3d.data.fingerprint import (
     require_foreground,
     take_fingerprints,
 )
-from seg3d.data.layouts.dataset_json import read_json
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset, read_json
 from seg3d.data.notes import notes_on
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
 from seg3d.plan import (
@@ -78,7 +77,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     """
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
-    dataset = find_dataset(config.data.folder, config.data.labels)
+    dataset = find_dataset(config.data.folder, config.data.labels, config.data.files)
     print_as_is(console, describe(dataset))
     notes: list[str] = []
 

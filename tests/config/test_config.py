@@ -34,6 +34,8 @@ KEYS = {key: default for key, default, *_ in documented_keys()}
 # For every key a value other than its default, as it is typed after --set and as it arrives.
 OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "data.folder": ("2024-05-01", "2024-05-01"),
+    "data.files.images": ("[CASE/t1.nii]", ["CASE/t1.nii"]),
+    "data.files.label": ("CASE/seg.nii", "CASE/seg.nii"),
     "data.labels": ("{liver: 1, vessels: [2, 3]}", {"liver": 1, "vessels": [2, 3]}),
     "data.folds": ("3", 3),
     "data.fold": ("2", 2),

@@ -10,7 +10,7 @@ import pytest
 
 from seg3d.common.errors import UserError
 from seg3d.data.cases import Case, Dataset
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset
 from seg3d.io import read_labels, read_volume
 from tests.volumes import write_nifti
 

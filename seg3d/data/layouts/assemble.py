@@ -8,47 +8,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from seg3d.common.errors import UserError
 from seg3d.data.cases import Case, Dataset
-from seg3d.data.layouts.volume_files import LeftOut
+from seg3d.data.layouts.found import Found
 
 # Outputs are named after cases; these are not allowed in file names on some system or other.
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 
 
-class Found(NamedTuple):
-    """What a layout yields.
-
-    Attributes:
-        layout: its name, for people.
-        cases: with names that may repeat.
-        left_out: what was seen and not used, with the reason.
-    """
-
-    layout: str
-    cases: list[Case]
-    left_out: list[LeftOut]
-
-
-def assemble(
-    source: Path,
-    found: Found,
-    channels: tuple[str, ...] | None = None,
-    labels: dict[str, int | list[int]] | None = None,
-) -> Dataset:
+def assemble(found: Found) -> Dataset:
     """Give cases unique names, and set those for testing apart.
-
-    Args:
-        source: folder or list that the cases come from.
-        found: what lies there.
-        channels: names, if the source gives them.
-        labels: class names and values, if the source gives them.
 
     Raises:
         UserError: if no case can be trained on, or if a case is there twice.
     """
+    source = found.source
     cases = _with_unique_names(found.cases, source)
     labelled = [case for case in cases if case.label is not None and case.split != "test"]
     testing = [case for case in cases if case.label is None or case.split == "test"]
@@ -63,8 +38,8 @@ def assemble(
         source=source,
         cases=tuple(sorted(labelled, key=attrgetter("name"))),
         test=tuple(sorted(testing, key=attrgetter("name"))),
-        channels=channels,
-        labels=labels,
+        channels=found.channels,
+        labels=found.labels,
         left_out=tuple(found.left_out),
     )
 

@@ -12,7 +12,7 @@ from seg3d.common.errors import UserError
 from seg3d.config import config_from_tree
 from seg3d.data.cases import Case
 from seg3d.data.fingerprint import take_fingerprints
-from seg3d.data.layouts.recognise import find_dataset
+from seg3d.data.layouts import find_dataset
 from seg3d.evaluation import evaluate, find_pairs
 from seg3d.evaluation.report import write_metrics
 from seg3d.io import (
