@@ -138,7 +138,7 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     config = load_config(resource(sample.config), (f"data.folder={str(data.absolute())!r}",))
     _remove_earlier_demo(folder, sample)
     require_new_run(run)
-    console.print(f"Making {sample.making} in {data}")
+    print_as_is(console, f"Making {sample.making} in {data}")
     sample.make(data)
     ending = train(config, run=folder, device=device_name, console=console).ending
     if ending == "interrupted":

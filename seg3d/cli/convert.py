@@ -37,10 +37,11 @@ def convert(source: Path, target: Path, like: Path | None, labels: bool | None) 
       seg3d convert scan.ome.zarr/2 small.nrrd
       seg3d convert Segmentation.seg.nrrd label.nii.gz --like scan.nii.gz
     """
+    from seg3d.common.plain_text import printable
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.io.convert import convert_volume
 
     console = make_console()
     for note in convert_volume(source, target, console, like, labels):
-        click.echo(f"note: {note}", err=True)
+        click.echo(printable(f"note: {note}"), err=True)
     print_as_is(console, target)

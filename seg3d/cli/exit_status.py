@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import traceback
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
 from seg3d.common.errors import RunFailed, UserError
+from seg3d.common.files import in_plain_words
+from seg3d.common.plain_text import message_of
 from seg3d.common.standard_streams import open_what_is_closed
 from seg3d.common.stopping import interrupted_by_sigterm
 
@@ -18,10 +24,15 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 class Commands(click.Group):
     """Turn every exception into one message on stderr and the right exit status."""
 
+    def make_context(self, *given: Any, **more: Any) -> click.Context:
+        with _fit_to_print():
+            return super().make_context(*given, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         open_what_is_closed()
+        keep_libraries_quiet()
         try:
-            with interrupted_by_sigterm():
+            with interrupted_by_sigterm(), _fit_to_print():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -35,15 +46,36 @@ class Commands(click.Group):
         except RunFailed as error:
             self._leave(ctx, f"failed: {error}", FAILED)
         except Exception as error:
-            self._leave(ctx, f"failed: {_in_words(error)}", FAILED)
+            mistake = in_plain_words(error) if isinstance(error, OSError) else None
+            if mistake is None:
+                self._leave(ctx, f"failed: {_in_words(error)}", FAILED)
+            self._leave(ctx, f"error: {mistake}", BAD_INPUT)
 
     def _leave(self, ctx: click.Context, message: str, status: int) -> None:
         if ctx.meta.get("seg3d.debug"):
             traceback.print_exc()
         # Where nobody can be told, the status still says it.
         with suppress(OSError):
-            click.echo(message, err=True)
+            click.echo(message_of(message), err=True)
         ctx.exit(status)
+
+
+def keep_libraries_quiet(quiet: bool = True) -> None:
+    """Have what libraries log, and their warnings, not stand beside the one message."""
+    logging.disable(logging.CRITICAL if quiet else logging.NOTSET)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore" if quiet else "default")
+
+
+@contextmanager
+def _fit_to_print() -> Iterator[None]:
+    """What click says of the command line, without what a terminal would obey."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(message_of(error.format_message()), error.ctx) from error
 
 
 def _in_words(error: Exception) -> str:

@@ -22,10 +22,11 @@ def info(source: Path | None) -> None:
       seg3d info runs/medical_ct
       seg3d info survey.sgy
     """
+    from seg3d.common.plain_text import printable
     from seg3d.info import run_info, system_info, volume_info
     from seg3d.io import is_volume
 
     if source is None:
         click.echo(system_info())
     else:
-        click.echo(volume_info(source) if is_volume(source) else run_info(source))
+        click.echo(printable(volume_info(source) if is_volume(source) else run_info(source)))

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
+from seg3d.cli.exit_status import keep_libraries_quiet
+
 path = click.Path(path_type=Path)
 
 
 def _debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta["seg3d.debug"] = True
+        keep_libraries_quiet(False)
 
 
 debug_option = click.option(

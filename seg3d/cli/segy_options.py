@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from seg3d.common.errors import UserError
+
+SMALL = re.compile(r"\s*[0-9]{1,9}\s*")
 
 
 def _segy_bytes(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
@@ -16,7 +19,7 @@ def _segy_bytes(ctx: click.Context, option: click.Parameter, value: str | None) 
     from seg3d.io import segy
 
     numbers = value.split(",")
-    if len(numbers) not in (2, 4) or not all(number.strip().isdecimal() for number in numbers):
+    if len(numbers) not in (2, 4) or not all(map(SMALL.fullmatch, numbers)):
         raise UserError(
             "--segy-bytes should be byte positions in the trace header, counted from 1",
             given=value,

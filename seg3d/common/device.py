@@ -25,7 +25,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:[0-9]+)?|mps", name):
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,9})?|mps", name):
         raise UserError("--device is not understood", given=name, legal=DEVICES)
     kind, _, number = name.partition(":")
     if kind == "cuda":

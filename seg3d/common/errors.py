@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from seg3d.common.plain_text import echo_of, message_of
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend: bad input, file or setting.
 
     Args:
         problem: what is wrong, naming the file or config key.
-        given: what was found there.
+        given: what was found there; of a long value only the ends are shown.
         legal: what would have been accepted.
         fix: what to do about it.
 
+    Names and values may come from anywhere: characters that a terminal would obey are escaped.
     The command line prints the message on stderr and leaves with exit status 2.
     """
 
@@ -23,11 +26,14 @@ class UserError(Exception):
         legal: object = None,
         fix: str | None = None,
     ) -> None:
-        self.problem = problem
-        parts = [problem]
-        for word, what in (("given", given), ("legal", legal), ("to do", fix)):
-            if what is not None:
-                parts.append(f"  {word}: {what}")
+        self.problem = message_of(problem)
+        parts = [self.problem]
+        if given is not None:
+            parts.append(f"  given: {echo_of(given)}")
+        if legal is not None:
+            parts.append(f"  legal: {message_of(str(legal))}")
+        if fix is not None:
+            parts.append(f"  to do: {message_of(fix)}")
         super().__init__("\n".join(parts))
 
 

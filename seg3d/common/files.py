@@ -15,7 +15,23 @@ from typing import IO, Any
 from seg3d.common.errors import UserError
 from seg3d.common.sizes import readable
 
+ROOM = "free some space"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What the system says of names that cannot be used as they were given.
+UNUSABLE = (
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS,
+)  # fmt: skip
+
+
+def in_plain_words(error: OSError) -> UserError | None:
+    """What a person can do about an error of the system, or None if it is not theirs to mend."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    if error.errno in NO_SPACE:
+        return UserError(f"{place}no more space on the disk", given=error.strerror, fix=ROOM)
+    if error.errno in UNUSABLE:
+        return UserError(f"{place}{error.strerror}")
+    return None
 
 
 @contextmanager
@@ -171,7 +187,7 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_explained(path: Path, fix: str = "free some space") -> Iterator[None]:
+def full_disk_explained(path: Path, fix: str = ROOM) -> Iterator[None]:
     """Turn the system's error that there is no more space into a `UserError`.
 
     Args:
@@ -186,7 +202,7 @@ def full_disk_explained(path: Path, fix: str = "free some space") -> Iterator[No
         raise UserError(f"{path}: no more space on the disk", given=error, fix=fix) from error
 
 
-def require_space(path: Path, size: int, fix: str = "free some space") -> None:
+def require_space(path: Path, size: int, fix: str = ROOM) -> None:
     """Make sure that ``size`` bytes could be written.
 
     Args:
@@ -208,7 +224,7 @@ def require_space(path: Path, size: int, fix: str = "free some space") -> None:
         )
 
 
-def reserve(file: IO[bytes], size: int, path: Path, fix: str = "free some space") -> None:
+def reserve(file: IO[bytes], size: int, path: Path, fix: str = ROOM) -> None:
     """Make a file ``size`` bytes long and have the disk keep room for them.
 
     Writing into a memory map of the file then cannot run out of space, which would end the
@@ -253,6 +269,12 @@ def require_folder(path: Path, option: str) -> None:
                 f"{option} {path}: {folder} is a file",
                 legal="a folder, which need not exist yet",
             )
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a name that stands in a file leads to nothing outside the folder that it is in."""
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and ".." not in parts and "\\" not in name
 
 
 def stamp(path: Path) -> list[Any]:

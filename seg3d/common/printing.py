@@ -1,10 +1,13 @@
-"""The console of a command, and texts on it just as they are."""
+"""The console of a command, and texts on it as they are, but for what a terminal would obey."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from rich.console import Console
+
+from seg3d.common.plain_text import printable
 
 # Characters of a line that no table reaches.
 UNBOUNDED = 10_000
@@ -25,4 +28,5 @@ def make_console(*, quiet: bool = False) -> Console:
 
 def print_as_is(console: Console, text: object) -> None:
     """Without colours for numbers, brackets read as markup, or line breaks within long paths."""
-    console.print(str(text), highlight=False, markup=False, soft_wrap=True)
+    words = printable(text, kept="" if isinstance(text, Path) else "\n")
+    console.print(words, highlight=False, markup=False, soft_wrap=True)

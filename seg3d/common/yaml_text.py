@@ -7,6 +7,11 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
+from seg3d.common.plain_text import echo_of
+from seg3d.common.plain_values import require_moderate
+
+# What PyYAML lets through of words that are not of the kind that their tag claims.
+_NOT_OF_KIND = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _OWN_MEANING = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 
@@ -20,21 +25,43 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = node.value[index][0].start_mark
-                raise ConstructorError(problem=f"{key} stands there twice", problem_mark=mark)
+        seen = set()
+        # A node of another kind than its tag says has no pairs, or keys that are no words.
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise ConstructorError(
+                    problem=f"{key.value} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except _NOT_OF_KIND as error:
+            kind = node.tag.rpartition(":")[2]
+            what = echo_of(node.value) if isinstance(node, yaml.ScalarNode) else "what stands here"
+            raise ConstructorError(
+                problem=f"{what} cannot be read as {kind}", problem_mark=node.start_mark
+            ) from error
 
 
 def parse_yaml(text: str) -> Any:
     """The plain value that ``text`` stands for; no object is ever built from it.
 
     Raises:
-        yaml.YAMLError: if it is not valid, or a key stands twice in one mapping.
+        yaml.YAMLError: if it is not valid, a key stands twice in one mapping, or it is larger or
+            deeper than any value that a person writes.
     """
-    return yaml.load(text, _Loader)
+    try:
+        value = yaml.load(text, _Loader)
+        require_moderate(value)
+    except RecursionError as error:
+        raise yaml.YAMLError("lists or mappings are nested too deep") from error
+    except ValueError as error:
+        raise yaml.YAMLError(str(error)) from error
+    return value
 
 
 def in_one_line(value: Any) -> str:

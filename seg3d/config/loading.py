@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.plain_values import require_moderate
 from seg3d.common.yaml_text import parse_yaml
 from seg3d.config.mistakes import explained
 from seg3d.config.overrides import overridden
@@ -51,6 +52,10 @@ def config_from_tree(
         source = "--set"
     for override in overrides:
         tree = overridden(tree, override)
+    try:
+        require_moderate(tree)
+    except ValueError as error:
+        raise UserError(f"{source} cannot be used", given=error) from error
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -30,7 +30,10 @@ def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: the value is not valid YAML", given=text) from error
+        raise UserError(
+            f"--set {key}: the value is not valid YAML",
+            given=getattr(error, "problem", None) or error,
+        ) from error
     *parents, last = parts
     tree = dict(tree)
     branch = tree

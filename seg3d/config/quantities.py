@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -20,7 +21,10 @@ def _quantity(text: Any, units: tuple[str, ...]) -> Any:
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)\s*", text)
     if not match or match[2].lower() not in units:
         raise ValueError("should be a number and a unit")
-    return float(match[1]) * _UNITS[match[2].lower()]
+    quantity = float(match[1]) * _UNITS[match[2].lower()]
+    if not math.isfinite(quantity):
+        raise ValueError("should be a number that is not beyond all measure")
+    return quantity
 
 
 def as_seconds(text: Any) -> Any:

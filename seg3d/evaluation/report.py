@@ -17,6 +17,7 @@ from rich.text import Text
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write, require_folder
+from seg3d.common.plain_text import printable
 from seg3d.common.sole_writer import sole_writer
 from seg3d.common.version import __version__
 from seg3d.evaluation.pairs import some_names
@@ -123,9 +124,9 @@ def table(evaluation: Evaluation) -> Group:
     ):
         if names:
             text = f"{len(names)} {what}, not in these numbers: {some_names(names)}"
-            parts.append(Text(text, style="yellow"))
+            parts.append(Text(printable(text, kept=""), style="yellow"))
     for case, reason in evaluation.failed.items():
-        parts.append(Text(f"{case} cannot be compared: {reason}", style="red"))
+        parts.append(Text(f"{printable(case)} cannot be compared: {reason}", style="red"))
     return Group(*parts)
 
 
@@ -202,8 +203,8 @@ def _case_table(evaluation: Evaluation) -> Table:
         case = pair.case
         for value, overlap in overlaps.items():
             rows.add_row(
-                Text(case),
-                Text(evaluation.names[value]),
+                _cell(case),
+                _cell(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
                 *(_size(getattr(overlap, size)) for size in sizes),
             )
@@ -216,7 +217,7 @@ def _class_table(evaluation: Evaluation, measure: str, heading: str) -> Table:
     rows = _table("class", f"{heading} (mean ± std)", "median", "cases")
     for value, summary in evaluation.summary(measure).items():
         rows.add_row(
-            Text(evaluation.names[value]),
+            _cell(evaluation.names[value]),
             f"{_shown(summary.mean)} ± {_shown(summary.std)}",
             _shown(summary.median),
             f"{summary.cases} of {len(evaluation.cases)}",
@@ -234,6 +235,10 @@ def _table(*columns: str) -> Table:
         else:
             rows.add_column(column, justify="right", no_wrap=True)
     return rows
+
+
+def _cell(name: str) -> Text:
+    return Text(printable(name, kept=""))
 
 
 def _size(number: float) -> str:

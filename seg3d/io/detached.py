@@ -20,16 +20,18 @@ END_OF_NRRD = re.compile(rb"\n\r?\n")
 LIST = "LIST"
 
 
-def require_own_voxels(path: Path) -> None:
-    """Require that the files a header names, if any, lie in its folder or below.
+def voxel_files(path: Path) -> list[Path]:
+    """The files that a header names for its voxels; none if they are in the same file.
 
     Args:
         path: a file of NRRD or MetaImage.
 
     Raises:
-        UserError: if another file is named, or one that is not there, or the header has no end.
+        UserError: if one is named that does not lie in the header's folder or below, or is not
+            there, or the header has no end.
     """
-    for name in _named_files(path):
+    names = _named_files(path)
+    for name in names:
         if not name or name == "-" or any(char in name for char in "%\0") or _leaves_folder(name):
             raise UserError(
                 f"{path}: its header names files that are not read",
@@ -43,6 +45,7 @@ def require_own_voxels(path: Path) -> None:
                 given=name,
                 fix="put it where the header says, or correct the header",
             )
+    return [path.parent / name for name in names]
 
 
 def _named_files(path: Path) -> list[str]:

@@ -15,10 +15,13 @@ import numpy as np
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.free_ram import free_ram
+from seg3d.common.sizes import readable
 from seg3d.geometry import Shape3
-from seg3d.io.arrays import ArrayReader, ArrayWriter
-from seg3d.io.detached import require_own_voxels
+from seg3d.io.arrays import ArrayReader, ArrayWriter, byte_count
 from seg3d.io.header import Header, checked_header, voxel_dtype
+from seg3d.io.itk_header import require_sound_header
+from seg3d.io.nrrd_spacings import require_spacings
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # ITK's world is LPS, NIfTI's is RAS.
@@ -53,14 +56,18 @@ class _Reader(ArrayReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        require_own_voxels(path)
-        self._file = read_information(path, FILE_TYPES[path.suffix.lower()])
+        library(path)
+        require_sound_header(path)
+        file_type = FILE_TYPES[path.suffix.lower()]
+        self._file = read_information(path, file_type)
         if self._file.GetDimension() != 3:
             raise UserError(
                 f"{path} is not a 3D volume",
                 given=f"{self._file.GetDimension()} axes of {self._file.GetSize()} voxels",
                 legal="three axes, with channels as components of the voxels",
             )
+        if file_type == "NrrdImageIO":
+            require_spacings(path)
         shape = (*self._file.GetSize(), self._file.GetNumberOfComponents())
         self.header = checked_header(path, shape, affine_of(self._file))
         self.dtype = voxel_dtype(path, stored_dtype(self._file))
@@ -68,8 +75,18 @@ class _Reader(ArrayReader):
 
     def _array(self) -> np.ndarray:
         if self._held is None:
+            self._require_ram()
             self._held = read_voxels(self.path, self._file)
         return self._held
+
+    def _require_ram(self) -> None:
+        size = byte_count((*self.header.grid.shape, self.header.channels), self.dtype)
+        if size > (free := free_ram()):
+            raise UserError(
+                f"{self.path} is read whole, which takes more RAM than is free",
+                given=f"{readable(size)} of voxels, {readable(free)} free",
+                fix="convert it on another machine to .nii or .ome.zarr, which are read by regions",
+            )
 
     def close(self) -> None:
         self._held = None
@@ -165,6 +182,8 @@ def library(path: Path) -> Any:
         raise UserError(
             f"{path} needs SimpleITK, which is not installed", fix="pip install 'seg3d[itk]'"
         ) from error
+    # It writes to the terminal what is raised as an error anyway.
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
 
 

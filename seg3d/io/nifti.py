@@ -31,8 +31,16 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import NewFolders, atomic_write, full_disk_explained
 from seg3d.common.notes import Note
 from seg3d.geometry import Grid, Shape3
-from seg3d.io.arrays import ArrayReader, ArrayWriter, MappedWriter, Scratch, ram_of_scratch
+from seg3d.io.arrays import (
+    ArrayReader,
+    ArrayWriter,
+    MappedWriter,
+    Scratch,
+    byte_count,
+    ram_of_scratch,
+)
 from seg3d.io.header import Header, checked_header, no_geometry, voxel_dtype
+from seg3d.io.packed import require_enough
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # Of NIfTI-1; longer ones take NIfTI-2.
@@ -47,6 +55,8 @@ METRE, MICROMETRE = 1, 3
 MILLIMETRES = {METRE: 1e3, MICROMETRE: 1e-3}
 # Voxels up to which sform and qform are taken for the same.
 SAME_PLACE = 0.5
+# Bytes in front of the voxels, which are extensions of the header, and behind them.
+LONGEST_HEAD, MOST_BEHIND = 2**26, 2**20
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,
@@ -83,6 +93,8 @@ def _load(path: Path) -> Any:
     """The image of a single file, packed or not, whose voxels are left alone."""
     with gzip.open(path) if _is_packed(path) else path.open("rb") as stream:
         kind = _kind(path, stream.read(LONGEST_HEADER), SINGLE_FILES)
+        stream.seek(0)
+        kind.header_class.from_fileobj(_Head(stream), check=False)
         stream.seek(0)
         return kind.from_file_map({"image": FileHolder(str(path), stream)})
 
@@ -159,6 +171,8 @@ class _PackedReader(_Reader):
         return self._unpacked.array()
 
     def _unpack(self) -> Scratch:
+        size = byte_count(self._stored.shape, self._stored.dtype)
+        require_enough(self.path, size, self.path.stat().st_size, "deflate")
         folder = Path(tempfile.gettempdir())
         fix = "free some space, or set TMPDIR to a folder that has it"
         scratch = Scratch(self._stored.shape, self._stored.dtype, folder, fix)
@@ -167,8 +181,8 @@ class _PackedReader(_Reader):
                 stream.seek(self._stored.offset)
                 scratch.fill(stream)
                 # gzip compares its checksum at the end.
-                while stream.read(2**20):
-                    pass
+                if len(stream.read(MOST_BEHIND + 1)) > MOST_BEHIND:
+                    raise ValueError(f"more than {MOST_BEHIND} bytes follow the voxels")
         except DAMAGED as error:
             scratch.close()
             raise _damaged(self.path, error) from error
@@ -277,6 +291,28 @@ def _head(native: Any) -> bytes:
     stream = io.BytesIO()
     native.write_to(stream)
     return stream.getvalue().ljust(native.get_data_offset(), b"\0")
+
+
+class _Head:
+    """A file as far as what stands in front of the voxels may reach.
+
+    nibabel believes the lengths that a header states, and unpacks so much into RAM.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._left = LONGEST_HEAD
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= self._left:
+            raise ValueError(f"{count} bytes are to be read in front of the voxels")
+        self._left -= count
+        found: bytes = self._stream.read(count)
+        return found
+
+    def tell(self) -> int:
+        place: int = self._stream.tell()
+        return place
 
 
 def _is_packed(path: Path) -> bool:

@@ -20,7 +20,10 @@ from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # The header is an expression of Python.
-DAMAGED = (EOFError, OSError, SyntaxError, TokenError, TypeError, ValueError)
+DAMAGED = (
+    EOFError, MemoryError, OSError, OverflowError, RecursionError, SyntaxError, TokenError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 def open_volume(path: Path) -> VolumeReader:

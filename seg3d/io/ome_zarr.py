@@ -10,8 +10,8 @@ should begin and end at multiples of `CHUNK`.
 from __future__ import annotations
 
 import asyncio
-import json
 import lzma
+import math
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.common.files import UnfinishedFolder, full_disk_explained
+from seg3d.common.files import UnfinishedFolder, full_disk_explained, stays_inside
+from seg3d.common.sizes import readable
 from seg3d.geometry import Shape3
 from seg3d.io.header import Header, as_voxels, checked_header, voxel_dtype
 from seg3d.io.ome_metadata import SPACE, attributes_of, multiscale_of
@@ -27,6 +28,8 @@ from seg3d.io.regions import Region, VolumeReader, VolumeWriter
 
 # Voxels along each edge: 64³ is read often enough in one piece, and a patch cuts few of them.
 CHUNK = 64
+# Bytes of a chunk, which is read and unpacked whole.
+LARGEST_CHUNK = 2**30
 DAMAGED = (
     AttributeError, EOFError, KeyError, OSError, RuntimeError, SystemError, TypeError,
     ValueError, lzma.LZMAError, zlib.error,
@@ -84,8 +87,11 @@ class _Reader(VolumeReader):
     def read(self, region: Region) -> np.ndarray:
         where: dict[str, slice | int] = dict(zip(SPACE, region, strict=True))
         where["c"] = slice(None)
+        from seg3d.io.sound_codecs import chunks_of
+
         try:
-            stored = self._array[tuple(where.get(axis, 0) for axis in self._axes)]
+            with chunks_of(math.prod(self._array.chunks)):
+                stored = self._array[tuple(where.get(axis, 0) for axis in self._axes)]
         except DAMAGED as error:
             raise _damaged(self.path, error) from error
         kept = [axis for axis in self._axes if axis in where]
@@ -167,6 +173,12 @@ def _find_image(path: Path) -> _Image:
             fix=f"give the path of what is meant, such as {path}/0",
         )
     level = image.datasets[0]
+    if not stays_inside(level.path):
+        raise UserError(
+            f"{path}: its multiscales metadata is wrong",
+            given=f"level {level.path!r}, which does not lie in the image",
+            legal="the path of an array in the image",
+        )
     array, _ = _open(path / level.path)
     if not _is_array(array):
         raise UserError(
@@ -210,23 +222,47 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     """
     import zarr
 
-    from seg3d.io import whole_blosc
+    from seg3d.io.sound_codecs import KNOWN, register
 
-    whole_blosc.register()
+    register()
     try:
-        node = zarr.open(path, mode="r")
+        node: Any = zarr.open(path, mode="r")
         attributes = node.attrs.asdict()
+        chunk = node.chunks if _is_array(node) else ()
     except DAMAGED as error:
         raise _damaged(path, error) from error
     if _is_array(node):
         # A pickle runs whatever its author wished, and zarr has a codec for it.
-        codecs = node.metadata.to_dict() | {"attributes": None}
-        if "pickle" in json.dumps(codecs, default=str):
+        if unknown := sorted(_codecs(node.metadata.to_dict()) - KNOWN):
             raise UserError(
-                f"{path} holds pickled objects, which are not safe to read",
-                legal="integer or floating-point numbers",
+                f"{path} is packed in a way that is not safe to read, or not known",
+                given=", ".join(unknown),
+                legal=", ".join(sorted(KNOWN)),
+            )
+        size = math.prod(chunk) * node.dtype.itemsize
+        if size > LARGEST_CHUNK:
+            raise UserError(
+                f"{path} has chunks that are too large to be read",
+                given=f"{readable(size)} each, {chunk} voxels",
+                legal=f"up to {readable(LARGEST_CHUNK)}",
+                fix="write it again in smaller chunks, such as 64 x 64 x 64",
             )
     return node, attributes
+
+
+def _codecs(metadata: dict[str, Any]) -> set[str]:
+    """The names of all codecs of an array, those within others included."""
+    left = [metadata.get(key) for key in ("codecs", "filters", "compressor")]
+    found = set()
+    while left:
+        one = left.pop()
+        if isinstance(one, (list, tuple)):
+            left += one
+        elif isinstance(one, dict):
+            found.add(str(one.get("name", one.get("id"))).removeprefix("numcodecs."))
+            inside = one.get("configuration")
+            left += inside.values() if isinstance(inside, dict) else []
+    return found
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:

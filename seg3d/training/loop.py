@@ -83,24 +83,25 @@ def train_prepared(
         return [stream[steps * per_step + index] for index in range(TRIAL_PATCHES)]
 
     if chooses_bits(config) and not trainer.bits_are_chosen:
-        console.print(trainer.choose_bits(trial()), highlight=False)
+        print_as_is(console, trainer.choose_bits(trial()))
         restore_random_states(checkpoint)
         trainer.save(run.last)
     stop = StopRequest(config.train.max_time)
-    console.print(
-        f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
-            "torch.", ""
+    # Whoever reads that it trains may interrupt it.
+    with stop.listening():
+        console.print(
+            f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
+                "torch.", ""
+            )
         )
-    )
-    restore_random_states(checkpoint)
-    with (
-        patch_batches(stream, config, done * per_step, steps * per_step) as batches,
-        stop.listening(),
-        progress_bar(console, "training", steps, done) as bar,
-    ):
-        ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
-        if ending != "finished":
-            trainer.save(run.last)
+        restore_random_states(checkpoint)
+        with (
+            patch_batches(stream, config, done * per_step, steps * per_step) as batches,
+            progress_bar(console, "training", steps, done) as bar,
+        ):
+            ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
+            if ending != "finished":
+                trainer.save(run.last)
     journal.close()
     return ending
 
@@ -145,12 +146,10 @@ def fit(
         if validation is not None:
             journal.picture(position.epochs_done, "validation", validation.picture)
         if trainer.bits_are_due:
-            console.print(trainer.choose_bits(trial()), highlight=False)
+            print_as_is(console, trainer.choose_bits(trial()))
         # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
         trainer.keep(validation)
-        console.print(
-            epoch_line(position.epochs_done, train.epochs, scalars), highlight=False, soft_wrap=True
-        )
+        print_as_is(console, epoch_line(position.epochs_done, train.epochs, scalars))
     return "finished"
 
 

@@ -182,7 +182,7 @@ def _look_and_plan(
     require_foreground(dataset, fingerprints, background)
     plan = make_plan(config, dataset, fingerprints)
     unit = next(iter(fingerprints.values())).units[0]
-    console.print(_in_words(plan, unit), highlight=False, markup=False)
+    print_as_is(console, _in_words(plan, unit))
     return plan, fingerprints
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,13 @@ def test_the_space_is_checked_before_anything_is_unpacked(tmp_path, monkeypatch)
     content[40:56] = np.array([3, 30_000, 30_000, 30_000, 1, 1, 1, 1], "<i2").tobytes()
     huge = tmp_path / "huge.nii.gz"
     huge.write_bytes(gzip.compress(content))
+    with (
+        open_volume(huge) as reader,
+        pytest.raises(UserError, match=r"huge.nii.gz is cut short or damaged"),
+    ):
+        reader.read((slice(0, 1), slice(0, 1), slice(0, 1)))
+    # Holes, but for all that its size says it may hold that many voxels.
+    os.truncate(huge, 2 * 30_000**3 // 1000)
     with (
         open_volume(huge) as reader,
         pytest.raises(UserError, match=r"(?s)not enough space on the disk.*TMPDIR"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.common.errors import UserError
+from seg3d.common.plain_values import require_moderate
 
 INTEGER = re.compile(r"-?\d+")
 
@@ -19,11 +20,15 @@ def read_json(path: Path) -> Any:
         UserError: if it is not JSON, with line and column.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        require_moderate(content)
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid JSON", given="lists nested too deep") from error
     except ValueError as error:
         raise UserError(
             f"{path} is not valid JSON", given=str(error), fix="correct the file at that place"
         ) from error
+    return content
 
 
 def channel_names(path: Path, content: dict[str, Any]) -> tuple[str, ...] | None:
