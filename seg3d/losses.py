@@ -153,7 +153,7 @@ class _SumsOverVoxels(torch.autograd.Function):
         for place, labels in _slabs(scores, target):
             parts = _sums(scores[place].flatten(1), labels, focal)
             for total, part in zip(totals, parts, strict=True):
-                total[place[0]] += part
+                total[place[0]].add_(part)
         ctx.mark_non_differentiable(totals[2])
         return totals
 

@@ -377,7 +377,7 @@ def test_against_plain_autograd(
     target[:blank_samples] = IGNORE
     expected = plain(heads, target, batch_dice, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "SLAB", slab)
+        patch.setattr(losses, "_slab_elements", lambda scores: slab)
         parts = DiceCrossEntropy(batch_dice=batch_dice, **options)(heads, target)
         computed = grad([parts[part] for part in PARTS], heads, torch.tensor(shares).unbind())
     for part in PARTS:
@@ -402,7 +402,7 @@ def test_the_target_is_resampled_as_by_torch(
     labels = F.interpolate(target.float(), size=coarse, mode="nearest-exact").long()
     scores = torch.full((1, 5, *coarse), -50.0).scatter_(1, labels, 50.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "SLAB", slab)
+        patch.setattr(losses, "_slab_elements", lambda scores: slab)
         assert DiceCrossEntropy()([scores], target)["cross_entropy"].item() == 0
 
 
@@ -526,7 +526,7 @@ def test_peak_memory(
     slab: int, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, their gradient, the target, and a few slabs in float32."""
-    monkeypatch.setattr(losses, "SLAB", slab)
+    monkeypatch.setattr(losses, "_slab_elements", lambda scores: slab)
     loss = DiceCrossEntropy(**options)
     with FakeTensorMode(), MemTracker() as tracker:
         scores = torch.empty(2, 4, 64, 64, 64, dtype=dtype, requires_grad=True)

@@ -69,11 +69,10 @@ class Counter(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
-        if self._workspaces and func is torch.ops.aten.convolution.default:
-            self.peak = max(self.peak, self.bytes + args[0].nbytes + result.nbytes)
         backward = torch._C._current_autograd_node() is not None
-        if self.bytes > self.peak and not (backward and _adds_gradients(func)):
-            self.peak = self.bytes
+        now = self.bytes + (_workspace(func, args, result) if self._workspaces else 0)
+        if now > self.peak and not (backward and _adds_gradients(func)):
+            self.peak = now
             direction = "backward" if backward else "forward"
             self.peak_at = f"{func} of {self._layers.now()}, {direction}"
         return result
@@ -92,6 +91,24 @@ class Counter(TorchDispatchMode):
         self.bytes += size
         alive = weakref.ref(storage, freed)
         self._storages[key] = _Storage(size, self._layers.now(), given, alive)
+
+
+def _workspace(func: Any, args: Any, result: Any) -> int:
+    """Bytes of the copies that a convolution makes, and frees again, of what goes in and out.
+
+    cuDNN wants the channels last, and oneDNN in blocks. It goes for both gradients one after the
+    other, so that they need no more than the forward pass does. A kernel of one voxel is a product
+    of matrices, which takes tensors as they are; so does the forward pass of a single channel.
+    """
+    if func is torch.ops.aten.convolution.default:
+        x, weight, y = args[0], args[1], result
+        if x.shape[1] == 1:
+            return 0
+    elif func is torch.ops.aten.convolution_backward.default:
+        y, x, weight = args[:3]
+    else:
+        return 0
+    return int(x.nbytes + y.nbytes) if weight[0, 0].numel() > 1 else 0
 
 
 def _adds_gradients(func: Any) -> bool:

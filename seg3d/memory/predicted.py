@@ -65,14 +65,15 @@ def training_memory(
     amp: bool = False,
     target_dtype: torch.dtype = torch.int16,
     device: torch.device | str = "cpu",
+    workspaces: bool = False,
 ) -> TrainingMemory:
     """Predict the memory of a training step (forward pass, loss, backward pass).
 
     Nothing is computed and nothing allocated: a copy of the network made of fake tensors, which
     have a shape but no values, goes through the step, and every storage that an operator makes is
     counted from then until it is freed. So it takes seconds, needs no GPU, and gives the same
-    number every time. Not in it is what operators allocate and free within themselves, such as
-    the workspace of a convolution, nor what an allocator loses to fragmentation.
+    number every time. Not in it is what operators allocate and free within themselves, but for
+    the ``workspaces``, nor what an allocator loses to fragmentation.
 
     Example:
         >>> network = UNet3d(1, 4, (32, 64, 128, 256, 320, 320))
@@ -88,6 +89,8 @@ def training_memory(
             otherwise network and image are of ``dtype`` themselves.
         target_dtype: of the target, `(B, 1, D, H, W)`; the loaders give int16.
         device: whose operators are to be counted. ``cuda`` needs a CUDA build of PyTorch.
+        workspaces: count as well the copies of its input and its output that a convolution makes
+            for itself, on a GPU (where the peak then is what a step takes) and on a CPU.
 
     Raises:
         UserError: if the shape does not describe a batch of images.
@@ -98,7 +101,7 @@ def training_memory(
     fake = _fake_copy(network, fakes, stored, device).train()
     with fakes:
         image, target = batch(input_shape, stored, target_dtype, device)
-    counter = Counter(Layers(fake))
+    counter = Counter(Layers(fake), workspaces)
     parameters = counter.give(*fake.parameters(), *fake.buffers())
     counter.give(image, target)
     with fakes, counter, torch.enable_grad():
@@ -106,7 +109,9 @@ def training_memory(
             error = loss_of(fake, image, target, loss or dice_cross_entropy, amp, dtype)
         saved = counter.made_by_layer(but=error)
         error.backward()
-    inference_peak = inference_memory(network, input_shape, dtype, amp=amp, device=device)
+    inference_peak = inference_memory(
+        network, input_shape, dtype, amp=amp, device=device, workspaces=workspaces
+    )
     return TrainingMemory(saved, counter.peak, counter.peak_at, inference_peak, parameters)
 
 
@@ -121,11 +126,7 @@ def inference_memory(
 ) -> int:
     """Predict the peak in bytes of a forward pass in eval mode under ``no_grad``.
 
-    Parameters and image are in it. Other arguments and errors are as for :func:`training_memory`.
-
-    Args:
-        workspaces: count as well the copies that a convolution makes of its input and its output
-            on a CPU, where oneDNN wants the channels in blocks.
+    Parameters and image are in it. Arguments and errors are as for :func:`training_memory`.
     """
     stored = torch.float32 if amp else dtype
     device = torch.device(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,11 @@ class Coder:
         key: of the draw.
         dtype: of rows of voxels.
         kept: packed signs, means, codes and scales.
+        told: what kernels are told of all this, from the first time on.
     """
 
     kept: tuple[Tensor, ...]
+    told: dict[str, Any] | None = None
 
     def __init__(
         self,

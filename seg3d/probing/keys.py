@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class ProbeKey:
         """The numbers, well mixed; different ``stream`` numbers give independent draws."""
         return np.random.SeedSequence([self.seed, self.step, self.layer, self.call, stream])
 
+    @lru_cache(maxsize=1024)  # the backward pass asks again for what the forward pass was given
     def number(self, stream: int) -> int:
         """64 bits from :meth:`entropy`, as a signed integer."""
         return int(self.entropy(stream).generate_state(1, np.uint64).view(np.int64)[0])

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, added, rows_of
+from seg3d.common.device import is_on_cpu
+from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, added, copy_rows, rows_of
 from seg3d.probing.work_sizes import slab_elements, telling
 
+LARGE = 4  # slabs
 CUDNN_LIMIT = 2**31  # elements, above which cuDNN's 3D convolutions need huge workspaces
 
 
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None
 ) -> Tensor:
-    """``torch.convolution``, in slabs if it is to be added to ``onto`` in place or is huge."""
-    if onto is None and geometry.elements(x.shape, weight.shape) < CUDNN_LIMIT:
+    """``torch.convolution``, in slabs if it is to be added to ``onto`` in place or is large."""
+    if onto is None and not _is_large(x, weight, geometry):
         return geometry.convolve(x, weight, bias)
     shape = geometry.output_shape(x.shape, weight.shape) if onto is None else onto.shape
     out = x.new_empty(shape) if onto is None else onto
@@ -24,18 +26,29 @@ def convolve(
     for slab in telling(geometry.slabs(x.shape, shape, slab_elements(x)), x):
         samples, window = slab.samples, geometry.window(slab, weight.shape[2])
         if geometry.transposed:
-            rows = x[samples, :, slab.first : slab.last]
+            rows = rows_of(x, samples, slab.first, slab.last)
             overlap.add(samples, *window, inner.convolve(rows, weight, None))
         else:
             rows = inner.convolve(rows_of(x, samples, *window), weight, bias)
             target = out[samples, :, slab.first : slab.last]
-            target.copy_(rows) if onto is None else target.add_(rows)
+            copy_rows(target, rows) if onto is None else target.add_(rows)
             del rows  # which need not be there beside the next
     if geometry.transposed:
         overlap.finish()
         if bias is not None:
             out += bias.view(1, -1, 1, 1, 1)
     return out
+
+
+def _is_large(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether what the library needs beside x and y is worth the trouble to avoid it.
+
+    On a GPU that are copies of both with the channels last, but for kernels of one voxel and for
+    single channels, of which there is only one order.
+    """
+    elements = geometry.elements(x.shape, weight.shape)
+    copied = not is_on_cpu(x) and weight[0, 0].numel() > 1 and x.shape[1] > 1
+    return elements >= CUDNN_LIMIT or (copied and elements >= LARGE * slab_elements(x))
 
 
 def is_cut(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
@@ -52,12 +65,12 @@ def convolve_over(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geom
     before = x  # rows of x in front of the slab, which have been written over
     for slab in telling(geometry.slabs(x.shape, x.shape, slab_elements(x)), x):
         samples, (first, last) = slab.samples, geometry.window(slab, weight.shape[2])
-        rows = rows_of(x, samples, first, last)
+        rows = rows_of(x, samples, first, last, apart=slab.first > 0)
         if slab.first > 0:
-            rows = torch.cat([before, rows[:, :, slab.first - first :]], 2)
+            copy_rows(rows[:, :, : slab.first - first], before)
         # A copy: the view would keep them all.
         before = rows[:, :, slab.last - slab.first :][:, :, : slab.first - first].clone()
-        x[samples, :, slab.first : slab.last] = inner.convolve(rows, weight, bias)
+        copy_rows(x[samples, :, slab.first : slab.last], inner.convolve(rows, weight, bias))
         del rows
 
 

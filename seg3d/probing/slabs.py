@@ -8,8 +8,10 @@ input gradients of neighbouring slabs are added.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +39,14 @@ class Geometry:
     output_padding: tuple[int, ...]
     groups: int
 
+    @cached_property
+    def _arguments(self) -> tuple[Any, ...]:
+        # Not dataclasses.astuple, whose deep copies take longer than a small convolution.
+        return tuple(getattr(self, field.name) for field in fields(self))
+
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``torch.convolution``."""
-        return torch.convolution(x, weight, bias, *astuple(self))
+        return torch.convolution(x, weight, bias, *self._arguments)
 
     def without_depth_padding(self) -> Geometry:
         """The same where the rows of x and y stand for nothing but themselves."""
@@ -92,7 +99,7 @@ class Geometry:
             return dx if dx is None else dx.to(dy.dtype), dw, db
         bias_shape = [dy.shape[1]]
         return torch.ops.aten.convolution_backward(
-            dy, x, weight, bias_shape, *astuple(self), wanted
+            dy, x, weight, bias_shape, *self._arguments, wanted
         )
 
     def window(self, slab: Slab, kernel: int) -> tuple[int, int]:
@@ -139,14 +146,41 @@ def added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     return total.add_(part)
 
 
-def rows_of(x: Tensor, samples: slice, first: int, last: int) -> Tensor:
-    """Rows ``first`` to ``last`` along depth, with zeros for those beyond the volume."""
+def rows_of(x: Tensor, samples: slice, first: int, last: int, *, apart: bool = False) -> Tensor:
+    """Rows ``first`` to ``last`` along depth, with zeros for those beyond the volume.
+
+    They lie one behind the other, as the library wants them: in x or, always if ``apart``, in a
+    copy.
+    """
     part = x[samples, :, max(first, 0) : max(last, 0)]
     count = last - first
     before, behind = min(max(0, -first), count), min(max(0, last - x.shape[2]), count)
-    if before or behind:
-        part = torch.nn.functional.pad(part, (0, 0, 0, 0, before, behind))
-    return part
+    if not (apart or before or behind) and part.is_contiguous():
+        return part
+    rows = part.new_empty(*part.shape[:2], count, *part.shape[3:])
+    if before:
+        rows[:, :, :before] = 0
+    if behind:
+        rows[:, :, count - behind :] = 0
+    copy_rows(rows[:, :, before : count - behind], part)
+    return rows
+
+
+def copy_rows(out: Tensor, rows: Tensor) -> None:
+    """``out.copy_(rows)``, of the same type.
+
+    A GPU copies rows that are part of two volumes number by number; so these had better be large.
+    """
+    if out.dtype == rows.dtype and _consists_of_words(out) and _consists_of_words(rows):
+        out, rows = out.view(torch.int64), rows.view(torch.int64)
+    out.copy_(rows)
+
+
+def _consists_of_words(x: Tensor) -> bool:
+    """Whether x can be taken for a tensor of 64-bit integers."""
+    numbers = 8 // x.element_size()
+    aligned = all(n % numbers == 0 for n in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
+    return numbers > 1 and aligned and x.stride(-1) == 1
 
 
 class OverlapAdd:
@@ -177,7 +211,8 @@ class OverlapAdd:
             self._samples, self._done, self._held_back = samples, 0, None
         if self._held_back is not None:
             row, rows = self._held_back
-            window[:, :, row - first : row - first + rows.shape[2]] += rows
+            # Not by +=, which then writes the sum into its own place once more.
+            window[:, :, row - first : row - first + rows.shape[2]].add_(rows)
         start, stop = max(first, 0), min(last, self.out.shape[2])
         if unread is not None:
             self._held_back = unread, window[:, :, unread - first : stop - first].clone()
@@ -187,9 +222,9 @@ class OverlapAdd:
         if self.empty and self._done < start:
             part[:, :, self._done : start] = 0
         if start < fresh:
-            part[:, :, start:fresh] += window[:, :, start - first : fresh - first]
+            part[:, :, start:fresh].add_(window[:, :, start - first : fresh - first])
         if fresh < stop:
-            part[:, :, fresh:stop] = window[:, :, fresh - first : stop - first]
+            copy_rows(part[:, :, fresh:stop], window[:, :, fresh - first : stop - first])
         self._done = max(self._done, stop)
 
     def finish(self) -> None:
@@ -236,7 +271,8 @@ class RollingRows:
             count = samples.stop - samples.start
             buffer = self.allocate([count, channels, stop - keep, *plane])
             if self._buffer is not None and keep < self._stop:
-                buffer[:, :, : self._stop - keep] = self._buffer[:, :, keep - self._start :]
+                kept = self._buffer[:, :, keep - self._start :]
+                copy_rows(buffer[:, :, : self._stop - keep], kept)
             units = slice(self._stop // self.step, -(-stop // self.step))
             self.fill(buffer[:, :, self._stop - keep :], samples, units)
             self._buffer, self._start, self._stop = buffer, keep, stop

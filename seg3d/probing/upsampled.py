@@ -82,9 +82,11 @@ class Passage:
         up_weight, up_bias, weight = self.weights
         conv = self.conv.without_depth_padding()
         for slab, rows, first, last in self.slabs(y):
-            u = self.up.convolve(x[slab.samples, :, rows], up_weight, up_bias)
+            u = self.up.convolve(
+                rows_of(x, slab.samples, rows.start, rows.stop), up_weight, up_bias
+            )
             u = rows_of(u, slice(None), first, last)
-            y[slab.samples, :, slab.first : slab.last] += conv.convolve(u, weight, None)
+            y[slab.samples, :, slab.first : slab.last].add_(conv.convolve(u, weight, None))
             del u  # which need not be there beside the next
 
     def backward(self, dy: Tensor, x: RollingRows, wanted: list[bool]) -> list[Tensor | None]:

@@ -14,13 +14,12 @@ from seg3d.probing.bricks import BrickGrid, Where
 Part = TypeVar("Part")
 
 
-MIB = 1 << 20
-# A GPU's time for a part has to be longer than the time that the CPU takes to ask for it, which is
-# some 0.1 ms; below that, cutting saves little memory anyway. So a slab is an eighth of the tensor,
-# but no less and no more than this, in bytes.
-SLAB_BYTES = (32 * MIB, 128 * MIB)
-# Lots are of float32, several at a time; they are for GPUs without the fused kernels.
-LOT_ELEMENTS = (1 << 20, 1 << 21)
+MIB = 1 << 20  # bytes
+# A GPU has to work on a slab for longer than the CPU takes to ask for it, some tenths of a
+# millisecond: an H100 does so from here on.
+GPU_SLAB = 32 * MIB
+# Lots are of float32, several at a time. They are for GPUs without the fused kernels.
+GPU_LOT = (1 << 20, 1 << 21)
 
 
 def lot_elements(x: Tensor, total: int) -> int:
@@ -30,12 +29,13 @@ def lot_elements(x: Tensor, total: int) -> int:
         x: tells the device.
         total: elements of all lots.
     """
-    return 1 << 20 if is_on_cpu(x) else _between(LOT_ELEMENTS, total // 32)
+    least, most = GPU_LOT
+    return 1 << 20 if is_on_cpu(x) else min(most, max(least, total // 32))
 
 
 def slab_elements(x: Tensor) -> int:
     """Elements of a slab of a convolution on ``x``."""
-    return 1 << 22 if is_on_cpu(x) else _between(SLAB_BYTES, x.nbytes // 8) // x.element_size()
+    return 1 << 22 if is_on_cpu(x) else GPU_SLAB // x.element_size()
 
 
 def bricks_of(
@@ -62,8 +62,3 @@ def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
             yield part
     if last is not None:
         yield last
-
-
-def _between(limits: tuple[int, int], size: int) -> int:
-    least, most = limits
-    return min(most, max(least, size))

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
 
+from seg3d import losses
 from seg3d.benchmarks import memory as benchmark
 from seg3d.benchmarks.baselines import (
     Compiled,
@@ -41,7 +42,7 @@ from seg3d.memory import (
     training_memory,
 )
 from seg3d.networks import UNet3d
-from seg3d.probing import work_sizes
+from seg3d.probing import slab_convolutions, work_sizes
 
 SHAPE = (2, 1, 16, 24, 16)
 
@@ -160,7 +161,8 @@ def test_loops_shortened_for_fake_tensors_take_what_whole_loops_take(
     shortened = training_memory(network, shape)
     # Now fake tensors are not recognised, though the parts keep their size.
     monkeypatch.setattr(work_sizes, "FakeTensor", type("Nobody", (), {}))
-    monkeypatch.setattr(work_sizes, "_on_cpu", lambda x: False)
+    for module in (work_sizes, slab_convolutions, losses):
+        monkeypatch.setattr(module, "is_on_cpu", lambda x: False)
     assert training_memory(network, shape) == shortened
 
 

@@ -72,7 +72,7 @@ def centred(
 def encode_kernel(
     y, z, columns, matrix, thresholds, levels, signs, means, codes, scales,
     signs_number, choice_number, units, groups, channels, runs, layers, planes, plane, depth,
-    sample_stride, channel_stride, layer_size, column_size,
+    sample_stride, channel_stride, layer_size, column_size, bricks,
     NORMALISE: tl.constexpr, SIGNED: tl.constexpr, BITS: tl.constexpr, PER_GROUP: tl.constexpr,
     EDGE: tl.constexpr, VOXELS: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
     ROWS: tl.constexpr, HALF: tl.constexpr,

@@ -1,4 +1,4 @@
-"""Mean and sum of squared deviations of parts of a tensor, in one pass."""
+"""Mean and variance of the channels of a tensor, in one pass over it."""
 
 import triton
 import triton.language as tl
@@ -35,3 +35,22 @@ def moments_kernel(y, out, volume, parts, span, total, BLOCK: tl.constexpr):
     tl.store(out + part, whole)
     tl.store(out + total + part, middle)
     tl.store(out + 2 * total + part, tl.sum(squares) + between)
+
+
+@triton.jit(do_not_specialize=["parts", "total"])
+def pooling_kernel(of_parts, out, volume, parts, total, BLOCK: tl.constexpr):
+    """Mean and (biased) variance of every channel, ``(2, total)``, from those of its parts.
+
+    ``of_parts``, ``(3, total, parts)``, is what :func:`moments_kernel` wrote.
+    """
+    channel = tl.program_id(0)
+    lanes = tl.arange(0, BLOCK)
+    mask = lanes < parts
+    here = of_parts + channel * parts + lanes
+    count = tl.load(here, mask=mask, other=0)
+    means = tl.load(here + total * parts, mask=mask, other=0)
+    squares = tl.load(here + 2 * total * parts, mask=mask, other=0)
+    mean = tl.sum(count * means) / volume
+    between = tl.sum(count * (means - mean) * (means - mean))
+    tl.store(out + channel, mean)
+    tl.store(out + total + channel, (tl.sum(squares) + between) / volume)

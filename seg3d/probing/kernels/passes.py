@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seg3d.probing.coder import CHOICE_STREAM, SIGNS_STREAM, Coder, haar_matrix
 from seg3d.probing.kernels.encode import encode_kernel
-from seg3d.probing.kernels.moments import moments_kernel
+from seg3d.probing.kernels.moments import moments_kernel, pooling_kernel
 from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
@@ -42,22 +42,31 @@ def moments(y: Tensor) -> tuple[Tensor, Tensor]:
     blocks = triton.cdiv(volume, MOMENTS_BLOCK)
     span = triton.cdiv(blocks, triton.cdiv(MOMENTS_PROGRAMS, batch * channels)) * MOMENTS_BLOCK
     parts = triton.cdiv(volume, span)
-    out = y.new_empty(3, batch, channels, parts, dtype=torch.float32)
+    of_parts = y.new_empty(3, batch, channels, parts, dtype=torch.float32)
     _launch(
         moments_kernel,
         batch * channels * parts,
         y=y,
-        out=out,
+        out=of_parts,
         volume=volume,
         parts=parts,
         span=span,
         total=batch * channels * parts,
         BLOCK=MOMENTS_BLOCK,
     )
-    count, means, squares = out
-    mean = (count * means).sum(2) / volume
-    between = (count * (means - mean[:, :, None]).square()).sum(2)
-    return mean, (squares.sum(2) + between) / volume
+    out = y.new_empty(2, batch, channels, dtype=torch.float32)
+    _launch(
+        pooling_kernel,
+        batch * channels,
+        of_parts=of_parts,
+        out=out,
+        volume=volume,
+        parts=parts,
+        total=batch * channels,
+        BLOCK=triton.next_power_of_2(parts),
+    )
+    mean, variance = out
+    return mean, variance
 
 
 def sketch(encoder: Coder, x: Tensor) -> None:
@@ -119,11 +128,10 @@ def fill(decoder: Coder, out: Tensor, columns: Tensor, samples: slice, layers: s
 
 
 def _encode(encoder: Coder, y: Tensor, z: Tensor, columns: Tensor, *, normalise: bool) -> None:
-    whole = slice(0, encoder.grid.batch), slice(0, encoder.grid.layers)
-    arguments = _arguments(encoder, y, columns, *whole)
-    thresholds = _codebook(encoder.choice.code_bits, y.device)[0]
+    grid = encoder.grid
+    rows = grid.batch * grid.layers
     _launch_on_units(
-        encode_kernel, y=y, z=z, thresholds=thresholds, NORMALISE=normalise, **arguments
+        encode_kernel, encoder, y, rows, y=y, z=z, columns=columns, NORMALISE=normalise
     )
 
 
@@ -138,41 +146,61 @@ def _rebuild(
 ) -> None:
     samples = samples or slice(0, decoder.grid.batch)
     layers = layers or slice(0, decoder.grid.layers)
+    layers_here = layers.stop - layers.start
     _launch_on_units(
         rebuild_kernel,
+        decoder,
+        dz,
+        (samples.stop - samples.start) * layers_here,
         dz=dz,
         out=out,
-        bricks=decoder.grid.bricks,
+        columns=columns,
         first_sample=samples.start,
         first_layer=layers.start,
-        layers_here=layers.stop - layers.start,
+        layers_here=layers_here,
         PURPOSE=purpose.value,
-        **_arguments(decoder, dz, columns, samples, layers),
     )
 
 
-def _arguments(
-    coder: Coder, x: Tensor, columns: Tensor, samples: slice, layers: slice
-) -> dict[str, Any]:
-    """What both kernels have to be told, of a tensor that lies as x does."""
+def _launch_on_units(kernel: Any, coder: Coder, x: Tensor, rows: int, **arguments: Any) -> None:
+    """Launch a kernel on the units of so many rows of bricks of a tensor that lies as x does."""
+    if coder.told is None:
+        coder.told = _told(coder, x.device)
+    units = rows * coder.choice.groups
+    _launch(
+        kernel,
+        triton.cdiv(units, coder.told["ROWS"]),
+        units=units,
+        sample_stride=x.stride(0),
+        channel_stride=x.stride(1),
+        **coder.told,
+        **arguments,
+    )
+
+
+def _told(coder: Coder, device: torch.device) -> dict[str, Any]:
+    """What both kernels have to be told of a coder, whatever they do with it."""
     grid, choice, key = coder.grid, coder.choice, coder.key
     signs, means, codes, scales = coder.kept
     block = max(16, triton.next_power_of_2(grid.voxels))
     span = grid.planes * grid.plane
     sticks_out = grid.layers * grid.planes != grid.depth or grid.runs * grid.voxels != span
-    rows = (samples.stop - samples.start) * (layers.stop - layers.start)
+    # Voxels that are read one by one and not in fours take so many registers that fewer programs
+    # and more warps are needed for all threads to have enough.
+    by_fours = grid.voxels % 16 == 0 and not sticks_out
+    thresholds, levels = _codebook(choice.code_bits, device)
     return {
-        "columns": columns,
         "column_size": grid.batch * grid.channels,
-        "matrix": _matrix(replace(key, layer=0), grid.voxels, block, x.device),
-        "levels": _codebook(choice.code_bits, x.device)[1],
+        "bricks": grid.bricks,
+        "matrix": _matrix(replace(key, layer=0), grid.voxels, block, device),
+        "thresholds": thresholds,
+        "levels": levels,
         "signs": signs,
         "means": means,
         "codes": codes,
         "scales": scales,
         "signs_number": key.number(SIGNS_STREAM),
         "choice_number": key.number(CHOICE_STREAM),
-        "units": rows * choice.groups,
         "groups": choice.groups,
         "channels": grid.channels,
         "runs": grid.runs,
@@ -180,8 +208,6 @@ def _arguments(
         "planes": grid.planes,
         "plane": grid.plane,
         "depth": grid.depth,
-        "sample_stride": x.stride(0),
-        "channel_stride": x.stride(1),
         "layer_size": span,
         "SIGNED": signs.shape[1] > 0,
         "BITS": choice.code_bits,
@@ -190,26 +216,12 @@ def _arguments(
         "VOXELS": grid.voxels,
         "BLOCK": block,
         "PART": min(PART, block),
-    }
-
-
-def _launch_on_units(kernel: Any, *, units: int, **arguments: Any) -> None:
-    # Voxels that are read one by one and not in fours take so many registers that fewer programs
-    # and more warps are needed for all threads to have enough.
-    by_fours = arguments["VOXELS"] % 16 == 0 and not arguments["EDGE"]
-    rows = ROWS if by_fours else ROWS_AT_EDGES
-    device = arguments["means"].device
-    _launch(
-        kernel,
-        triton.cdiv(units, rows),
-        units=units,
-        ROWS=rows,
-        HALF=HALF,
-        num_warps=4 if by_fours and _capability(device) >= HOPPER else 8,
+        "ROWS": ROWS if by_fours else ROWS_AT_EDGES,
+        "HALF": HALF,
+        "num_warps": 4 if by_fours and _capability(device) >= HOPPER else 8,
         # The matrix, which all programs share, is to come through the first-level cache.
-        num_stages=1,
-        **arguments,
-    )
+        "num_stages": 1,
+    }
 
 
 @cache
@@ -218,8 +230,11 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
-    # The current device need not be that of the tensors.
-    with torch.cuda.device_of(arguments["out"] if "out" in arguments else arguments["y"]):
+    device = (arguments["out"] if "out" in arguments else arguments["y"]).device
+    if device.index is None or device.index == torch.cuda.current_device():
+        kernel[(programs,)](**arguments)
+        return
+    with torch.cuda.device(device):
         kernel[(programs,)](**arguments)
 
 

@@ -63,7 +63,7 @@ def use(
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
 def rebuild_kernel(
-    dz, out, columns, matrix, levels, signs, means, codes, scales,
+    dz, out, columns, matrix, thresholds, levels, signs, means, codes, scales,
     signs_number, choice_number, units, groups, channels, runs, layers, planes, plane, depth,
     sample_stride, channel_stride, layer_size, column_size, bricks,
     first_sample, first_layer, layers_here,
