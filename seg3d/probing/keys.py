@@ -41,10 +41,9 @@ class ProbeKey:
         """The numbers, well mixed; different ``stream`` numbers give independent draws."""
         return np.random.SeedSequence([self.seed, self.step, self.layer, self.call, stream])
 
-    @lru_cache(maxsize=1024)  # the backward pass asks again for what the forward pass was given
     def number(self, stream: int) -> int:
         """64 bits from :meth:`entropy`, as a signed integer."""
-        return int(self.entropy(stream).generate_state(1, np.uint64).view(np.int64)[0])
+        return _number(self, stream)
 
     def generator(self, device: torch.device | str, stream: int) -> torch.Generator:
         """A fresh generator on ``device``, seeded from :meth:`entropy`."""
@@ -63,6 +62,11 @@ class ProbeKey:
     def from_tensor(cls, numbers: Tensor) -> ProbeKey:
         """Undo :meth:`to_tensor`; any key does for a fake tensor, which has no numbers."""
         return cls(*numbers.tolist()) if type(numbers) is Tensor else cls()
+
+
+@lru_cache(maxsize=1024)  # the backward pass asks again for what the forward pass was given
+def _number(key: ProbeKey, stream: int) -> int:
+    return int(key.entropy(stream).generate_state(1, np.uint64).view(np.int64)[0])
 
 
 def process_rank() -> int:

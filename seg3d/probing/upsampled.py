@@ -82,10 +82,8 @@ class Passage:
         up_weight, up_bias, weight = self.weights
         conv = self.conv.without_depth_padding()
         for slab, rows, first, last in self.slabs(y):
-            u = self.up.convolve(
-                rows_of(x, slab.samples, rows.start, rows.stop), up_weight, up_bias
-            )
-            u = rows_of(u, slice(None), first, last)
+            part = rows_of(x, slab.samples, rows.start, rows.stop)
+            u = rows_of(self.up.convolve(part, up_weight, up_bias), slice(None), first, last)
             y[slab.samples, :, slab.first : slab.last].add_(conv.convolve(u, weight, None))
             del u  # which need not be there beside the next
 

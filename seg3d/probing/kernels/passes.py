@@ -23,8 +23,8 @@ from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
 
-# Units of a program: bricks, or groups of them. With 64 of them Hopper's matrix units take the
-# codes of four warps as they are, and the work that is done once for a unit is shared by few threads.
+# Units of a program: bricks, or groups of them. 64 of them are what Hopper's matrix units take from
+# four warps at a time; and the more there are, the less of a unit's own work is done more than once.
 ROWS = 64
 ROWS_AT_EDGES = 32
 PART = 32  # voxels of them that are rotated at a time
