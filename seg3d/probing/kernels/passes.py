@@ -23,8 +23,8 @@ from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
 
-# Units of a program: bricks, or groups of them. 64 of them are what Hopper's matrix units take from
-# four warps at a time; and the more there are, the less of a unit's own work is done more than once.
+# Units of a program: bricks, or groups of them. 64 are what Hopper's matrix units take from four
+# warps at a time; and the more there are, the less of a unit's own work is done more than once.
 ROWS = 64
 ROWS_AT_EDGES = 32
 PART = 32  # voxels of them that are rotated at a time
@@ -187,7 +187,7 @@ def _told(coder: Coder, device: torch.device) -> dict[str, Any]:
     sticks_out = grid.layers * grid.planes != grid.depth or grid.runs * grid.voxels != span
     # Voxels that are read one by one and not in fours take so many registers that fewer programs
     # and more warps are needed for all threads to have enough.
-    by_fours = grid.voxels % 16 == 0 and not sticks_out
+    by_fours = grid.voxels % 4 == 0 and not sticks_out
     thresholds, levels = _codebook(choice.code_bits, device)
     return {
         "column_size": grid.batch * grid.channels,
