@@ -12,24 +12,22 @@ import matplotlib.image
 import numpy as np
 from rich.console import Console
 
-from seg3d.common.device import choose_device
 from seg3d.common.files import atomic_write
 from seg3d.common.printing import print_as_is
 from seg3d.common.resources import resource
 from seg3d.config import load_config
 from seg3d.data import cohort
-from seg3d.evaluation import Evaluation, evaluate, find_pairs, label_names_near, report
+from seg3d.evaluation import Evaluation, evaluate, find_classes, find_pairs, report
 from seg3d.evaluation.curve_report import write_curve
 from seg3d.io import Volume, read_labels, read_volume
 from seg3d.pictures.planes import three_planes
 from seg3d.pictures.sections import scales_of, seismic_sections
 from seg3d.prediction.jobs import Job, plan_jobs
 from seg3d.prediction.predictor import Predictor
-from seg3d.runs.checkpoint import find_checkpoint
 from seg3d.runs.run_folder import Run, require_new_run
 from seg3d.synth import dataset as synth
-from seg3d.training.loop import Ending, train
-from seg3d.training.preparation import prepare
+from seg3d.training.loop import Ending
+from seg3d.training.start import train
 
 # What a demo leaves in its folder.
 MADE = (
@@ -126,7 +124,7 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     Args:
         sample: what to make and how to look at it.
         folder: of the run; the data go to ``folder/data``. An earlier demo there is replaced.
-        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device_name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         console: for everything that is shown.
 
     Returns:
@@ -142,19 +140,18 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     require_new_run(run)
     print_as_is(console, f"Making {sample.making} in {data}")
     sample.make(data)
-    prepared = prepare(config, run, False, console)
-    ending = train(prepared, run, device_name, False, console)
+    ending = train(config, run=folder, device=device_name, console=console).ending
     if ending == "interrupted":
         return ending
 
-    predictor = Predictor.from_checkpoint(find_checkpoint(folder), choose_device(device_name))
+    predictor = Predictor.from_checkpoint(folder, device_name)
     predictions, references = folder / "predictions", data / "labelsTs"
     jobs = plan_jobs([data / "imagesTs"], predictions)
     for job in jobs:
         predictor.run(job, probabilities=sample.tolerance is not None)
     evaluation = evaluate(
         find_pairs(predictions, references),
-        label_names_near(references),
+        find_classes(predictions, references),
         tolerance=sample.tolerance,
     )
     report.write_metrics(evaluation, predictions)
@@ -164,7 +161,7 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
 
     picture = folder / "prediction.png"
     title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
-    _draw(sample, jobs[0], references, prepared.plan.class_names, title, picture)
+    _draw(sample, jobs[0], references, predictor.plan.class_names, title, picture)
     print_as_is(
         console,
         f"run folder   {folder}\npicture      {picture}\n"

@@ -57,6 +57,17 @@ class Grid:
             return math.nan
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
+    @property
+    def corners(self) -> np.ndarray:
+        """`(3, 8)`, where the outermost voxels lie in the world."""
+        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
+        return self.affine[:3, :3] @ corners + self.affine[:3, 3:]
+
+    def distance(self, affine: np.ndarray) -> float:
+        """How far another affine moves a voxel at most, in the unit of the affines."""
+        moved = self.corners - Grid(self.shape, affine).corners
+        return float(np.linalg.norm(moved, axis=0).max())
+
     def differences(self, other: Grid) -> list[str]:
         """Say in words how ``other`` differs from this grid; empty if the voxels coincide.
 
@@ -65,11 +76,7 @@ class Grid:
         """
         if self.shape != other.shape:
             return [f"shape {self.shape} and {other.shape}"]
-        corners = np.array(np.meshgrid(*[(0, size - 1) for size in self.shape])).reshape(3, -1)
-        here, there = (
-            grid.affine[:3, :3] @ corners + grid.affine[:3, 3:] for grid in (self, other)
-        )
-        distance = float(np.linalg.norm(here - there, axis=0).max())
+        distance = self.distance(other.affine)
         if distance <= POSITION_TOLERANCE_VOXELS * min(self.spacing):
             return []
         found = [

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 
+from seg3d.common.errors import UserError
 from seg3d.common.sizes import readable
-from seg3d.io import open_volume, segy
+from seg3d.io import SUFFIXES, open_volume, segy
 from seg3d.probing.bits import summary
 from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, versions
+
+CHECKPOINT = ".pt"
 
 
 def system_info() -> str:
@@ -21,6 +24,8 @@ def system_info() -> str:
             lines.append(f"cuda:{index}   {device.name}, {readable(device.total_memory)}")
     else:
         lines.append("cuda     not available")
+    if torch.backends.mps.is_available():
+        lines.append("mps      available")
     lines.append(f"cpu      {torch.get_num_threads()} threads")
     return "\n".join(lines)
 
@@ -43,6 +48,7 @@ def volume_info(path: Path) -> str:
             f"voxels      {dtype}",
             f"spacing     {' × '.join(f'{size:.6g}' for size in grid.spacing)} mm",
             f"orientation {grid.orientation}",
+            *(f"note        {note.what}: {note.where}" for note in header.notes),
         ]
     )
 
@@ -53,6 +59,12 @@ def run_info(run: Path) -> str:
     Raises:
         UserError: if the folder holds no run.
     """
+    if run.is_file() and run.suffix != CHECKPOINT:
+        raise UserError(
+            f"{run} is neither a volume nor a run",
+            legal=f"a run folder, a checkpoint ({CHECKPOINT}), or a volume that ends in "
+            f"{', '.join(SUFFIXES)}",
+        )
     last = run / "checkpoints" / "last.pt"
     config, plan, content = load_checkpoint(last if last.is_file() else find_checkpoint(run))
     position = content["position"]
@@ -67,7 +79,7 @@ def run_info(run: Path) -> str:
             f"step {position['step']}",
             f"best Dice {best}",
             f"data      {plan.dataset}",
-            f"labels    {labels}",
+            f"labels    {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
             f"patch     {' × '.join(map(str, plan.patch_size))} voxels",
             f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
             f"sketch {config.probing.sketch}",

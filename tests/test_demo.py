@@ -44,7 +44,7 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(
     def stop(*_: object, **__: object) -> None:
         raise Enough
 
-    monkeypatch.setattr(demo, "prepare", stop)
+    monkeypatch.setattr(demo, "train", stop)
     with pytest.raises(Enough):
         demo.run_demo(demo.BRAIN, tmp_path, "cpu", Console(quiet=True))
     assert not (tmp_path / "checkpoints").exists()
@@ -91,6 +91,7 @@ def test_the_demo_on_faults_from_beginning_to_end(tmp_path: Path) -> None:
     assert predictions == {
         "faults_test_0001.sgy",
         "faults_test_0001_probabilities.sgy",
+        "labels.json",
         "metrics.csv",
         "metrics.json",
         "precision_recall.csv",

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from seg3d.benchmarks.tables import print_table
 from seg3d.benchmarks.training import (
@@ -18,6 +17,7 @@ from seg3d.benchmarks.training import (
     held_out_dice,
     train,
 )
+from seg3d.common.printing import make_console
 from seg3d.common.progress import progress_bar
 from seg3d.networks import UNet3d
 from seg3d.probing import choose_bits, first_bits, set_bits
@@ -68,7 +68,7 @@ def compare(
     results = {"channels": channels, "steps": steps, "seeds": seeds, "edge": edge}
     same = all(known.get(key) == value for key, value in results.items())
     others = {name: one for name, one in known["runs"].items() if name not in runs} if same else {}
-    console = Console()
+    console = make_console()
     with progress_bar(console, "training", total=seeds * len(methods)) as bar:
         for seed in range(seeds):
             for name in methods:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import nn
 
 from seg3d.benchmarks.surveys import FAULTS
 from seg3d.benchmarks.tables import print_table
 from seg3d.benchmarks.training import Subject, class_scores, train
+from seg3d.common.printing import make_console
 from seg3d.common.progress import progress_bar
 from seg3d.evaluation.precision_recall import ScoreCounts
 from seg3d.evaluation.tolerance import harmonic_mean, voxels_near
@@ -61,7 +61,7 @@ def compare(
     cohort, held_out = FAULTS.subjects(TRAINED_ON), FAULTS.subjects(HELD_OUT)
     runs: Runs = {name: [] for name in methods}
     results = {"channels": channels, "steps": steps, "seeds": seeds, "edge": edge, "runs": runs}
-    console = Console()
+    console = make_console()
     with progress_bar(console, "training", total=seeds * len(methods)) as bar:
         for seed in range(seeds):
             for name in methods:

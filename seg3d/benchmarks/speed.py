@@ -14,6 +14,7 @@ import torch
 from monai.networks.nets.unet import CheckpointUNet
 from torch import Tensor, nn
 
+from seg3d.benchmarks.allocators import settings_here
 from seg3d.benchmarks.baselines import BASELINES, PlainUNet3d, dynunet, monai_unet
 from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.tables import print_table
@@ -26,11 +27,19 @@ from seg3d.probing.kernels import kernels_for
 
 Step = Callable[[int], None]
 Patch = tuple[Tensor, Tensor]
+# Of every method ``seconds``, and ``times_plain`` if its reference was timed too.
+Times = dict[str, dict[str, float | None]]
 BITS = (0.125, 1, 2)
 PUBLISHED = ("independent", "multichannel", "orthogonal")
 RANK = 64
 PATCHES_FOR_BITS = 6
 NO_KERNELS = ", no kernels"
+USUAL_ON_CPU = (
+    "plain", "checkpoint-stages", "seg3d, 1 bit", "seg3d, auto",
+    "plain, bf16 autocast", "seg3d, 1 bit, bf16 autocast",
+)  # fmt: skip
+# What a table shows of a method, with so many digits.
+CELLS = (("seconds", 3), ("times_plain", 2))
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,12 @@ def legal_methods(device: torch.device, amp: bool) -> list[str]:
     return [name for name in ways([1, 1], [], amp) if device.type != "cpu" or name not in needs_gpu]
 
 
+def usual_methods(device: torch.device, amp: bool) -> list[str]:
+    """Names of the ways that are compared unless others are asked for: on a CPU a few."""
+    legal = legal_methods(device, amp)
+    return [name for name in legal if name in USUAL_ON_CPU] if device.type == "cpu" else legal
+
+
 def compare(
     size: int,
     batch: int,
@@ -110,7 +125,7 @@ def compare(
     amp: bool,
     methods: list[str],
 ) -> dict[str, Any]:
-    """Print and return the times of every method, taken in turn so that all meet the same load.
+    """The times of every method, taken in turn so that all meet the same load.
 
     Args:
         size: of the cubes, in voxels along the edge; cut out of subjects bent from a brain.
@@ -120,6 +135,10 @@ def compare(
         device: where.
         amp: bf16 autocast in all methods.
         methods: names out of `legal_methods`.
+
+    Returns:
+        Seconds, and multiples of plain, of whole networks and of single units; and how this
+        process was told to keep its memory.
     """
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -140,7 +159,6 @@ def compare(
     steps = _also_without_kernels(steps, device)
     references = {name: chosen[name.removesuffix(NO_KERNELS)].reference for name in steps}
     whole = _ratios(_times(steps, rounds, device), references)
-    _print(f"training step of UNet3d {channels}, {size}³, batch of {batch}", whole)
     units = {}
     width, edge = channels[0], size
     while width <= channels[min(2, len(channels) - 1)]:
@@ -148,16 +166,25 @@ def compare(
         steps = _also_without_kernels(_units(width, edge, batch, device, amp), device)
         times = _times(steps, rounds, device)
         units[name] = _ratios(times, dict.fromkeys(times, "plain"))
-        _print(f"one unit (convolution, instance norm, leaky ReLU): {name}", units[name])
         width, edge = 2 * width, edge // 2
-    return {
-        "size": size,
-        "batch": batch,
-        "channels": channels,
-        "amp": amp,
-        "network": whole,
-        "units": units,
-    }
+    return {"environment": settings_here(), "network": whole, "units": units}
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print tables of what `compare` found with each allocator.
+
+    Args:
+        results: ``size``, ``batch``, ``channels``, and ``allocators``: what was found by the
+            allocator's name.
+    """
+    found = results["allocators"]
+    title = f"UNet3d {results['channels']}, {results['size']}³, batch of {results['batch']}"
+    _print(f"training step of {title}", {name: one["network"] for name, one in found.items()})
+    for unit in next(iter(found.values()))["units"]:
+        _print(
+            f"one unit (convolution, instance norm, leaky ReLU): {unit}",
+            {name: one["units"][unit] for name, one in found.items()},
+        )
 
 
 def network_step(way: Way, image: Tensor, target: Tensor) -> Step:
@@ -229,9 +256,7 @@ def _times(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[st
     return times
 
 
-def _ratios(
-    times: dict[str, list[float]], references: dict[str, str]
-) -> dict[str, dict[str, float | None]]:
+def _ratios(times: dict[str, list[float]], references: dict[str, str]) -> Times:
     return {
         name: {
             "seconds": statistics.median(own),
@@ -248,15 +273,20 @@ def _ratio(own: list[float], plain: list[float] | None) -> float | None:
     return statistics.median(one / other for one, other in zip(own, plain, strict=True))
 
 
-def _print(title: str, rows: dict[str, dict[str, float | None]]) -> None:
+def _print(title: str, tables: dict[str, Times]) -> None:
+    """Print the times of all methods, beside each other those with each allocator."""
+
     def cell(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    print_table(
-        title,
-        ("method", "seconds", "× plain"),
-        [(n, cell(row["seconds"], 3), cell(row["times_plain"], 2)) for n, row in rows.items()],
-    )
+    header = ["method", *(f"{name}: {what}" for name in tables for what in ("seconds", "× plain"))]
+    rows = []
+    for method in next(iter(tables.values())):
+        times = [table[method] for table in tables.values()]
+        row = [cell(one[key], digits) for one in times for key, digits in CELLS]
+        ratios = [one["times_plain"] for one in times if one["times_plain"] is not None]
+        rows.append([method, *row, cell(max(ratios, default=None), 2)])
+    print_table(title, [*header, "× plain, worse"], rows)
 
 
 def _wait(device: torch.device) -> None:

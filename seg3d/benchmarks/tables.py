@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from seg3d.common.files import atomic_write
+from seg3d.common.printing import make_console
 
 # Characters; a table is not folded to fit into a narrower terminal.
 WIDTH = 160
@@ -28,7 +28,8 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=max(Console().width, WIDTH))
+    console = make_console()
+    console.width = max(console.width, WIDTH)
     console.print(title)
     console.print(table)
 
@@ -73,7 +74,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def hardware() -> str:
     """The GPU if there is one, and the CPU with the number of threads that PyTorch uses."""
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     cpu = models[0] if models else f"{platform.machine()} CPU"
     parts = [f"{cpu}, {torch.get_num_threads()} threads"]

@@ -213,7 +213,11 @@ def memory_of(processes: Sequence[psutil.Process]) -> dict[str, int]:
     total = dict.fromkeys(("Pss", "Rss", *PARTS), 0)
     for process in processes:
         try:
-            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+            lines = (
+                Path(f"/proc/{process.pid}/smaps_rollup")
+                .read_text(encoding="utf-8")
+                .splitlines()[1:]
+            )
         except OSError:  # It has ended.
             continue
         found = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
@@ -242,7 +246,7 @@ def start(dataset: Path, run: Run, settings: dict[str, Any], *options: str) -> d
     reader.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, "seg3d train")
-    last = json.loads(run.log.read_text().splitlines()[-1])
+    last = json.loads(run.log.read_text(encoding="utf-8").splitlines()[-1])
     return {
         "seconds": watched.seconds,
         "peaks_gib": {

@@ -5,8 +5,12 @@ Heavy imports stand inside the commands, so that ``--help`` and ``--version`` an
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
+from seg3d.cli.config import config
 from seg3d.cli.convert import convert
 from seg3d.cli.demo import demo
 from seg3d.cli.evaluate import evaluate
@@ -28,11 +32,14 @@ def main() -> None:
 
     \b
     Try it:            seg3d demo
-    Your own volumes:  seg3d train configs/medical_ct.yaml --data Task09_Spleen
+    Your own volumes:  seg3d train medical_ct --data Task09_Spleen
                        seg3d predict runs/medical_ct new_scans/ --output predictions/
                        seg3d evaluate predictions/ references/
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal lacks is shown by its number, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for command in (train, predict, evaluate, convert, layers, synth, demo, info):
+for command in (train, predict, evaluate, convert, config, layers, synth, demo, info):
     main.add_command(command)

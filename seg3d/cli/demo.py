@@ -27,14 +27,15 @@ def demo(ctx: click.Context, sample: str, run_folder: Path | None, device: str) 
       seg3d demo brain
       seg3d demo faults
     """
-    from rich.console import Console
-
     from seg3d.common.device import choose_device
+    from seg3d.common.printing import make_console
+    from seg3d.common.standard_streams import going_on_unheard
     from seg3d.demo import SAMPLES, run_demo
 
+    ctx.with_resource(going_on_unheard())
     choose_device(device)
     folder = run_folder or Path("runs") / f"demo_{sample}"
-    ending = run_demo(SAMPLES[sample], folder, device, Console())
+    ending = run_demo(SAMPLES[sample], folder, device, make_console())
     if ending == "interrupted":
         click.echo("interrupted", err=True)
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from seg3d.cli.exit_status import DONE, FAILED
 from seg3d.cli.options import debug_option, path
 from seg3d.cli.segy_options import segy_options
+from seg3d.common.errors import UserError
 
 
 @click.command()
@@ -16,10 +18,19 @@ from seg3d.cli.segy_options import segy_options
 @click.option("--output", type=path, help="Folder for the metrics.  [default: PREDICTIONS]")
 @click.option("--tolerance", type=click.IntRange(min=1), metavar="VOXELS",
               help="Also a Dice that forgives this distance, for thin structures.")  # fmt: skip
+@click.option("--run", type=path, help="Run or checkpoint whose classes they are.")
+@click.option("--labels", type=path, help="JSON file with their classes, as in dataset.json.")
 @segy_options
 @debug_option
+@click.pass_context
 def evaluate(
-    predictions: Path, references: Path, output: Path | None, tolerance: int | None
+    ctx: click.Context,
+    predictions: Path,
+    references: Path,
+    output: Path | None,
+    tolerance: int | None,
+    run: Path | None,
+    labels: Path | None,
 ) -> None:
     """Compare PREDICTIONS with REFERENCES (two folders, or two files).
 
@@ -27,24 +38,34 @@ def evaluate(
     NAME_probabilities lies beside a prediction (seg3d predict --probabilities), also the
     precision-recall curve of foreground against background, and average precision.
 
+    Which values make a class, and its name, is taken from --labels or --run, from labels.json
+    beside the predictions (seg3d predict writes it), or from dataset.json beside the references or
+    one folder up. Pairs that cannot be compared are listed, and the exit status is 1.
+
     \b
     Example:
       seg3d evaluate predictions/ Task09_Spleen/labelsTs/
       seg3d evaluate predictions/ faults/labelsTs/ --tolerance 2
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.evaluation import evaluate as evaluate_pairs
-    from seg3d.evaluation import find_pairs, label_names_near, report
+    from seg3d.evaluation import find_classes, find_pairs, report
     from seg3d.evaluation.curve_report import write_curve
 
+    if run is not None and labels is not None:
+        raise UserError("--run and --labels both say what the classes are", fix="give one of them")
     pairs = find_pairs(predictions, references)
-    console = Console()
-    with progress_bar(console, "cases", len(pairs)) as bar:
-        evaluation = evaluate_pairs(pairs, label_names_near(references), bar.advance, tolerance)
-    console.print(report.table(evaluation))
+    classes = find_classes(predictions, references, run=run, labels=labels)
+    console = make_console()
+    if classes.source:
+        print_as_is(console, f"classes: {classes.source}")
     folder = output or report.output_folder(predictions)
-    for file in report.write_metrics(evaluation, folder) + write_curve(evaluation, folder):
+    with report.sole_writer_of_metrics(folder):
+        with progress_bar(console, "cases", len(pairs)) as bar:
+            evaluation = evaluate_pairs(pairs, classes, bar.advance, tolerance)
+        files = report.write_metrics(evaluation, folder) + write_curve(evaluation, folder)
+    console.print(report.table(evaluation))
+    for file in files:
         print_as_is(console, file)
+    ctx.exit(FAILED if evaluation.failed else DONE)

@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -15,6 +15,8 @@ import click
 from seg3d.common.errors import RunFailed, UserError
 from seg3d.common.files import in_plain_words
 from seg3d.common.plain_text import message_of
+from seg3d.common.standard_streams import open_what_is_closed
+from seg3d.common.stopping import interrupted_by_sigterm
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -27,14 +29,18 @@ class Commands(click.Group):
             return super().make_context(*given, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
+        open_what_is_closed()
         keep_libraries_quiet()
         try:
-            with _fit_to_print():
+            with interrupted_by_sigterm(), _fit_to_print():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            self._leave(ctx, "interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # Nobody reads what is printed: click ends quietly.
+            raise
+        except KeyboardInterrupt as error:
+            self._leave(ctx, "\n  ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
         except UserError as error:
             self._leave(ctx, f"error: {error}", BAD_INPUT)
         except RunFailed as error:
@@ -48,7 +54,9 @@ class Commands(click.Group):
     def _leave(self, ctx: click.Context, message: str, status: int) -> None:
         if ctx.meta.get("seg3d.debug"):
             traceback.print_exc()
-        click.echo(message_of(message), err=True)
+        # Where nobody can be told, the status still says it.
+        with suppress(OSError):
+            click.echo(message_of(message), err=True)
         ctx.exit(status)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.options import data_override, debug_option, path
+from seg3d.cli.options import debug_option, path
 from seg3d.cli.segy_options import segy_options
 
 
@@ -24,15 +24,13 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
 
     \b
     Example:
-      seg3d layers configs/seismic_layers.yaml --data surveys --output layers/
+      seg3d layers seismic_layers --data surveys --output layers/
       seg3d evaluate predictions/ layers/
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
-    from seg3d.config import load_config
+    from seg3d.common.printing import make_console, print_as_is
+    from seg3d.config import data_override, load_config
     from seg3d.data.horizon_volumes import write_layers
 
-    console = Console()
+    console = make_console()
     for file in write_layers(load_config(config, data_override(data)).data, output, console):
         print_as_is(console, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -22,10 +21,8 @@ debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks."
 )
 device_option = click.option(
-    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
+    "--device",
+    default="auto",
+    metavar="NAME",
+    help="auto, cpu, cuda, cuda:N or mps.  [default: auto]",
 )
-
-
-def data_override(folder: Path | None) -> tuple[str, ...]:
-    """``--data`` as a ``--set``."""
-    return () if folder is None else (f"data.folder={json.dumps(str(folder.absolute()))}",)

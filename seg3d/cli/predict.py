@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,10 +12,27 @@ from seg3d.cli.options import debug_option, device_option, path
 from seg3d.cli.segy_options import segy_options
 
 
+@contextmanager
+def resume_explained() -> Iterator[None]:
+    """Say how to go on after an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("--resume continues it") from error
+
+
 @click.command()
 @click.argument("run_or_checkpoint", type=path)
 @click.argument("inputs", type=path, nargs=-1, required=True)
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
+@click.option("--recursive", is_flag=True, help="Take volumes in folders of the folders too.")
+@click.option(
+    "--pattern",
+    "patterns",
+    multiple=True,
+    metavar="PATH",
+    help="Where the image lies in the folders, such as CASE/t1.nii.gz; once for each channel.",
+)
 @click.option("--probabilities", is_flag=True, help="Write class probabilities too (see below).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a predict key.")
 @click.option(
@@ -30,6 +49,8 @@ def predict(
     run_or_checkpoint: Path,
     inputs: tuple[Path, ...],
     output: Path,
+    recursive: bool,
+    patterns: tuple[str, ...],
     probabilities: bool,
     overrides: tuple[str, ...],
     memory: str | None,
@@ -42,6 +63,9 @@ def predict(
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
     than the memory. Several GPUs share each volume if torchrun starts the command on them.
 
+    With --recursive, predictions lie in folders of the same names as their inputs. In a --pattern,
+    CASE stands for the name of the case, which its prediction gets, and * for anything.
+
     Probabilities go to NAME_probabilities, one float channel per class. SEG-Y has one channel only:
     there it is the probability of the second class, if there are two.
 
@@ -49,15 +73,14 @@ def predict(
     Example:
       seg3d predict runs/medical_ct scans/ --output predictions/
       seg3d predict runs/medical_ct/checkpoints/best.pt scan.nii.gz --output labels.nii.gz
+      seg3d predict runs/brain_mr bids/ --pattern sub-CASE/anat/*_T1w.nii.gz --output predictions/
       torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
     """
-    from rich.console import Console
-
     from seg3d.common.device import choose_device
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.common.ranks import joined_ranks
-    from seg3d.config import parse_bytes
+    from seg3d.config import ignored_overrides, parse_bytes
     from seg3d.prediction.jobs import plan_jobs, require_room_for_probabilities
     from seg3d.prediction.predictor import Predictor
     from seg3d.runs.checkpoint import find_checkpoint
@@ -65,16 +88,21 @@ def predict(
     chosen = choose_device(device)
     limit = None if memory is None else parse_bytes(memory, "--memory")
     checkpoint = find_checkpoint(run_or_checkpoint)
-    jobs = plan_jobs(inputs, output)
-    with joined_ranks() as ranks:
+    jobs = plan_jobs(inputs, output, recursive=recursive, patterns=patterns)
+    with resume_explained(), joined_ranks() as ranks:
         predictor = Predictor.from_checkpoint(
             checkpoint, ranks.device(chosen), overrides, limit, ranks
         )
         if probabilities:
             require_room_for_probabilities(jobs, predictor.plan.class_names)
-        console = Console(quiet=not ranks.first)
-        windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
-        with progress_bar(console, "windows", windows) as bar:
-            for job in jobs:
-                predictor.run(job, probabilities=probabilities, resume=resume, advance=bar.advance)
-                print_as_is(console, job.output)
+        console = make_console(quiet=not ranks.first)
+        for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():
+            click.echo(f"note: {note}", err=True)
+        with predictor.sole_writer(jobs, probabilities=probabilities):
+            windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
+            with progress_bar(console, "windows", windows) as bar:
+                for job in jobs:
+                    predictor.run(
+                        job, probabilities=probabilities, resume=resume, advance=bar.advance
+                    )
+                    print_as_is(console, job.output)

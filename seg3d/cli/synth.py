@@ -43,15 +43,13 @@ def synth(
     \b
     Example:
       seg3d synth faults --out faults --count 200
-      seg3d train configs/seismic_faults.yaml --data faults
+      seg3d train seismic_faults --data faults
     """
-    from rich.console import Console
-
-    from seg3d.common.printing import print_as_is
+    from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.synth.dataset import write_dataset
 
-    console = Console()
+    console = make_console()
     with progress_bar(console, "volumes", count) as bar:
         write_dataset(
             out,

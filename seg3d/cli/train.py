@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from seg3d.cli.exit_status import DONE, INTERRUPTED
-from seg3d.cli.options import data_override, debug_option, device_option, path
+from seg3d.cli.options import debug_option, device_option, path
 from seg3d.cli.segy_options import segy_options
 
 
@@ -32,47 +32,35 @@ def train(
     device: str,
     fold: int | None,
 ) -> None:
-    """Train a network as CONFIG (a YAML file) says.
+    """Train a network as CONFIG says: a YAML file, or the name of a shipped one.
 
     The dataset's layout (MSD, nnU-Net, images/ and labels/, a CSV or JSON list) is recognised.
 
     \b
     Example:
-      seg3d train configs/medical_ct.yaml --data Task09_Spleen --set train.epochs=100
+      seg3d train medical_ct --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
-    from rich.console import Console
+    from seg3d.common.printing import make_console, print_as_is
+    from seg3d.common.standard_streams import going_on_unheard
+    from seg3d.training.start import train as train_run
 
-    from seg3d.common.device import choose_device
-    from seg3d.common.printing import print_as_is
-    from seg3d.config import load_config
-    from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
-    from seg3d.training.loop import train as train_run
-    from seg3d.training.preparation import default_run_folder, prepare
-
-    choose_device(device)
-    overrides += data_override(data)
+    ctx.with_resource(going_on_unheard())
     if fold is not None:
         overrides += (f"data.fold={fold}",)
-    asked = load_config(config, overrides)
-    run = Run(run_folder or default_run_folder(config, asked.data.fold))
-    console = Console()
-    if resume:
-        settings, differing = resume_run(run, asked, overrides)
-        if differing:
-            print_as_is(
-                console,
-                f"Note: the run keeps its own {run.config}; it differs from {config} in "
-                f"{', '.join(differing)}. Use --set to change a key.",
-            )
-    else:
-        require_new_run(run)
-        settings = asked
-    with sole_user(run):
-        prepared = prepare(settings, run, resume, console)
-        ending = train_run(prepared, run, device, resume, console)
-    print_as_is(console, f"{ending}: {run.folder}")
+    console = make_console()
+    trained = train_run(
+        config,
+        data=data,
+        run=run_folder,
+        device=device,
+        resume=resume,
+        overrides=overrides,
+        console=console,
+    )
+    folder, ending = trained.run.folder, trained.ending
+    print_as_is(console, f"{ending}: {folder}")
     if ending != "finished":
         console.print("  --resume continues it", highlight=False)
-    print_as_is(console, f"  tensorboard --logdir {run.folder}")
+    print_as_is(console, f"  tensorboard --logdir {folder}")
     ctx.exit(INTERRUPTED if ending == "interrupted" else DONE)

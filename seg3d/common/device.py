@@ -9,19 +9,24 @@ import torch
 
 from seg3d.common.errors import UserError
 
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
 Amp = Literal["auto", "bf16", "fp16", "off"]
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` as a device that is there.
+
+    ``auto`` is a GPU that CUDA or ROCm, which goes by the same name, knows of, else the CPU; an
+    Apple GPU (``mps``) has to be asked for.
 
     Raises:
         UserError: if the name is unknown or there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:[0-9]{1,9})?", name):
-        raise UserError("--device is not understood", given=name, legal="auto, cpu, cuda or cuda:N")
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,9})?|mps", name):
+        raise UserError("--device is not understood", given=name, legal=DEVICES)
     kind, _, number = name.partition(":")
     if kind == "cuda":
         if not torch.cuda.is_available():
@@ -35,18 +40,33 @@ def choose_device(name: str) -> torch.device:
                 f"--device {name}: there is no such GPU",
                 legal=", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count())),
             )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError(
+            "--device mps: this machine, or this build of PyTorch, has no Apple GPU",
+            given=name,
+            fix="use --device cpu",
+        )
     return torch.device(name)
+
+
+def home_of_float64(device: torch.device) -> torch.device:
+    """Where to compute in float64 what belongs to a device: there, or if it cannot, on the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def compute_dtype(amp: Amp, device: torch.device) -> torch.dtype:
     """The number type of the forward pass; float32 means no mixed precision.
 
     ``auto`` is bf16 where the device computes in it, else fp16, and float32 on a CPU, where
-    mixed precision saves no time in 3D convolutions.
+    mixed precision saves no time in 3D convolutions, and on an Apple GPU.
 
     Raises:
-        UserError: for fp16 on a CPU, or bf16 on a GPU that lacks it.
+        UserError: for fp16 on a CPU, bf16 on a GPU that lacks it, or either on an Apple GPU.
     """
+    if device.type == "mps":
+        if amp in ("bf16", "fp16"):
+            raise UserError("train.amp: not on an Apple GPU (mps)", given=amp, legal="auto or off")
+        return torch.float32
     if device.type == "cpu":
         if amp == "fp16":
             raise UserError("train.amp: fp16 needs a GPU", legal="auto, bf16 or off on a CPU")

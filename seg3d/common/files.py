@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -122,6 +123,27 @@ class UnfinishedFolder:
         """Remove it, unless it has its name already."""
         shutil.rmtree(self.temporary, ignore_errors=True)
         self._folders.discard()
+
+
+def remove_unfinished(path: Path, since: float = 0.0) -> None:
+    """Remove what killed processes have left of a file or folder that they were writing.
+
+    Args:
+        path: the final name; no process may be writing it now.
+        since: seconds, as of a file; what was last changed before stays.
+    """
+    name, suffix = re.escape(path.name), re.escape(path.suffix.lower())
+    hidden = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}({suffix})?")
+    for one in path.parent.iterdir() if path.parent.is_dir() else ():
+        if not hidden.fullmatch(one.name) or one.stat().st_mtime < since:
+            continue
+        if (aside := one / path.name).exists() and not path.exists():
+            # It was about to be replaced.
+            aside.rename(path)
+        if one.is_dir():
+            shutil.rmtree(one, ignore_errors=True)
+        else:
+            one.unlink(missing_ok=True)
 
 
 def put_in_place(made: Path, path: Path) -> None:

@@ -35,7 +35,7 @@ def _free_in_groups() -> Iterator[int]:
     """What the limits of the process's control groups leave, where there are any."""
     if not GROUPS_OF_PROCESS.exists():
         return
-    for line in GROUPS_OF_PROCESS.read_text().splitlines():
+    for line in GROUPS_OF_PROCESS.read_text(encoding="utf-8").splitlines():
         _, controllers, place = line.split(":", 2)
         if not controllers:
             root, names = GROUPS, VERSION_2
@@ -49,9 +49,10 @@ def _free_in_groups() -> Iterator[int]:
             # No such file, no right to read it, or "max": no limit.
             with suppress(OSError, ValueError):
                 if folder.is_relative_to(root):
-                    limit, used = (int((folder / name).read_text()) for name in names[:2])
-                    stat = (
-                        one.split() for one in (folder / "memory.stat").read_text().splitlines()
+                    limit, used, stat = (
+                        (folder / name).read_text(encoding="utf-8")
+                        for name in (names.limit, names.used, "memory.stat")
                     )
-                    cached = sum(int(value) for key, value in stat if key == names.files)
-                    yield max(0, limit - used + cached)
+                    entries = (line.split() for line in stat.splitlines())
+                    cached = sum(int(value) for key, value in entries if key == names.files)
+                    yield max(0, int(limit) - int(used) + cached)

@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from seg3d.common.errors import RunFailed
+
 # One process may have much more to do than another, or wait for the disk.
 PATIENCE = timedelta(days=7)
 
@@ -39,9 +41,18 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes are here.
+
+        Raises:
+            RunFailed: if one of them has ended.
+        """
         if self.count > 1:
-            distributed.barrier()
+            try:
+                distributed.barrier()
+            except RuntimeError as error:
+                raise RunFailed(
+                    "another process that shares the work has ended; its own message says why"
+                ) from error
 
     def device(self, device: torch.device) -> torch.device:
         """The process's own GPU, if the device is a GPU without a number."""

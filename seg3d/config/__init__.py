@@ -5,31 +5,46 @@ package reads raw dictionaries.
 """
 
 from seg3d.config.augment import AugmentConfig, ElasticConfig
+from seg3d.config.ignored import ignored_overrides
 from seg3d.config.keys import documented_horizon_keys, documented_keys
-from seg3d.config.labels import HorizonsConfig
+from seg3d.config.labels import REST_NAME, HorizonsConfig, Rest
 from seg3d.config.loading import config_from_tree, config_tree, load_config, save_config
 from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
+from seg3d.config.overrides import data_override, keys_set
 from seg3d.config.quantities import parse_bytes
 from seg3d.config.section import Section
-from seg3d.config.sections import Config, DataConfig, LossConfig, PatchConfig, TrainConfig
+from seg3d.config.sections import (
+    Config,
+    DataConfig,
+    FilesConfig,
+    LossConfig,
+    PatchConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "MONAI_NETWORKS",
+    "REST_NAME",
     "AugmentConfig",
     "Config",
     "DataConfig",
     "ElasticConfig",
+    "FilesConfig",
     "HorizonsConfig",
     "LossConfig",
     "MonaiNetworkConfig",
     "PatchConfig",
+    "Rest",
     "Section",
     "TrainConfig",
     "UNet3dConfig",
     "config_from_tree",
     "config_tree",
+    "data_override",
     "documented_horizon_keys",
     "documented_keys",
+    "ignored_overrides",
+    "keys_set",
     "load_config",
     "parse_bytes",
     "save_config",

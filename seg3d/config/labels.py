@@ -9,7 +9,19 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from seg3d.config.section import Section
 from seg3d.config.values import Integer, NonNegativeFloat, Number, distinct
 
-Labels = dict[str, Integer | list[Integer]]
+Rest = Literal["background", "ignore"]
+REST_NAME = "rest"
+
+
+def _words_for_the_rest_alone(labels: dict[str, Any]) -> dict[str, Any]:
+    if any(isinstance(value, str) for name, value in labels.items() if name != REST_NAME):
+        raise ValueError("should be numbers")
+    return labels
+
+
+Labels = Annotated[
+    dict[str, Integer | list[Integer] | Rest], AfterValidator(_words_for_the_rest_alone)
+]
 
 
 def _columns_of_picks(columns: list[str]) -> list[str]:
@@ -76,5 +88,6 @@ def _labels_kind(value: Any) -> str:
 LabelsConfig = Annotated[
     Annotated[Labels | None, Tag("classes")] | Annotated[HorizonsConfig, Tag("horizons")],
     Discriminator(_labels_kind),
-    "mapping of class names to integers or lists of integers, or null, or horizons (see below)",
+    "mapping of class names to integers or lists of integers, and of rest to background or ignore; "
+    "or null, or horizons (see below)",
 ]

@@ -15,22 +15,22 @@ from seg3d.common.yaml_text import parse_yaml
 from seg3d.config.mistakes import explained
 from seg3d.config.overrides import overridden
 from seg3d.config.sections import Config
+from seg3d.config.shipped import find_config
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a YAML file and apply ``key.sub=value`` overrides.
 
+    Args:
+        path: of a file, or the name of a shipped config; see `find_config`.
+        overrides: such as ``train.epochs=100``.
+
     Raises:
         UserError: naming the key, what was given and what is legal.
     """
-    path = Path(path)
+    path = find_config(path)
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(
-            f"config {path} does not exist or is not a file",
-            fix="give a YAML file, such as one of configs/",
-        ) from error
     except OSError as error:
         raise UserError(f"config {path} cannot be read", given=error.strerror) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -70,4 +70,4 @@ def config_tree(config: Config) -> dict[str, Any]:
 def save_config(config: Config, path: Path) -> None:
     """Write the complete config, defaults included, as YAML."""
     with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config_tree(config), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(config_tree(config), sort_keys=False), encoding="utf-8")

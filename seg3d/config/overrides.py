@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from seg3d.common.errors import UserError
 from seg3d.common.yaml_text import parse_yaml
+
+
+def data_override(folder: str | Path | None) -> tuple[str, ...]:
+    """The dataset folder, if one is given, as an override."""
+    return () if folder is None else (f"data.folder={json.dumps(str(Path(folder).absolute()))}",)
 
 
 def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
@@ -41,3 +48,22 @@ def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:
         branch.clear()
     branch[last] = value
     return tree
+
+
+def keys_set(override: str) -> list[str]:
+    """The keys that an override sets: those below its own, if its value is a mapping.
+
+    Raises:
+        UserError: as `overridden`.
+    """
+
+    def walk(tree: Any, key: str) -> list[str]:
+        if not isinstance(tree, dict) or not tree:
+            return [key]
+        return [
+            found
+            for name, below in tree.items()
+            for found in walk(below, f"{key}.{name}" if key else str(name))
+        ]
+
+    return walk(overridden({}, override), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from seg3d.common.choices import SKETCHES
 from seg3d.config.augment import AugmentConfig
@@ -29,16 +29,31 @@ from seg3d.config.values import (
     Size3,
     Spacing,
     Tversky,
+    distinct,
 )
+
+PATTERNS = "list of paths with CASE in them"
+
+
+class FilesConfig(Section):
+    images: Annotated[list[str], AfterValidator(distinct), PATTERNS] = Field(
+        [],
+        description="where the image of every channel lies in data.folder, such as "
+        "[CASE/t1.nii.gz, CASE/t2.nii.gz]: CASE is the name of the case, * is anything; for "
+        "datasets that have a layout of their own",
+    )
+    label: str | None = Field(None, description="where the label lies, such as CASE/seg.nii.gz")
 
 
 class DataConfig(Section):
     folder: Path | None = Field(None, description="dataset folder or list file; --data overrides")
+    files: FilesConfig = FilesConfig()
     labels: LabelsConfig = Field(
         None,
         description="class name: value in the label files, or several values that are merged "
-        "(predictions carry the first); a class named 'ignore' is left out of the loss; null "
-        "takes them from the dataset",
+        "(predictions carry the first); a class named 'ignore' is left out of the loss; with rest "
+        "all values that no class has are background, or are ignored; null, or rest alone, takes "
+        "the classes from the dataset",
     )
     folds: Annotated[Integer, Field(ge=2)] = Field(
         5, description="number of cross-validation folds"
@@ -47,7 +62,8 @@ class DataConfig(Section):
     cache: Literal["auto"] | Bytes = Field(
         "auto",
         description="preprocessed volumes are kept in RAM up to this limit, else on disk in the "
-        "run folder; auto is half of the RAM that is free at the start",
+        "run folder, where they always are if worker processes cannot share RAM (macOS, "
+        "Windows); auto is half of the RAM that is free at the start",
     )
     workers: Literal["auto"] | Annotated[Integer, Field(ge=0)] = Field(
         "auto", description="processes that prepare patches; 0 prepares them between the steps"

@@ -31,6 +31,7 @@ from seg3d.data.cases import Case
 from seg3d.data.grid_map import network_view
 from seg3d.data.training_case import TrainingCase, padding
 from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_shape
+from seg3d.data.workers import share_ram
 from seg3d.geometry import Grid
 from seg3d.io import Header, create_volume, open_volume, read_header
 from seg3d.plan import Plan
@@ -79,7 +80,9 @@ class Cache(ABC):
 
 
 def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Path) -> Cache:
-    """An empty cache: in RAM if the cases fit under ``data.cache``, else on disk.
+    """An empty cache: in RAM if the cases fit under ``data.cache`` and need be there but once.
+
+    Else it is on disk.
 
     Args:
         cases: with labels.
@@ -94,7 +97,8 @@ def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Pa
     if limit == "auto":
         limit = free_ram() / 2
     in_ram = RamCache(cases, plan)
-    return in_ram if sum(in_ram.sizes) <= limit else DiskCache(cases, plan, folder)
+    fits = sum(in_ram.sizes) <= limit and share_ram(config)
+    return in_ram if fits else DiskCache(cases, plan, folder)
 
 
 def preprocessed_bytes(case: Case, plan: Plan) -> int:
@@ -150,7 +154,7 @@ class DiskCache(Cache):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         entry = self.entries[index]
-        about = json.loads((entry / "about.json").read_text())
+        about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
         image, label, centres = (
             np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("image", "label", "centres")
@@ -233,7 +237,7 @@ def _on_disk(case: Case, plan: Plan, folder: Path, over: Event) -> None:
             "centres": [0, *itertools.accumulate(map(len, centres))],
         }
         with atomic_write(folder / "about.json") as temporary:
-            temporary.write_text(json.dumps(about))
+            temporary.write_text(json.dumps(about), encoding="utf-8")
 
 
 def _in_threads(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from seg3d.common.errors import UserError
 from seg3d.data.grid_map import GridMap
-from seg3d.data.images import ImageReader, not_finite, require_finite
+from seg3d.data.images import Image, ImageReader, not_finite, require_finite
 from seg3d.data.intensity import Moments, normalise
 from seg3d.data.read_ahead import ReadAhead
 from seg3d.geometry import Shape3
@@ -28,14 +27,14 @@ class CaseReader:
     deviation need `measure` first.
 
     Args:
-        images: one file per channel, or one with all channels.
+        images: one file or array per channel, or one with all channels.
         plan: what to make of them.
         read_ahead: keep a row of the file's chunks, if it has some (see `ReadAhead`).
 
     Attributes:
         header: of the first image, with the channels of all.
         stored_bytes: of a voxel with all its channels in the files.
-        ram: bytes of RAM that the files take while they are open.
+        ram: bytes of RAM that files take while they are open, and that arrays have.
         grid_map: the way between the file's grid and the network's.
         chunk: voxels that can only be read together, in streaming order.
         moments: of the intensities, per channel.
@@ -47,7 +46,7 @@ class CaseReader:
             channels as the plan has.
     """
 
-    def __init__(self, images: Sequence[Path], plan: Plan, *, read_ahead: bool = False) -> None:
+    def __init__(self, images: Sequence[Image], plan: Plan, *, read_ahead: bool = False) -> None:
         self.images = images
         self.plan = plan
         stored = ImageReader(images)
@@ -69,7 +68,7 @@ class CaseReader:
             self.close()
             raise UserError(
                 f"{self.images[0]}: the network needs {len(names)} channels ({', '.join(names)})",
-                given=f"{self.header.channels} in {', '.join(path.name for path in self.images)}",
+                given=f"{self.header.channels} in {_short(self.images)}",
                 legal="one file with all channels, or files NAME_0000, NAME_0001, ...",
             )
 
@@ -138,6 +137,10 @@ class CaseReader:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def _short(images: Sequence[Image]) -> str:
+    return ", ".join(str(getattr(image, "name", image)) for image in images)
 
 
 def _at(region: Region) -> str:

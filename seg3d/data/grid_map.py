@@ -15,10 +15,10 @@ import numpy as np
 from monai.data.utils import AFFINE_TOL
 from torch import Tensor
 
-from seg3d.data.resampling import Resampling
 from seg3d.data.transforms import preprocessed_grids
 from seg3d.geometry import Grid, Shape3
 from seg3d.io.regions import STREAMING_ORDERS, Region
+from seg3d.io.resampling import Resampling
 from seg3d.plan import Plan
 
 

@@ -12,8 +12,9 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write, require_folder
 from seg3d.common.printing import print_as_is
 from seg3d.common.progress import progress_bar
+from seg3d.common.sole_writer import sole_writer
 from seg3d.config import DataConfig, HorizonsConfig
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset
 from seg3d.io import Interpretation, create_volume, suffix
 
 
@@ -29,7 +30,8 @@ def write_layers(data: DataConfig, folder: Path, console: Console) -> Iterator[P
         Each file, when it is written.
 
     Raises:
-        UserError: if there are no horizons, or they cannot be used.
+        UserError: if there are no horizons, or they cannot be used, or another process is writing
+            one of the files.
     """
     if data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
@@ -46,17 +48,19 @@ def write_layers(data: DataConfig, folder: Path, console: Console) -> Iterator[P
             f"--output {folder} holds the surveys themselves", fix="give another folder"
         )
     print_as_is(console, describe(dataset))
-    with progress_bar(console, "surveys", len(dataset.cases)) as bar:
-        for case in dataset.cases:
-            assert isinstance(case.label, Interpretation)
-            layers = case.label.open()
-            path = folder / (case.name + suffix(case.images[0]))
-            with create_volume(path, layers.header, layers.dtype) as volume:
-                layers.write(volume)
-            bar.advance()
-            yield path
+    volumes = [folder / (case.name + suffix(case.images[0])) for case in dataset.cases]
     # Evaluation takes the names from here, and the value of voxels that count nowhere.
-    path = folder / "dataset.json"
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"labels": {"background": 0} | (dataset.labels or {})}))
-    yield path
+    description = folder / "dataset.json"
+    with sole_writer(*volumes, description):
+        with progress_bar(console, "surveys", len(dataset.cases)) as bar:
+            for case, path in zip(dataset.cases, volumes, strict=True):
+                assert isinstance(case.label, Interpretation)
+                layers = case.label.open()
+                with create_volume(path, layers.header, layers.dtype) as volume:
+                    layers.write(volume)
+                bar.advance()
+                yield path
+        labels = {"background": 0} | (dataset.labels or {})
+        with atomic_write(description) as temporary:
+            temporary.write_text(json.dumps({"labels": labels}), encoding="utf-8")
+        yield description

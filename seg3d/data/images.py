@@ -9,21 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.geometry import Grid
-from seg3d.io import Header, Interpretation, Region, VolumeReader, open_volume, ram_of
+from seg3d.io import Header, Region, Volume, VolumeReader, open_volume, ram_of
+from seg3d.io.in_ram import RamReader
+from seg3d.io.reoriented import on_grid_of
+
+# A file, or an array in memory with its geometry.
+Image = Path | Volume
 
 
 class ImageReader(VolumeReader):
     """The images of a case, open; what it reads is float32 with the channels of all.
 
-    What `read` gives is a copy, which may be changed.
+    They lie along the axes of the first. What `read` gives is a copy, which may be changed.
 
     Args:
-        images: one file per channel, or one file that holds all channels.
+        images: one file or array per channel, or one that holds all channels.
 
     Attributes:
         stored_bytes: of a voxel with all its channels in the files.
-        ram: bytes of RAM that the files take while they are open.
+        ram: bytes of RAM that files take while they are open, and that arrays have.
 
     Raises:
         UserError: if a file cannot be opened, or channels lie on different grids.
@@ -31,23 +35,28 @@ class ImageReader(VolumeReader):
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, images: Sequence[Path]) -> None:
+    def __init__(self, images: Sequence[Image]) -> None:
         with ExitStack() as opened:
-            self._readers = [opened.enter_context(open_volume(path)) for path in images]
-            first = self._readers[0].header
-            for path, reader in zip(images[1:], self._readers[1:], strict=True):
-                require_same_grid(images[0], first.grid, path, reader.header.grid)
+            stored = [opened.enter_context(_open(image)) for image in images]
+            first = stored[0].header
+            self._readers = [
+                on_grid_of(images[0], first.grid, image, reader)
+                for image, reader in zip(images, stored, strict=True)
+            ]
             self._opened = opened.pop_all()
         channels = sum(reader.header.channels for reader in self._readers)
-        self.header = Header(first.grid, channels, first.native)
+        notes = tuple(note for reader in self._readers for note in reader.header.notes)
+        self.header = Header(first.grid, channels, first.native, notes)
         self.slow_axis = self._readers[0].slow_axis
         x, y, z = (max(sizes) for sizes in zip(*(one.chunk for one in self._readers), strict=True))
         self.chunk = x, y, z
         voxel_bytes = [one.dtype.itemsize * one.header.channels for one in self._readers]
         self.stored_bytes = sum(voxel_bytes)
         self.ram = sum(
-            ram_of(path, first.grid.shape, size)
-            for path, size in zip(images, voxel_bytes, strict=True)
+            image.array.nbytes
+            if isinstance(image, Volume)
+            else ram_of(image, first.grid.shape, size)
+            for image, size in zip(images, voxel_bytes, strict=True)
         )
 
     def read(self, region: Region) -> np.ndarray:
@@ -58,24 +67,11 @@ class ImageReader(VolumeReader):
         self._opened.close()
 
 
-def require_same_grid(
-    path: Path, grid: Grid, other_path: Path | Interpretation, other: Grid
-) -> None:
-    """Require that the voxels of two files coincide.
-
-    Raises:
-        UserError: if they do not.
-    """
-    if differences := grid.differences(other):
-        raise UserError(
-            f"{path} and {other_path} do not lie on the same grid",
-            given="; ".join(differences),
-            legal="the same shape and affine",
-            fix="resample one of them onto the other",
-        )
+def _open(image: Image) -> VolumeReader:
+    return RamReader(image) if isinstance(image, Volume) else open_volume(image)
 
 
-def require_finite(images: Sequence[Path], count: int, where: str | None = None) -> None:
+def require_finite(images: Sequence[Image], count: int, where: str | None = None) -> None:
     """Require that no voxel of the images of a case is NaN or infinite.
 
     Args:

@@ -7,8 +7,8 @@ worker processes.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,20 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import DataLoader, Dataset
 
+from seg3d.common.errors import RunFailed
 from seg3d.common.stopping import leave_signals_to_parent
 from seg3d.config import Config
 from seg3d.data.augmentation import augmentation
 from seg3d.data.cache import Cache
 from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.data.worker_failures import (
+    LESS_MEMORY,
+    FailuresAsValues,
+    collated,
+    ends_of_workers_explained,
+    received,
+)
+from seg3d.data.workers import start_method, worker_count
 from seg3d.plan import Plan
 
 
@@ -32,6 +41,9 @@ class PatchStream(Dataset[dict[str, Any]]):
         names: their names.
         augment: the random transforms, crop included.
         seed: of the run.
+
+    Raises:
+        RunFailed: when asked for a patch that cannot be cut.
     """
 
     def __init__(
@@ -48,36 +60,69 @@ class PatchStream(Dataset[dict[str, Any]]):
         case = int(order[position])
         draw = np.random.SeedSequence([self.seed, 1, index]).generate_state(1)
         self.augment.set_random_state(seed=int(draw[0]))
-        patch = self.augment(self.volumes[case])
+        try:
+            patch = self.augment(self.volumes[case])
+        except Exception as error:
+            raise RunFailed(_no_patch(self.names[case], error)) from error
         return {IMAGE: patch[IMAGE], LABEL: patch[LABEL], "name": self.names[case]}
 
 
-def patch_loader(stream: PatchStream, config: Config, first: int, last: int) -> DataLoader[Any]:
+def _no_patch(name: str, error: Exception) -> str:
+    said = f"no patch can be cut from case {name}: "
+    if isinstance(error, MemoryError):
+        return f"{said}{error or 'no memory left'}\n{LESS_MEMORY}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{said}{error.filename}: {error.strerror}\n"
+            "  to do: --resume goes on from the last checkpoint, and prepares anew what is missing"
+        )
+    return f"{said}{type(error).__name__}: {error}"
+
+
+@contextmanager
+def patch_batches(
+    stream: PatchStream, config: Config, first: int, last: int
+) -> Iterator[Iterator[dict[str, Any]]]:
     """Batches of the patches ``first`` to ``last`` (not included) of the stream.
 
-    A batch holds ``image`` `(B, C, D, H, W)` float32, ``label`` `(B, 1, D, H, W)` int16 class
-    numbers (`seg3d.losses.IGNORE` where there is none) and the cases' ``name``.
+    They are made by worker processes, which end with the block.
+
+    Yields:
+        Batches of ``image`` `(B, C, D, H, W)` float32, ``label`` `(B, 1, D, H, W)` int16 class
+        numbers (`seg3d.losses.IGNORE` where there is none) and the cases' ``name``.
+
+    Raises:
+        RunFailed: if a patch cannot be cut, or a worker process ends too early.
     """
     workers = worker_count(config)
-    return DataLoader(
-        stream,
+    loader = DataLoader(
+        FailuresAsValues(stream),
         batch_size=config.train.batch_size,
         sampler=range(first, last),
         num_workers=workers,
+        collate_fn=collated,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=leave_signals_to_parent,
         # Its own, or each start of the loader would draw a number from the global generator.
         generator=torch.Generator(),
     )
-
-
-def worker_count(config: Config) -> int:
-    """Processes that prepare patches."""
-    if config.data.workers != "auto":
-        return config.data.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(12, max(1, (cores or 1) - 1))
+    batches = iter(loader)
+    # PyTorch has no public names for these, and they are not there without workers.
+    processes = getattr(batches, "_workers", ())
+    end = getattr(batches, "_shutdown_workers", lambda: None)
+    try:
+        with ends_of_workers_explained(processes):
+            yield received(batches)
+    finally:
+        # PyTorch does so when the last reference is gone; but tracebacks hold references, and at
+        # the interpreter's end it waits for workers that nobody has told to end.
+        with suppress(RuntimeError):
+            end()
+        for process in processes:
+            # Still there if it hangs, or if the news of another's end cut this short.
+            process.kill()
 
 
 def patch_stream(cache: Cache, config: Config, plan: Plan) -> PatchStream:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from seg3d.config import Rest
 from seg3d.data.case_reader import CaseReader
-from seg3d.data.images import require_same_grid
-from seg3d.io import LARGEST_LABEL, Interpretation, LabelReader, Region
+from seg3d.io import LARGEST_LABEL, UNLABELLED, Interpretation, LabelReader, LabelRest, Region
+from seg3d.io.reoriented import on_grid_of
 from seg3d.plan import LabelClass
 
 
@@ -19,17 +20,18 @@ class ReferenceReader:
 
     Args:
         path: of the file, or horizons.
-        case: the images, whose grid the labels must share.
+        case: the images, whose grid the labels must share, in whatever order their axes stand.
 
     Raises:
         UserError: if the file cannot be used.
     """
 
     def __init__(self, path: Path | Interpretation, case: CaseReader) -> None:
-        self._labels = LabelReader(path)
+        plan = case.plan
+        labels = LabelReader(path, label_rest(plan.named_values, plan.rest))
         self._grid_map = case.grid_map
         self._classes = case.plan.classes
-        require_same_grid(case.images[0], case.header.grid, path, self._labels.header.grid)
+        self._labels = on_grid_of(case.images[0], case.header.grid, path, labels)
 
     def read(self, region: Region) -> np.ndarray:
         """Class numbers plus one, 0 where there is no label, on a region of the network's grid.
@@ -51,6 +53,18 @@ class ReferenceReader:
     def close(self) -> None:
         """Give back what is open."""
         self._labels.close()
+
+
+def label_rest(named: set[int], rest: Rest | None) -> LabelRest | None:
+    """How labels are read of which some values may have no name.
+
+    Args:
+        named: values of the classes, 0 among them, and those to be ignored.
+        rest: what the others are; None if they are mistakes.
+    """
+    if rest is None:
+        return None
+    return LabelRest(frozenset(named), 0 if rest == "background" else UNLABELLED)
 
 
 def class_numbers(values: np.ndarray, classes: Sequence[LabelClass]) -> np.ndarray:

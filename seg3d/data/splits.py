@@ -12,7 +12,7 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
 from seg3d.data.cases import Dataset
-from seg3d.data.layouts.dataset_json import read_json
+from seg3d.data.layouts import read_json
 
 
 class Fold(TypedDict):

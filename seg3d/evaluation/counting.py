@@ -7,24 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from seg3d.common.errors import UserError
+from seg3d.evaluation.classes import Classes
 from seg3d.evaluation.pairs import Pair, require_same_grid
 from seg3d.evaluation.precision_recall import ScoreCounts
 from seg3d.evaluation.results import Near, Overlap
 from seg3d.evaluation.tolerance import voxels_near
-from seg3d.io import LARGEST_LABEL, UNLABELLED, read_labels, read_volume
+from seg3d.io import LARGEST_LABEL, UNLABELLED, Volume, read_labels, read_volume
 
 
-def overlaps_of(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[int, Overlap]:
+def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int, Overlap]:
     """Count all classes of a case in one pass over its voxels."""
     assert pair.prediction and pair.reference
-    prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
-    size = 1 + max(
-        _largest(path, volume.array)
-        for path, volume in ((pair.prediction, prediction), (pair.reference, reference))
-    )
+    ignored = classes.ignored
+    turn = require_same_grid(pair.prediction, pair.reference)
+    reference = _read(pair.reference, classes)
+    predicted = turn.array(_read(pair.prediction, classes).array)
+    size = 1 + max(int(predicted.max()), int(reference.array.max()), 0)
     in_reference, in_prediction, in_both = counts = np.zeros((3, size), dtype=np.int64)
     # bincount makes 64-bit copies: slice by slice, they stay small.
-    for theirs, ours in zip(reference.array[0].T, prediction.array[0].T, strict=True):
+    for theirs, ours in zip(reference.array[0].T, predicted[0].T, strict=True):
         theirs, ours = theirs.ravel(), ours.ravel()
         counted = _counted(theirs, ours, ignored)
         theirs, ours = theirs[counted], ours[counted]
@@ -44,17 +45,17 @@ def overlaps_of(pair: Pair, ignored: int | None, tolerance: int | None) -> dict[
             intersection_voxels=int(in_both[value]),
             near=None
             if tolerance is None or value == 0
-            else _near(reference.array[0], prediction.array[0], int(value), ignored, tolerance),
+            else _near(reference.array[0], predicted[0], int(value), ignored, tolerance),
         )
         for value in np.flatnonzero(counts.any(axis=0))
     }
 
 
-def foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> ScoreCounts:
+def foreground_scores(pair: Pair, probabilities: Path, classes: Classes) -> ScoreCounts:
     """Count how probable the classes other than the first are, all together."""
     assert pair.reference
-    require_same_grid(probabilities, pair.reference)
-    first, *others = read_volume(probabilities).array
+    turn = require_same_grid(probabilities, pair.reference)
+    first, *others = turn.array(read_volume(probabilities).array)
     # The only one of a format that holds no more is that of the foreground.
     foreground = 1 - first if others else first
     if foreground.dtype.kind != "f" or not (foreground.min() >= 0 and foreground.max() <= 1):
@@ -65,8 +66,8 @@ def foreground_scores(pair: Pair, probabilities: Path, ignored: int | None) -> S
             fix="write it with seg3d predict --probabilities, or take it away",
         )
     counts = ScoreCounts()
-    for theirs, scores in zip(read_labels(pair.reference).array[0].T, foreground.T, strict=True):
-        known = _counted(theirs, theirs, ignored)
+    for theirs, scores in zip(_read(pair.reference, classes).array[0].T, foreground.T, strict=True):
+        known = _counted(theirs, theirs, classes.ignored)
         counts.add(scores[known], theirs[known] > 0)
     return counts
 
@@ -80,6 +81,24 @@ def _near(
         reference_voxels=voxels_near(in_reference, in_prediction, tolerance),
         predicted_voxels=voxels_near(in_prediction, in_reference, tolerance),
     )
+
+
+def _read(path: Path, classes: Classes) -> Volume:
+    """Labels, each class by the value that stands for it."""
+    volume = read_labels(path, classes.label_rest)
+    largest = _largest(path, volume.array)
+    merged = {value: first for value, first in classes.merged.items() if value <= largest}
+    if not merged:
+        return volume
+    standing = np.arange(largest + 1)
+    standing[list(merged)] = list(merged.values())
+    fits = standing.max() <= np.iinfo(volume.array.dtype).max
+    array = volume.array.astype(volume.array.dtype if fits else np.int32)
+    # Slice by slice, since 64-bit numbers of a whole volume would be large.
+    for rows in array[0]:
+        known = rows != UNLABELLED
+        rows[known] = standing[rows[known]]
+    return Volume(array, volume.header)
 
 
 def _largest(path: Path, labels: np.ndarray) -> int:

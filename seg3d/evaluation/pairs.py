@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.common.errors import UserError
-from seg3d.io import SUFFIXES, is_plain_folder, is_volume, read_header, stem, suffix
+from seg3d.io import SUFFIXES, is_plain_folder, labels_in, read_header, stem, suffix
+from seg3d.io.reoriented import Turn, require_same_voxels
 from seg3d.prediction.jobs import PROBABILITIES
 
 # In messages; the rest are counted.
@@ -23,7 +24,7 @@ class Pair:
     reference: Path | None
 
 
-def find_pairs(predictions: Path, references: Path) -> list[Pair]:
+def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     """Match predictions with references by file name without ending; two files match as given.
 
     Args:
@@ -37,6 +38,7 @@ def find_pairs(predictions: Path, references: Path) -> list[Pair]:
         UserError: if a path does not exist, one is a file and the other a folder, both are the
             same, two files of a folder have the same name but for the ending, or nothing matches.
     """
+    predictions, references = Path(predictions), Path(references)
     for path in (predictions, references):
         if not path.exists():
             raise UserError(f"{path} does not exist")
@@ -70,19 +72,17 @@ def find_pairs(predictions: Path, references: Path) -> list[Pair]:
     ]
 
 
-def require_same_grid(prediction: Path, reference: Path) -> None:
+def require_same_grid(prediction: Path, reference: Path) -> Turn:
     """See that two files lie on the same voxels, by their headers alone.
+
+    Returns:
+        What turns the axes of the prediction into those of the reference.
 
     Raises:
         UserError: if they do not.
     """
-    if differences := read_header(prediction).grid.differences(read_header(reference).grid):
-        raise UserError(
-            f"{prediction} and {reference} do not lie on the same voxels",
-            given=f"(prediction and reference) {'; '.join(differences)}",
-            legal="the same shape and affine",
-            fix="predict on the image that the reference was drawn on, or resample one of them",
-        )
+    grid, wanted = read_header(prediction).grid, read_header(reference).grid
+    return require_same_voxels(reference, wanted, prediction, grid)
 
 
 def probabilities_of(pair: Pair) -> Path | None:
@@ -102,9 +102,7 @@ def some_names(names: Sequence[str]) -> str:
 
 def _volumes(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.exists() or not is_volume(path):
-            continue
+    for path in labels_in(folder):
         if stem(path) in found:
             raise UserError(
                 f"two files in {folder} are for the same case",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.text import Text
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write, require_folder
 from seg3d.common.plain_text import printable
+from seg3d.common.sole_writer import sole_writer
 from seg3d.common.version import __version__
 from seg3d.evaluation.pairs import some_names
 from seg3d.evaluation.results import Evaluation, Overlap, Summary
@@ -36,10 +38,11 @@ DEFINITIONS = {
     "defined Dice and the background (0) do not count",
     "volumes": "number of voxels times the volume of a voxel, in ml; null for surveys, whose "
     "axes are not in mm",
-    "ignore": "voxels whose reference has the class named 'ignore' in dataset.json count nowhere, "
+    "ignore": "voxels whose reference has a value of the class named 'ignore' count nowhere, "
     "nor do traces that are missing in a SEG-Y file",
     "missing": "references without a prediction; they are in no number of this file",
     "unreferenced": "predictions without a reference; they are in no number of this file",
+    "failed": "cases whose files cannot be compared; they are in no number of this file",
     "tolerance_precision, tolerance_recall": "share of the predicted voxels of a class that have "
     "a voxel of it in the reference within 'tolerance_voxels', and the other way round; null if "
     "there are none",
@@ -56,6 +59,16 @@ COUNTS = tuple(field.name for field in fields(Overlap) if field.name != "near")
 def output_folder(predictions: Path) -> Path:
     """Where metrics go unless told otherwise: to the predictions."""
     return predictions if is_plain_folder(predictions) else predictions.parent
+
+
+def sole_writer_of_metrics(folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing metrics to a folder, from before they are computed on.
+
+    Raises:
+        UserError: if one does already, or the folder cannot be written to.
+    """
+    require_folder(folder, "--output")
+    return sole_writer(folder / "metrics.json")
 
 
 def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
@@ -112,6 +125,8 @@ def table(evaluation: Evaluation) -> Group:
         if names:
             text = f"{len(names)} {what}, not in these numbers: {some_names(names)}"
             parts.append(Text(printable(text, kept=""), style="yellow"))
+    for case, reason in evaluation.failed.items():
+        parts.append(Text(printable(f"{case} cannot be compared: {reason}"), style="red"))
     return Group(*parts)
 
 
@@ -130,6 +145,7 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
         "summary": {str(value): entry for value, entry in summary.items()},
         "missing": list(evaluation.missing),
         "unreferenced": list(evaluation.unreferenced),
+        "failed": evaluation.failed,
         "cases": {
             pair.case: {
                 "prediction": str(pair.prediction),

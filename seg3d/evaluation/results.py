@@ -86,6 +86,7 @@ class Evaluation:
         cases: for every complete pair the overlap of every class in ``names``.
         missing: cases with a reference but no prediction, which no number here contains.
         unreferenced: cases with a prediction but no reference.
+        failed: cases whose files cannot be compared, and why.
         tolerance: distance up to which voxels count as near, voxels; None if nobody asked.
         scores: of the cases with class probabilities, how probable any foreground class is.
     """
@@ -94,6 +95,7 @@ class Evaluation:
     cases: dict[Pair, dict[int, Overlap]]
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
+    failed: dict[str, str] = field(default_factory=dict)
     tolerance: int | None = None
     scores: dict[Pair, ScoreCounts] = field(default_factory=dict)
 

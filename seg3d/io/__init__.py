@@ -13,10 +13,27 @@ tile    the columns that prediction does one after the other, where memory is sh
 ======  ======================================================================================
 """
 
-from seg3d.io.formats import DICOM, SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io.formats import (
+    DICOM,
+    SEGY,
+    SUFFIXES,
+    WRITTEN,
+    header_of,
+    images_in,
+    is_plain_folder,
+    is_segmentation,
+    is_volume,
+    labels_in,
+    stem,
+    suffix,
+    target_suffix,
+    volumes_in,
+    written_suffix,
+)
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
-from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, read_labels
+from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, LabelRest, read_labels
+from seg3d.io.patterns import volumes_by_case
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
 from seg3d.io.volume import (
     Volume,
@@ -35,16 +52,22 @@ __all__ = [
     "SEGY",
     "SUFFIXES",
     "UNLABELLED",
+    "WRITTEN",
     "Header",
     "Interpretation",
     "LabelReader",
+    "LabelRest",
     "Region",
     "Volume",
     "VolumeReader",
     "VolumeWriter",
     "create_volume",
+    "header_of",
+    "images_in",
     "is_plain_folder",
+    "is_segmentation",
     "is_volume",
+    "labels_in",
     "open_volume",
     "portions",
     "ram_of",
@@ -55,6 +78,10 @@ __all__ = [
     "slabs",
     "stem",
     "suffix",
+    "target_suffix",
+    "volumes_by_case",
+    "volumes_in",
     "whole",
     "write_volume",
+    "written_suffix",
 ]

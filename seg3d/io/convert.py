@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,36 @@ from rich.console import Console
 
 from seg3d.common.errors import UserError
 from seg3d.common.progress import progress_bar
+from seg3d.common.sole_writer import sole_writer
 from seg3d.geometry import Grid, Shape3
-from seg3d.io import SEGY, Header, Region, create_volume, open_volume, segy, suffix
+from seg3d.io import (
+    SEGY,
+    Header,
+    Region,
+    VolumeReader,
+    create_volume,
+    open_volume,
+    read_header,
+    suffix,
+    target_suffix,
+)
 from seg3d.io.ome_zarr import CHUNK
+from seg3d.io.reoriented import Reoriented, turn_between
 
 BLOCK_BYTES = 2**27
+# Endings of formats that say nothing of where voxels lie.
+PLACELESS = (".npy",)
 # What scanners and float32 headers leave of a right angle.
 SHEAR_TOLERANCE_DEGREES = 0.1
 
 
-def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
+def convert_volume(
+    source: Path,
+    target: Path,
+    console: Console,
+    like: Path | None = None,
+    labels: bool | None = None,
+) -> list[str]:
     """Write a volume in the format of another name's ending.
 
     Voxels are the same numbers in the same type; only floating point becomes float32. In RAM are
@@ -30,19 +51,34 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
         source: a volume, as `seg3d.io.open_volume` takes it.
         target: a name with a volume ending; a volume that has it already is replaced.
         console: of the progress bar.
+        like: a volume whose grid the result shall have.
+        labels: where the source has to be resampled for that, take the nearest voxels; False:
+            interpolate. By default the number type decides: whole numbers are labels.
 
     Returns:
         What a person should know about the result, a sentence each.
 
     Raises:
-        UserError: if the source cannot be read, or the target cannot be written.
+        UserError: if the source cannot be read, or has no voxel in common with the grid that is
+            wanted, or the target cannot be written, or is being written by another process.
     """
-    ending = suffix(target)
-    if target.resolve() in (source.resolve(), *source.resolve().parents):
-        raise UserError(f"{target} would overwrite its input {source}", fix="give another name")
+    ending = target_suffix(target)
+    for path in (source, like or source):
+        if target.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"{target} would overwrite its input {path}", fix="give another name")
+    if like is None and labels is not None:
+        raise UserError("--labels and --image say how --like resamples", fix="add --like IMAGE")
     with open_volume(source) as reader:
         header = reader.header
-        with create_volume(target, header, reader.dtype, header.channels) as writer:
+        notes: list[str] = []
+        if like is not None:
+            wanted = read_header(like)
+            header = replace(wanted, channels=header.channels, notes=header.notes)
+            reader, notes = _on_grid(wanted.grid, like, source, reader, labels)
+        with (
+            sole_writer(target),
+            create_volume(target, header, reader.dtype, header.channels) as writer,
+        ):
             voxel_bytes = reader.dtype.itemsize * header.channels
             slow = {axis for axis in (reader.slow_axis, writer.slow_axis) if axis is not None}
             pieces = blocks(header.grid.shape, slow, voxel_bytes, BLOCK_BYTES)
@@ -50,7 +86,45 @@ def convert_volume(source: Path, target: Path, console: Console) -> list[str]:
                 for region in pieces:
                     writer.write(region, reader.read(region))
                     bar.advance()
-    return _notes(source, header, target, ending)
+    return notes + _notes(like or source, header, target, ending)
+
+
+def _on_grid(
+    grid: Grid, like: Path, source: Path, reader: VolumeReader, labels: bool | None
+) -> tuple[VolumeReader, list[str]]:
+    """A volume read on another grid, and what a person should know about that."""
+    if turn := turn_between(reader.header.grid, grid):
+        return Reoriented(reader, turn), []
+    if (suffix(source) in PLACELESS) != (suffix(like) in PLACELESS):
+        placeless = source if suffix(source) in PLACELESS else like
+        if reader.header.grid.shape != grid.shape:
+            raise UserError(
+                f"{source} cannot be put on the grid of {like}, as {placeless} keeps no geometry",
+                given=f"shapes {reader.header.grid.shape} and {grid.shape}",
+                legal="the same shape, or geometry in both",
+            )
+        return reader, [
+            f"{placeless} keeps no geometry: voxels are taken to stand in the same order as those "
+            f"of {like if placeless == source else source}"
+        ]
+    # PyTorch takes its time to load.
+    from seg3d.io.resampled import Resampled
+
+    nearest = reader.dtype.kind in "iu" if labels is None else labels
+    resampled = Resampled(reader, grid, nearest=nearest)
+    if not resampled.overlaps:
+        raise UserError(
+            f"{source} and {like} have no voxel in common",
+            given=f"{_place(reader.header.grid)}, and {_place(grid)}",
+            legal="volumes that overlap in the world",
+            fix="give the image that the source was drawn on",
+        )
+    if resampled.exact:
+        return resampled, []
+    other = "--image interpolates" if nearest else "--labels takes the nearest voxels"
+    given = "" if labels is not None else f" ({other})"
+    done = "its nearest voxels are taken" if nearest else "it is interpolated linearly"
+    return resampled, [f"{source} lies on another grid than {like}: {done}{given}"]
 
 
 def blocks(shape: Shape3, axes: set[int], voxel_bytes: int, most: int) -> list[Region]:
@@ -75,15 +149,14 @@ def blocks(shape: Shape3, axes: set[int], voxel_bytes: int, most: int) -> list[R
 
 
 def _notes(source: Path, header: Header, target: Path, ending: str) -> list[str]:
-    grid, notes = header.grid, []
-    if isinstance(header.native, segy.Survey):
-        notes += [f"{source}: {note}" for note in header.native.notes]
+    grid = header.grid
+    notes = [f"{note.where}: {note.what}" for note in header.notes]
     if grid.shear_degrees > SHEAR_TOLERANCE_DEGREES:
         notes.append(
             f"the axes of {source} are {grid.shear_degrees:.1f} degrees from right angles, as in "
             "CT with a tilted gantry; the affine says so, but not every program looks"
         )
-    if ending == ".npy" and not np.array_equal(grid.affine, np.eye(4)):
+    if ending in PLACELESS and not np.array_equal(grid.affine, np.eye(4)):
         notes.append(
             f"{target} keeps no geometry: its spacing of {_spacing(grid)}, orientation "
             f"{grid.orientation} and origin are lost"
@@ -95,6 +168,13 @@ def _notes(source: Path, header: Header, target: Path, ending: str) -> list[str]
             f"of {source}: {_spacing(grid)}"
         )
     return notes
+
+
+def _place(grid: Grid) -> str:
+    """Between which points of the world a grid lies."""
+    ends = grid.corners.min(1), grid.corners.max(1)
+    low, high = (", ".join(f"{place:g}" for place in end) for end in ends)
+    return f"from ({low}) to ({high})"
 
 
 def _spacing(grid: Grid) -> str:

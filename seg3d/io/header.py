@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from seg3d.common.errors import UserError
+from seg3d.common.notes import Note
 from seg3d.geometry import Grid
+
+# Of the volume that three axes of length 1 span, 1 at right angles; lengths themselves say nothing.
+LEAST_INDEPENDENCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +24,13 @@ class Header:
         grid: shape and position.
         channels: number of channels (1 for a 3D file).
         native: the format's own header, kept so that outputs can carry it.
+        notes: what is odd about the file.
     """
 
     grid: Grid
     channels: int
     native: Any
+    notes: tuple[Note, ...] = ()
 
 
 def checked_header(
@@ -53,16 +59,29 @@ def checked_header(
             legal="three axes, or four with the channels last",
         )
     affine = np.asarray(affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise UserError(
-            f"{path} has no usable geometry",
-            given=f"affine {affine.tolist()}",
-            legal="an invertible affine",
-            fix="repair the header (for example by converting the volume anew from DICOM)",
-        )
+    if not places_voxels(affine):
+        raise no_geometry(path, f"affine {affine.tolist()}")
     x, y, z = (int(size) for size in shape[:3])
     channels = int(shape[3]) if len(shape) == 4 else 1
     return Header(Grid((x, y, z), affine), channels, native)
+
+
+def no_geometry(path: Path, given: str) -> UserError:
+    """What to say about a header that does not tell where voxels lie."""
+    return UserError(
+        f"{path} has no usable geometry",
+        given=given,
+        legal="an invertible affine",
+        fix="repair the header (for example by converting the volume anew from DICOM)",
+    )
+
+
+def places_voxels(affine: np.ndarray) -> bool:
+    """Whether all numbers are finite, and no axis is without length or in the plane of others."""
+    with np.errstate(all="ignore"):
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        independent = abs(np.linalg.det(affine[:3, :3] / spacing))
+    return bool(np.isfinite(affine).all() and independent > LEAST_INDEPENDENCE)
 
 
 def voxel_dtype(path: Path, stored: np.dtype) -> np.dtype:

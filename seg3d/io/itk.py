@@ -1,6 +1,7 @@
 """NRRD and MetaImage through SimpleITK (the extra ``seg3d[itk]``).
 
 These files are compressed as a rule, so a volume is read, and written, whole: it is held in RAM.
+Voxels in a file of their own (``.nhdr``, ``.mhd``) are read, not written.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # ITK's world is LPS, NIfTI's is RAS.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# ITK would look at the content too, and read formats that nobody asked for.
+FILE_TYPES = {
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
 NUMBER_TYPES = (
     "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64"
 )  # fmt: skip
@@ -49,7 +57,7 @@ class _Reader(ArrayReader):
         self.path = path
         library(path)
         require_sound_header(path)
-        self._file = read_information(path)
+        self._file = read_information(path, FILE_TYPES[path.suffix.lower()])
         if self._file.GetDimension() != 3:
             raise UserError(
                 f"{path} is not a 3D volume",
@@ -112,12 +120,12 @@ class _Writer(ArrayWriter):
         del self._held
 
 
-def read_information(path: Path, file_type: str = "") -> Any:
+def read_information(path: Path, file_type: str) -> Any:
     """An ITK reader that has read a file's header.
 
     Args:
         path: of the file.
-        file_type: ITK's name of its format; without it, ITK looks at the name and the file.
+        file_type: ITK's name of its format.
 
     Raises:
         UserError: if the file is damaged.

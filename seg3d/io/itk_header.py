@@ -1,7 +1,6 @@
 """A look at the text headers of MetaImage and NRRD before ITK reads them.
 
-ITK believes them: numbers of axes that no volume has make it run forever or end the process, and a
-header may name any file of the machine as the one that holds the voxels.
+ITK believes them: numbers of axes that no volume has make it run forever or end the process.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ import re
 from pathlib import Path
 
 from seg3d.common.errors import UserError
-from seg3d.common.files import stays_inside
+from seg3d.io.detached import LONGEST_HEADER, own_voxels
 from seg3d.io.packed import require_enough
 
-LONGEST_HEADER = 2**20
 MOST_AXES, MOST_CHANNELS, LONGEST = 10, 2**16, 2**62
 META_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
@@ -64,14 +62,8 @@ def _check_meta(path: Path, head: bytes) -> None:
         raise _wrong(path, fields, "ElementType", ", ".join(META_BYTES))
     deflated = fields.get("compresseddata", "").lower().startswith("t")
     as_words = fields.get("binarydata", "").lower().startswith("f")
-    file = fields["elementdatafile"]
-    _check_voxels(
-        path,
-        None if file.upper() == "LOCAL" else file,
-        start,
-        voxels * channels * (1 if as_words else META_BYTES[kind]),
-        "deflate" if deflated else "raw",
-    )
+    size = voxels * channels * (1 if as_words else META_BYTES[kind])
+    _check_voxels(path, start, size, "deflate" if deflated else "raw")
 
 
 def _check_nrrd(path: Path, head: bytes) -> None:
@@ -88,7 +80,7 @@ def _check_nrrd(path: Path, head: bytes) -> None:
         raise _wrong(path, fields, "encoding", ", ".join(NRRD_PACKINGS))
     # A number in words has at least one digit.
     size = voxels * (1 if encoding in AS_WORDS else NRRD_BYTES[kind])
-    _check_voxels(path, fields.get("datafile"), start, size, NRRD_PACKINGS[encoding])
+    _check_voxels(path, start, size, NRRD_PACKINGS[encoding])
 
 
 def _fields(path: Path, head: bytes, line: str, last: str) -> tuple[Fields, int]:
@@ -137,30 +129,18 @@ def _numbers(path: Path, fields: Fields, name: str, count: int) -> list[int]:
     return [int(word) for word in words]
 
 
-def _check_voxels(path: Path, file: str | None, start: int, size: int, packing: str) -> None:
+def _check_voxels(path: Path, start: int, size: int, packing: str) -> None:
     """Check where the voxels are, and that there are enough bytes for them.
 
     Args:
         path: of the header.
-        file: what it names as the file of the voxels; None for itself.
-        start: where they begin in itself.
+        start: where they begin if they are in the same file.
         size: of the voxels, in bytes.
         packing: as for `require_enough`.
     """
-    if file is None:
-        require_enough(path, size, path.stat().st_size - start, packing)
-        return
-    # ITK reads a list, or numbers in place of the sign, as many files.
-    if not stays_inside(file) or "%" in file or file.upper().startswith("LIST"):
-        raise UserError(
-            f"{path} does not name the file of its voxels",
-            given=file,
-            legal="the name of one file in the same folder",
-        )
-    voxels = path.parent / file
-    if not voxels.is_file():
-        raise UserError(f"{path}: the file of its voxels is missing", given=voxels)
-    require_enough(voxels, size, voxels.stat().st_size, packing)
+    files = own_voxels(path)
+    there = sum(one.stat().st_size for one in files) if files else path.stat().st_size - start
+    require_enough(path, size, there, packing)
 
 
 def _wrong(path: Path, fields: Fields, name: str, legal: str) -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,26 +23,42 @@ UNLABELLED = LABEL_RANGE.min
 LABEL_ROUNDING = 1e-3
 
 
+class LabelRest(NamedTuple):
+    """What is read in place of values that nobody names.
+
+    Attributes:
+        named: values that stay what they are.
+        becomes: what the others become, `UNLABELLED` among others.
+    """
+
+    named: frozenset[int]
+    becomes: int
+
+
 class LabelReader(VolumeReader):
     """Labels, open; what it reads are integers of up to 32 bits, `UNLABELLED` for missing traces.
 
     Args:
         path: of the file, or horizons.
+        rest: what is not named; by default all values stay.
 
     Raises:
         UserError: if the file cannot be opened or has more than one channel; by `read`, if values
             are not whole numbers of 32 bits.
     """
 
-    def __init__(self, path: str | Path | Interpretation) -> None:
+    def __init__(self, path: str | Path | Interpretation, rest: LabelRest | None = None) -> None:
         self.path = path
+        self._rest = rest
+        self._named = np.array(sorted(rest.named) if rest else [])
         self._stored = path.open() if isinstance(path, Interpretation) else open_volume(path)
         self.header = self._stored.header
         self.slow_axis = self._stored.slow_axis
         self.dtype = self._stored.dtype
         survey = self.header.native if isinstance(self.header.native, Survey) else None
         self._traces = None if survey is None or survey.mask.all() else survey.mask
-        if self._traces is not None or not np.can_cast(self.dtype, np.int32):
+        widened = self._traces is not None or (rest is not None and rest.becomes == UNLABELLED)
+        if widened or not np.can_cast(self.dtype, np.int32):
             self.dtype = np.dtype(np.int32)
         if self.header.channels != 1:
             self.close()
@@ -67,6 +84,9 @@ class LabelReader(VolumeReader):
                     fix="renumber the labels",
                 )
             array = array.astype(self.dtype)
+        if self._rest is not None:
+            named = np.isin(array, self._named)
+            array = np.where(named, array, array.dtype.type(self._rest.becomes))
         if self._traces is not None:
             array[:, ~self._traces[region[:2]]] = UNLABELLED
         return array
@@ -91,13 +111,17 @@ class LabelReader(VolumeReader):
         )
 
 
-def read_labels(path: str | Path) -> Volume:
+def read_labels(path: str | Path, rest: LabelRest | None = None) -> Volume:
     """Read a label volume as integers `(1, X, Y, Z)`, whatever number type the file uses.
+
+    Args:
+        path: of the file.
+        rest: what is not named; by default all values stay.
 
     Raises:
         UserError: if values are not whole numbers of 32 bits, or there is more than one channel.
     """
-    with LabelReader(path) as volume:
+    with LabelReader(path, rest) as volume:
         return Volume(volume.read(whole(volume.header.grid.shape)), volume.header)
 
 

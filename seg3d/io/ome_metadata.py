@@ -78,6 +78,11 @@ class Multiscale(BaseModel):
 
     def affine(self, level: Level) -> np.ndarray:
         """`(4, 4)`, from the index along x, y and z to RAS+ mm."""
+        # Numbers that are not finite go through to where affines are checked.
+        with np.errstate(invalid="ignore"):
+            return self._affine(level)
+
+    def _affine(self, level: Level) -> np.ndarray:
         scale, offset = np.ones(len(self.axes)), np.zeros(len(self.axes))
         for step in (*level.coordinateTransformations, *self.coordinateTransformations):
             if isinstance(step, Scale):

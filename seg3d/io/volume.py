@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from seg3d.common.errors import UserError
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import ome_zarr
-from seg3d.io.formats import FOLDERS, FORMATS, STORES, suffix
+from seg3d.io.formats import DICOM, FORMATS, STORES, WRITTEN, suffix, target_suffix
 from seg3d.io.header import Header
 from seg3d.io.regions import VolumeReader, VolumeWriter, whole
 
@@ -31,6 +31,9 @@ class Volume:
     @property
     def grid(self) -> Grid:
         return self.header.grid
+
+    def __str__(self) -> str:
+        return "array"
 
 
 def open_volume(path: str | Path) -> VolumeReader:
@@ -56,11 +59,12 @@ def create_volume(
             3D file.
 
     Raises:
-        UserError: if the ending is not known, or the disk has too little space.
+        UserError: if the ending is not known or of a format that is only read, or the disk has too
+            little space.
     """
     path = Path(path)
     require_replaceable(path)
-    return FORMATS[suffix(path)].create_volume(path, header, np.dtype(dtype), channels)
+    return WRITTEN[target_suffix(path)].create_volume(path, header, np.dtype(dtype), channels)
 
 
 def require_replaceable(path: Path) -> None:
@@ -68,10 +72,11 @@ def require_replaceable(path: Path) -> None:
 
     Raises:
         UserError: if it is a folder where a file is to be, or the other way round, or a folder that
-            is no Zarr store where one is to be; or if the ending is not known.
+            is no Zarr store where one is to be; or if the ending is not that of a format that is
+            written.
     """
-    ending = suffix(path)
-    if path.exists() and path.is_dir() != (ending in FOLDERS):
+    ending = target_suffix(path)
+    if path.exists() and path.is_dir() != (ending in STORES):
         raise UserError(
             f"{path} is a {'folder' if path.is_dir() else 'file'}", fix="give another name"
         )
@@ -131,6 +136,9 @@ def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if path.is_dir() != (suffix(path) in FOLDERS):
+    ending = suffix(path)
+    if ending != DICOM and path.is_dir() != (ending in STORES):
         raise UserError(f"{path} is not a {'file' if path.is_dir() else 'folder'}")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{path} is not a regular file")
     return path

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import nn
 
@@ -19,8 +19,17 @@ def peak_gib(device: torch.device) -> float:
     """Peak memory in GiB: tensors allocated on a GPU, or the resident size of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
+    return _peak_resident() / GIB
+
+
+def _peak_resident() -> int:
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such module, but keeps count of the peak elsewhere.
+        return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)

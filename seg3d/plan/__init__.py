@@ -5,13 +5,14 @@ needs besides the weights.
 """
 
 from seg3d.plan.build import build_loss, build_network
-from seg3d.plan.classes import background_values, label_classes, named_labels
+from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, source_of
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
 
 __all__ = [
     "MOST_CLASSES",
+    "IGNORE_NAME",
     "CaseFingerprint",
     "ChannelIntensity",
     "LabelClass",
@@ -23,6 +24,7 @@ __all__ = [
     "label_counts",
     "make_plan",
     "named_labels",
+    "rest_of",
     "save_plan",
     "source_of",
 ]

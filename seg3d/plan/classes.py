@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seg3d.common.errors import UserError
-from seg3d.config import Config, HorizonsConfig
+from seg3d.config import REST_NAME, Config, HorizonsConfig, Rest
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, Source, label_counts
 from seg3d.plan.plan import LabelClass
 
@@ -16,13 +16,18 @@ def named_labels(config: Config, dataset: Source) -> dict[str, list[int]] | None
     Value 0 is background: if no class holds it, ``background`` does.
 
     Raises:
-        UserError: if a value belongs to two classes, 0 is to be ignored, or nothing is left
-            besides background.
+        UserError: if a value belongs to two classes, 0 is to be ignored, nothing is left besides
+            background, or there is a rest of nothing.
     """
-    given = config.data.labels or dataset.labels
-    if isinstance(given, HorizonsConfig):
-        given = dataset.labels
+    rest = rest_of(config)
+    given = _classes_in(config) or dataset.labels
     if given is None:
+        if rest is not None:
+            raise UserError(
+                f"data.labels.{REST_NAME} is {rest}, but no class is named",
+                given=f"neither data.labels nor {dataset.source} names one",
+                legal=f"such as {{liver: 1, {REST_NAME}: {rest}}}",
+            )
         return None
     labels = {
         str(name): [value] if isinstance(value, int) else list(value)
@@ -52,6 +57,22 @@ def named_labels(config: Config, dataset: Source) -> dict[str, list[int]] | None
     if not any(0 not in values for name, values in labels.items() if name != IGNORE_NAME):
         raise UserError("data.labels names no class besides background", given=given)
     return labels
+
+
+def rest_of(config: Config) -> Rest | None:
+    """What label values are that no class has; None if there should be none."""
+    labels = config.data.labels
+    if labels is None or isinstance(labels, HorizonsConfig):
+        return None
+    rest = labels.get(REST_NAME)
+    return rest if isinstance(rest, str) else None
+
+
+def _classes_in(config: Config) -> dict[str, int | list[int]]:
+    labels = config.data.labels
+    if labels is None or isinstance(labels, HorizonsConfig):
+        return {}
+    return {name: value for name, value in labels.items() if not isinstance(value, str)}
 
 
 def background_values(labels: dict[str, list[int]] | None) -> set[int]:

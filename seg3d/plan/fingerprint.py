@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from seg3d.common.notes import Note
 from seg3d.geometry import Shape3, Vector3
 
 # Label files of more classes than this are most likely images.
@@ -48,7 +49,10 @@ class CaseFingerprint:
         labels: value in the label file to the number of its voxels.
         zero_fraction: share of voxels that are exactly zero in all channels.
         foreground: `(N, C)` intensities drawn from voxels with something to be found.
+        lowest, highest: intensity of each channel.
+        digest: of all voxels of the image, in the order in which they are read.
         units: of the spacing along each axis.
+        notes: what is odd about the files.
     """
 
     shape: Shape3
@@ -56,7 +60,11 @@ class CaseFingerprint:
     labels: dict[int, int]
     zero_fraction: float
     foreground: np.ndarray
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    digest: str
     units: tuple[str, str, str] = ("mm", "mm", "mm")
+    notes: tuple[Note, ...] = ()
 
 
 def label_counts(fingerprints: dict[str, CaseFingerprint]) -> dict[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from seg3d.common.errors import UserError
 from seg3d.config import Config
 from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.plan import ChannelIntensity
@@ -16,11 +15,7 @@ MOSTLY_EMPTY = 0.25
 def channel_intensities(
     config: Config, dataset: Source, fingerprints: dict[str, CaseFingerprint]
 ) -> list[ChannelIntensity]:
-    """What the config says, or the foreground of all cases, for each channel.
-
-    Raises:
-        UserError: if the dataset does not name as many channels as its images have.
-    """
+    """What the config says, or the foreground of all cases, for each channel."""
     samples = np.concatenate([fingerprint.foreground for fingerprint in fingerprints.values()])
     nonzero = (
         np.median([fingerprint.zero_fraction for fingerprint in fingerprints.values()])
@@ -28,12 +23,6 @@ def channel_intensities(
     )
     count = samples.shape[1]
     names = dataset.channels or tuple(f"channel {index}" for index in range(count))
-    if len(names) != count:
-        raise UserError(
-            f"{dataset.source} names {len(names)} channels ({', '.join(names)}) "
-            f"but its images have {count}",
-            fix="correct channel_names (or modality) in dataset.json",
-        )
     intensities = []
     for name, values in zip(names, samples.T.astype(np.float64), strict=True):
         kind = config.preprocess.intensity

@@ -8,7 +8,7 @@ import numpy as np
 
 from seg3d.config import Config, UNet3dConfig
 from seg3d.geometry import Vector3
-from seg3d.plan.classes import label_classes
+from seg3d.plan.classes import label_classes, rest_of
 from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.intensities import channel_intensities
 from seg3d.plan.network import AUTO_CHANNELS, as_shape, plan_network
@@ -46,6 +46,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         channels=channel_intensities(config, dataset, fingerprints),
         classes=classes,
         ignore=ignore,
+        rest=rest_of(config),
         patch_size=patch_size,
         kernels=kernels,
         strides=strides,

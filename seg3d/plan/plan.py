@@ -8,7 +8,7 @@ from typing import Literal
 import yaml
 
 from seg3d.common.files import atomic_write
-from seg3d.config import Section
+from seg3d.config import Rest, Section
 from seg3d.geometry import Shape3, Vector3
 
 # nnU-Net's threshold: voxels this much thicker than wide are treated as slices.
@@ -49,6 +49,7 @@ class Plan(Section):
         channels: normalisation of each image channel.
         classes: network classes in order, background first.
         ignore: label values that carry no information.
+        rest: what values are that neither a class nor ``ignore`` has; None if they are mistakes.
         patch_size: voxels.
         kernels: kernel sizes of the U-Net, per level.
         strides: strides of the U-Net from the level above, per level.
@@ -62,6 +63,7 @@ class Plan(Section):
     channels: list[ChannelIntensity]
     classes: list[LabelClass]
     ignore: list[int]
+    rest: Rest | None = None
     patch_size: Shape3
     kernels: list[Shape3]
     strides: list[Shape3]
@@ -72,6 +74,11 @@ class Plan(Section):
         return [one.name for one in self.classes]
 
     @property
+    def named_values(self) -> set[int]:
+        """Label values of the classes, and those to be ignored."""
+        return {*self.ignore, *(value for one in self.classes for value in one.values)}
+
+    @property
     def anisotropic(self) -> bool:
         """Whether voxels are so thick that rotations should stay within the slices."""
         return max(self.typical_spacing) / min(self.typical_spacing) > ANISOTROPIC
@@ -79,4 +86,6 @@ class Plan(Section):
 
 def save_plan(plan: Plan, path: Path) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+        temporary.write_text(
+            yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+        )

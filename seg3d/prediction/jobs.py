@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import require_folder
-from seg3d.io import SEGY, SUFFIXES, is_plain_folder, is_volume, stem, suffix
+from seg3d.io import (
+    SEGY,
+    SUFFIXES,
+    WRITTEN,
+    header_of,
+    images_in,
+    is_plain_folder,
+    stem,
+    suffix,
+    volumes_by_case,
+    written_suffix,
+)
+from seg3d.prediction.legend import LEGEND
 
 FIRST_CHANNEL = "_0000"
 # What the class probabilities have behind the name of the labels beside them.
 PROBABILITIES = "_probabilities"
-# What the prediction of a DICOM series is.
-WITHOUT_SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,12 @@ class Job:
     Attributes:
         images: one file per channel, or one with all channels.
         output: the label file to write.
+        folder_of_many: the output lies in a folder that was made for predictions.
     """
 
     images: tuple[Path, ...]
     output: Path
+    folder_of_many: bool = field(default=False, compare=False)
 
     @property
     def probabilities(self) -> Path:
@@ -36,8 +48,24 @@ class Job:
         ending = suffix(self.output)
         return self.output.with_name(f"{stem(self.output)}{PROBABILITIES}{ending}")
 
+    @property
+    def legend(self) -> Path:
+        """Where it is written what the label values mean."""
+        return self.output.with_name(LEGEND if self.folder_of_many else legend_name(self.output))
 
-def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+
+def legend_name(output: Path) -> str:
+    """Name of the legend of a prediction that is alone."""
+    return f"{stem(output)}_{LEGEND}"
+
+
+def plan_jobs(
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    *,
+    recursive: bool = False,
+    patterns: Sequence[str] = (),
+) -> list[Job]:
     """Which files belong to which case, and where its prediction goes.
 
     Files ``NAME_0000``, ``NAME_0001``, ... of one folder are the channels of NAME; a number
@@ -46,16 +74,30 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     Args:
         inputs: files, and folders whose volumes are taken.
         output: a folder; or, for a single case, the file to write.
+        recursive: take the volumes in folders of these folders too; predictions lie in folders of
+            the same names.
+        patterns: of the images of each channel in the folders, see `seg3d.io.patterns`, in place of
+            all volumes; predictions are named after the cases.
 
     Raises:
         UserError: if there is nothing to predict, or outputs would collide with each other or with
             inputs.
     """
-    cases = list(_cases({path for one in inputs for path in _volumes(one)}))
+    output, sources = Path(output), [Path(one) for one in inputs]
+    if recursive and patterns:
+        raise UserError("--recursive and --pattern are both given", fix="give one of them")
+    if patterns:
+        cases = [case for one in sources for case in _cases_by_pattern(one, patterns)]
+    else:
+        volumes = {path: Path() for one in sources for path in _volumes(one)}
+        if recursive:
+            volumes |= _volumes_below(sources, output)
+        cases = list(_cases(volumes))
     if not cases:
         raise UserError(
             f"no volume in {', '.join(map(str, inputs))}",
             legal=f"{', '.join(SUFFIXES)}, or folders of DICOM files",
+            fix=None if recursive or patterns else "add --recursive to look into folders in them",
         )
     as_file = output.name.lower().endswith(SUFFIXES) and not is_plain_folder(output)
     if as_file and len(cases) > 1:
@@ -66,11 +108,13 @@ def plan_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     if not as_file and output.is_file():
         raise UserError(
             f"--output {output} is a file",
-            legal=f"a folder, or a name ending in {', '.join(SUFFIXES)}",
+            legal=f"a folder, or a name ending in {', '.join(WRITTEN)}",
         )
     require_folder(output.parent, "--output")
     jobs = [
-        Job(images, output if as_file else output / (name + (suffix(images[0]) or WITHOUT_SUFFIX)))
+        Job(images, output)
+        if as_file
+        else Job(images, output / f"{name}{written_suffix(images[0])}", True)
         for name, images in cases
     ]
     written = [job.output.resolve() for job in jobs]
@@ -108,10 +152,14 @@ def require_room_for_probabilities(jobs: Sequence[Job], class_names: Sequence[st
             )
 
 
-def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Name and channels of every case, sorted."""
+def _cases(volumes: Mapping[Path, Path]) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+    """Name, in the output's folder, and channels of every case, sorted.
+
+    Args:
+        volumes: and the folder, in the output's, for their predictions.
+    """
     used: set[Path] = set()
-    for path in sorted(files):
+    for path in sorted(volumes):
         if path in used:
             continue
         name, channels = stem(path), [path]
@@ -119,17 +167,53 @@ def _cases(files: set[Path]) -> Iterator[tuple[str, tuple[Path, ...]]]:
         if name.endswith(FIRST_CHANNEL):
             name = name.removesuffix(FIRST_CHANNEL)
             others = (path.with_name(f"{name}_{number:04d}{ending}") for number in range(1, 10_000))
-            channels += itertools.takewhile(files.__contains__, others)
+            channels += itertools.takewhile(volumes.__contains__, others)
         used.update(channels)
-        yield name, tuple(channels)
+        yield volumes[path] / name, tuple(channels)
 
 
 def _volumes(path: Path) -> list[Path]:
     if is_plain_folder(path):
-        return sorted(
-            file for file in path.iterdir() if is_volume(file) and not file.name.startswith(".")
-        )
+        return images_in(path)
     if not path.exists():
         raise UserError(f"{path} does not exist", legal="volumes, or folders of volumes")
-    suffix(path)
-    return [path]
+    volume = header_of(path)
+    suffix(volume)
+    return [volume]
+
+
+def _volumes_below(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Volumes in the folders of folders, each with the way to it."""
+    # Links may lead in circles, and what has been predicted is no input.
+    seen = {output.resolve()}
+    found: dict[Path, Path] = {}
+
+    def search(folder: Path, below: Path) -> None:
+        if folder.resolve() in seen or not is_plain_folder(folder):
+            return
+        seen.add(folder.resolve())
+        found.update({path: below for path in images_in(folder)})
+        for inner in sorted(folder.iterdir()):
+            if not inner.name.startswith("."):
+                search(inner, below / inner.name)
+
+    for one in inputs:
+        search(one, Path())
+    return found
+
+
+def _cases_by_pattern(
+    folder: Path, patterns: Sequence[str]
+) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+    """Name and channels of every case in a folder, sorted."""
+    if not is_plain_folder(folder):
+        raise UserError(f"--pattern: {folder} is not a folder of cases", legal="a folder")
+    channels = [volumes_by_case(folder, pattern) for pattern in patterns]
+    for case in sorted(set().union(*channels)):
+        for pattern, found in zip(patterns, channels, strict=True):
+            if case not in found:
+                raise UserError(
+                    f"--pattern {pattern}: there is no such volume of {case} in {folder}",
+                    fix="complete the case, or move it elsewhere",
+                )
+        yield Path(case), tuple(found[case] for found in channels)

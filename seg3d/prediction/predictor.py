@@ -1,5 +1,8 @@
 """From a checkpoint and new volumes to label volumes in the volumes' own geometry.
 
+`Predictor.run` goes from files to files, `Predictor.segment` and `Predictor.probabilities` from a
+file or an array to an array; both take the same way through windows and slabs.
+
 A volume is never held whole. It is read in slabs and predicted by windows, and every slab that no
 window can touch any more is resampled back, turned into labels and written.
 """
@@ -7,34 +10,40 @@ window can touch any more is resampled back, turned into labels and written.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from seg3d.common.device import compute_dtype
+from seg3d.common.device import choose_device, compute_dtype
 from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
 from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import Ranks
-from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.common.sole_writer import sole_writer
+from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
-from seg3d.data.resampling import resample_slabs
+from seg3d.data.images import Image
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
+from seg3d.io.resampling import resample_slabs
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan, build_network
+from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
+from seg3d.prediction.legend import require_same_legend, write_legend
 from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.prediction.unfinished import Task, Unfinished
 from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
-from seg3d.runs.checkpoint import load_checkpoint
-from seg3d.runs.run_folder import changed_keys
+from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint
 
 # Without --memory: of the RAM, and of the GPU's memory, that is free.
 SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
@@ -57,7 +66,7 @@ def unheard(windows: int) -> None:
 
 
 class Predictor:
-    """A trained network with all that is needed to apply it to files.
+    """A trained network with all that is needed to apply it to files and arrays.
 
     Args:
         network: takes `(B, C, D, H, W)`, gives class scores.
@@ -93,8 +102,8 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: Path,
-        device: torch.device,
+        path: str | Path,
+        device: torch.device | str = "auto",
         overrides: tuple[str, ...] = (),
         memory: float | None = None,
         ranks: Ranks | None = None,
@@ -102,21 +111,24 @@ class Predictor:
         """Load the network of a checkpoint.
 
         Args:
-            path: the checkpoint file.
-            device: where to compute.
+            path: the checkpoint file, or a run folder, whose best network is taken.
+            device: where to compute; a name is one that `choose_device` knows.
             overrides: ``key=value`` changes of keys under ``predict``.
             memory: as for the class.
             ranks: as for the class.
 
         Raises:
-            UserError: if the file is not a checkpoint of seg3d, or another key is changed.
+            UserError: if there is no such file or device, if the file is not a checkpoint of seg3d,
+                or if another key is set.
         """
-        stored, plan, content = load_checkpoint(path)
+        if isinstance(device, str):
+            device = choose_device(device)
+        stored, plan, content = load_checkpoint(find_checkpoint(Path(path)))
         config = config_from_tree(config_tree(stored), overrides, source="--set")
-        for key in changed_keys(stored, config):
+        for key in (key for override in overrides for key in keys_set(override)):
             if not key.startswith("predict."):
                 raise UserError(
-                    f"--set {key}: the network was trained with another value",
+                    f"--set {key}: predictions go by what the network was trained with",
                     legal="keys under predict",
                 )
         network = build_network(config, plan)
@@ -147,21 +159,43 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
                 the format cannot hold so many probabilities, what has the output's name cannot be
-                replaced, or what is unfinished was begun in another way.
+                replaced, another process is writing it, or what is unfinished was begun in another
+                way.
         """
         if probabilities:
             require_room_for_probabilities([job], self.plan.class_names)
         outputs = self._outputs(job, probabilities)
         for output in outputs.values():
             require_replaceable(output.path)
+        require_same_legend(job.legend, self.plan)
+        with self.sole_writer([job], probabilities=probabilities):
+            self._make(job, outputs, resume, advance)
+
+    def sole_writer(
+        self, jobs: Iterable[Job], *, probabilities: bool = False
+    ) -> AbstractContextManager[None]:
+        """Keep others from writing the outputs of jobs, lest a later job's are taken meanwhile.
+
+        Args:
+            jobs: to be run within the block.
+            probabilities: as for `run`.
+        """
+        if not self.ranks.first:
+            return nullcontext()
+        return sole_writer(
+            *(one.path for job in jobs for one in self._outputs(job, probabilities).values())
+        )
+
+    def _make(self, job: Job, outputs: dict[str, Output], resume: bool, advance: Advance) -> None:
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
             # A process may have been killed while it removed the rest.
             unfinished.discard()
-            advance(self.windows(job, probabilities=probabilities))
+            write_legend(job.legend, self.plan)
+            advance(self.windows(job, probabilities="probabilities" in outputs))
             return
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
-            task = self._agree(case, unfinished, resume, outputs)
+            task = self._agree(case, job, unfinished, resume, outputs)
             try:
                 self._fill(case, task, unfinished, advance)
             except UserError:
@@ -169,11 +203,14 @@ class Predictor:
                 raise
             self.ranks.wait()
             if self.ranks.first:
+                # Another process may have written predictions beside this one meanwhile.
+                require_same_legend(job.legend, self.plan)
                 packing = unfinished.packing()
                 for name, output in outputs.items():
                     whole = packing / output.path.name
                     _write(whole, unfinished, name, case)
                     put_in_place(whole, output.path)
+                write_legend(job.legend, self.plan)
                 unfinished.discard()
 
     def windows(self, job: Job, *, probabilities: bool = False) -> int:
@@ -184,33 +221,89 @@ class Predictor:
             probabilities: as for `run`.
 
         Raises:
-            UserError: if the volume cannot be used, or the memory does not suffice.
+            UserError: if the volume cannot be used, the memory does not suffice, or values of the
+                predictions beside it have another meaning.
         """
+        require_same_legend(job.legend, self.plan)
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
             tiling = self._tiling(case, self._outputs(job, probabilities))
             return _count(case, self._windows(case), self._tiles(case, tiling))
 
-    def probabilities(self, images: Sequence[Path], advance: Advance = unheard) -> np.ndarray:
-        """Class probabilities of a volume, on its own grid, in RAM.
+    def segment(
+        self,
+        image: Given,
+        advance: Advance = unheard,
+        *,
+        spacing: Sequence[float] | None = None,
+        affine: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Labels of a volume, on its own grid, in RAM: the voxels that `run` would write.
 
         Args:
-            images: one file per channel, or one with all channels.
+            image: a file, or one file per channel; or an array, `(X, Y, Z)` or `(C, X, Y, Z)`, or
+                what `seg3d.io.read_volume` gives.
             advance: told the number of windows that have just been done.
+            spacing: of an array, mm along its axes, which point to the right, to the front and
+                upwards; 1 mm by default.
+            affine: of an array, `(4, 4)`, voxel index to world millimetres (RAS+), in place of the
+                spacing.
 
         Returns:
-            `(K, X, Y, Z)` float32, in the order of the file's axes.
+            `(X, Y, Z)`, label values, in the order of the axes of the file or array.
 
         Raises:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
+
+        def decide(probabilities: Tensor) -> np.ndarray:
+            return self.labels(best_classes(probabilities).cpu().numpy())[None]
+
+        images = images_of(image, spacing, affine)
+        (labels,) = self._in_ram(images, 1, self._values.dtype, decide, advance)
+        return labels
+
+    def probabilities(
+        self,
+        image: Given,
+        advance: Advance = unheard,
+        *,
+        spacing: Sequence[float] | None = None,
+        affine: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Class probabilities of a volume, on its own grid, in RAM.
+
+        Arguments and errors are as for `segment`.
+
+        Returns:
+            `(K, X, Y, Z)` float32, in the order of the axes of the file or array. Class k is
+            ``plan.classes[k]``.
+        """
+        return self._in_ram(
+            images_of(image, spacing, affine),
+            len(self.plan.classes),
+            np.dtype(np.float32),
+            lambda found: found.cpu().numpy(),
+            advance,
+        )
+
+    def _in_ram(
+        self,
+        images: Sequence[Image],
+        channels: int,
+        dtype: np.dtype,
+        decide: Callable[[Tensor], np.ndarray],
+        advance: Advance,
+    ) -> np.ndarray:
+        """What ``decide`` makes of the probabilities `(K, d, h, w)` of slabs, `(C, X, Y, Z)`."""
         with CaseReader(images, self.plan, read_ahead=True) as case:
-            tiling = self._tiling(case, {})
+            shape = (channels, *case.header.grid.shape)
+            tiling = self._tiling(case, {}, math.prod(shape) * dtype.itemsize)
             self._measure(case, tiling)
-            result = np.empty((len(self.plan.classes), *case.header.grid.shape), np.float32)
+            result = np.empty(shape, dtype)
             for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
                 for region, found in self._stream(case, tiling, tile, advance):
                     there = (slice(None), *case.grid_map.in_file(region))
-                    result[there] = case.grid_map.in_file_order(found.cpu().numpy())
+                    result[there] = case.grid_map.in_file_order(decide(found))
                     del found
             return result
 
@@ -241,11 +334,16 @@ class Predictor:
         return outputs
 
     def _agree(
-        self, case: CaseReader, unfinished: Unfinished, resume: bool, outputs: dict[str, Output]
+        self,
+        case: CaseReader,
+        job: Job,
+        unfinished: Unfinished,
+        resume: bool,
+        outputs: dict[str, Output],
     ) -> Task:
         """Begin the task, or find how it was begun; all processes come to the same."""
         identity = {
-            "images": [stamp(path) for path in case.images],
+            "images": [stamp(path) for path in job.images],
             "network": self._fingerprint,
             "predict": self.config.predict.model_dump(mode="json"),
             "probabilities": "probabilities" in outputs,
@@ -334,7 +432,8 @@ class Predictor:
         if self.ranks.rank + 1 < len(edges):
             yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
 
-    def _tiling(self, case: CaseReader, outputs: Mapping[str, Output]) -> Tiling:
+    def _tiling(self, case: CaseReader, outputs: Mapping[str, Output], result: int = 0) -> Tiling:
+        """How the work on a case is cut, if ``result`` bytes of RAM are for what comes of it."""
         work = Work(
             grid_map=case.grid_map,
             windows=self._windows(case),
@@ -346,6 +445,7 @@ class Predictor:
             network=self._network_bytes[0],
             per_window=self._network_bytes[1],
             files=case.ram
+            + result
             + sum(
                 ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
                 for one in outputs.values()
@@ -360,7 +460,8 @@ class Predictor:
         """Of the parameters, and of what one window needs besides."""
         own = sum(one.nbytes for one in (*self.network.parameters(), *self.network.buffers()))
         shape = (1, len(self.plan.channels), *self.plan.patch_size)
-        kind = self.device.type
+        # A GPU that shares the RAM is counted as the CPU is.
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
         peak = inference_memory(self.scores, shape, device=kind, workspaces=kind == "cpu")
         return own, peak - own
 

@@ -20,9 +20,9 @@ from typing import Literal
 from seg3d.common.errors import UserError
 from seg3d.common.sizes import readable
 from seg3d.data.grid_map import GridMap
-from seg3d.data.resampling import Resampling
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
+from seg3d.io.resampling import Resampling
 from seg3d.prediction.windows import Windows
 
 FLOAT, DOUBLE = 4, 8
@@ -73,7 +73,7 @@ class Work:
         written: bytes of a voxel of all that is written.
         network: bytes of the network's parameters.
         per_window: bytes that the network needs besides for each window of a batch.
-        files: bytes of RAM that the files take while they are open.
+        files: bytes of RAM that open files take, and arrays that are read or made.
         on_gpu: whether the network computes on a GPU.
     """
 

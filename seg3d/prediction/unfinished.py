@@ -91,7 +91,7 @@ class Unfinished:
                 with path.open("r+b") as file:
                     reserve(file, size, path)
             with full_disk_explained(self.folder), atomic_write(self._task) as temporary:
-                temporary.write_text(json.dumps(asdict(task)))
+                temporary.write_text(json.dumps(asdict(task)), encoding="utf-8")
         except BaseException:
             self.discard()
             raise
@@ -105,7 +105,7 @@ class Unfinished:
         Raises:
             UserError: if that is not the same.
         """
-        stored = json.loads(self._task.read_text())
+        stored = json.loads(self._task.read_text(encoding="utf-8"))
         begun = stored["identity"]
         # What JSON makes of tuples and numbers, it is to make of both.
         asked = json.loads(json.dumps(identity))
@@ -156,7 +156,7 @@ class Unfinished:
                 os.fsync(file.fileno())
         with (
             full_disk_explained(self.folder),
-            (self.folder / f"done_{rank}.jsonl").open("a") as file,
+            (self.folder / f"done_{rank}.jsonl").open("a", encoding="utf-8") as file,
         ):
             file.write(json.dumps([(part.start, part.stop) for part in region]) + "\n")
             file.flush()
@@ -167,7 +167,7 @@ class Unfinished:
         done = sorted(
             (start, stop)
             for path in self.folder.glob("done_*.jsonl")
-            for (start, stop), *cross in map(_noted, path.read_text().splitlines())
+            for (start, stop), *cross in map(_noted, path.read_text(encoding="utf-8").splitlines())
             if cross == [[part.start, part.stop] for part in region[1:]]
         )
         left, reached = [], region[0].start

@@ -42,7 +42,14 @@ KEEPS_NOTHING = (
     nn.ModuleList,
     nn.ModuleDict,
 )
-UPCAT = ("monai.networks.nets.basic_unet", "UpCat")
+# MONAI's classes, by module and name, and their probed kinds.
+BLOCKS = {
+    ("monai.networks.nets.basic_unet", "UpCat"): "ProbedUpCat",
+    ("monai.networks.blocks.dynunet_block", "UnetBasicBlock"): "ProbedBasicBlock",
+    ("monai.networks.blocks.dynunet_block", "UnetResBlock"): "ProbedResidualBlock",
+    ("monai.networks.blocks.dynunet_block", "UnetUpBlock"): "ProbedUpBlock",
+    ("monai.networks.blocks.segresnet_block", "ResBlock"): "ProbedSegResNetBlock",
+}
 
 
 @dataclass
@@ -135,10 +142,10 @@ def probe_model(
             continue
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             as_probed(module)
-        elif (type(module).__module__, type(module).__name__) == UPCAT:
-            from seg3d.probing.monai_blocks import ProbedUpCat  # MONAI takes seconds to import
+        elif block := BLOCKS.get((type(module).__module__, type(module).__name__)):
+            from seg3d.probing import monai_blocks  # MONAI takes seconds to import
 
-            module.__class__ = ProbedUpCat
+            module.__class__ = getattr(monai_blocks, block)
         if (reason := _reason_to_leave(module)) is not None:
             report.left[name] = reason
         elif isinstance(module, ProbedLayer):

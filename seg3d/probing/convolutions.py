@@ -34,7 +34,7 @@ from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.sketches import Sketch
 from seg3d.probing.slab_convolutions import convolution_backward, convolve, convolve_over, is_cut
 from seg3d.probing.slabs import Geometry, RollingRows
-from seg3d.probing.upsampled import ConvolveUpsampled, Upsampled
+from seg3d.probing.upsampled import ConvolveUpsampled, Passage, Upsampled
 
 
 class ProbedConvolution(ProbedLayer):
@@ -82,21 +82,15 @@ class ProbedConvolution(ProbedLayer):
         inplace: bool = False,
     ) -> Any:
         x = _autocast(plain(x))
+        if weight is None:
+            weight, bias = self.weight, self.bias
+        inplace = inplace or self.inplace
+        if self.is_lean():
+            return _convolved(x, weight, bias, geometry, onto, inplace)
         key = self.next_key()
         source = self._source(record)
         self._note_source(x, source, key)
-        whole = weight is None
-        return _Convolve.apply(
-            x,
-            self.weight if weight is None else weight,
-            self.bias if whole else bias,
-            onto,
-            geometry,
-            source,
-            key,
-            with_skip,
-            inplace or self.inplace,
-        )
+        return _Convolve.apply(x, weight, bias, onto, geometry, source, key, with_skip, inplace)
 
     def _source(self, record: Record | None) -> Record | Sketch | KeptSketch:
         """The record, if it will do, or else the sketch to be made."""
@@ -122,7 +116,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
     @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(B, C, D, H, W)`` or ``(C, D, H, W)``."""
-        if not self.is_probing() or input.dim() not in (4, 5):
+        if not self.is_sparing() or input.dim() not in (4, 5):
             return super().forward(input)
         x, padding = self._padded(input)
         return self._probed(x, record_of(x), self._geometry(padding))
@@ -167,7 +161,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         Returns:
             ``(B, C_out, D', H', W')``.
         """
-        if not self.is_probing():
+        if not self.is_sparing():
             return self(torch.cat([part() for part in parts], dim=1))
         self.sources = ()
         y: Tensor | None = None
@@ -197,9 +191,9 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         """Whether ``up`` can be done slab by slab, and what serves it serves us too."""
         return (
             isinstance(up, ProbedConvTranspose3d)
-            and up.is_probing()
+            and up.is_sparing()
             and not is_watched(up, onto)
-            and not {self.sketch, up.sketch} & {*PROBES}
+            and (self.is_lean() or not {self.sketch, up.sketch} & {*PROBES})
             and up.geometry().windows_lie_side_by_side(up.kernel_size[0])
         )
 
@@ -207,12 +201,16 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         up, x = part.up, _autocast(plain(part.below()))
         assert isinstance(up, ProbedConvTranspose3d)
         start = stop - up.out_channels
+        weight = self.weight[:, start:stop]
+        geometries = up.geometry(), self._own_geometry()
+        if self.is_lean():
+            weights = (up.weight, up.bias, weight)
+            Passage.of(x.shape, x.dtype, geometries, weights).add_to(onto, x)
+            return onto, start
         key = self.next_key()
         source = max((self, up), key=lambda layer: BITS.index(layer.bits))._source(record_of(x))
         self._note_source(x, source, key)
         up.sources = self.sources[-1:]
-        weight = self.weight[:, start:stop]
-        geometries = up.geometry(), self._own_geometry()
         y = ConvolveUpsampled.apply(x, up.weight, up.bias, weight, onto, geometries, source, key)
         return y, start
 
@@ -296,13 +294,8 @@ class _Convolve(ProbedFunction):
     ) -> Tensor | tuple[Tensor, Tensor]:
         if not isinstance(source, Record | ProbeRecord):
             source = sketched(x, source, key)
-        cast = (weight.to(x.dtype), _to(bias, x.dtype), geometry)
-        possible = onto is None and not with_skip and not keeps(source.tensors, x)
-        if inplace and possible and is_cut(x, weight, geometry):
-            convolve_over(x, *cast)
-            y = x
-        else:
-            y = convolve(x, *cast, onto)
+        possible = not with_skip and not keeps(source.tensors, x)
+        y = _convolved(x, weight, bias, geometry, onto, inplace and possible)
         if y is x or y is onto:
             ctx.mark_dirty(y)
         ctx.save_for_backward(weight, *source.tensors)
@@ -344,6 +337,22 @@ class _Convolve(ProbedFunction):
         donto = dy if ctx.needs_input_grad[3] else None
         dweights = _to(dw, weight.dtype), _to(db, ctx.bias_dtype)
         return dx, *dweights, donto, None, None, None, None, None
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    onto: Tensor | None,
+    inplace: bool,
+) -> Tensor:
+    """The convolution of x: added to ``onto`` if given, or written over x if that is worthwhile."""
+    cast = (weight.to(x.dtype), _to(bias, x.dtype), geometry)
+    if inplace and onto is None and is_cut(x, weight, geometry):
+        convolve_over(x, *cast)
+        return x
+    return convolve(x, *cast, onto)
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:

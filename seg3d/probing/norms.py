@@ -72,18 +72,25 @@ class ProbedNorm(ProbedLayer):
     @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, D, H, W)``, and activate if there is a :attr:`slope`."""
-        if not (self.is_probing() and input.requires_grad and self._is_for(input.shape)):
+        probing = self.is_probing() and input.requires_grad
+        if not ((probing or self.is_lean()) and self._is_for(input.shape)):
             y = super().forward(input)
             return y if self.slope is None else F.leaky_relu_(y, self.slope)
         input = plain(input)
-        self.about_to_sketch(input)
+        weight, bias = getattr(self, "weight", None), getattr(self, "bias", None)
         scale, offset = self._scale_and_offset(input)
+        normalisation = Normalisation(scale, offset, self._pool, self.slope)
+        if not probing:
+            z = input if self.inplace else torch.empty_like(input)
+            normalise_only(input, z, weight, bias, normalisation)
+            return z
+        self.about_to_sketch(input)
         records: list[Record] = []
         z = _Normalise.apply(
             input,
-            getattr(self, "weight", None),
-            getattr(self, "bias", None),
-            Normalisation(scale, offset, self._pool, self.slope),
+            weight,
+            bias,
+            normalisation,
             make_norm_sketch(self.sketch, self.bits),
             self.next_key(),
             # Torch forbids it behind hooks for gradients, which make the input a view.
@@ -144,15 +151,24 @@ class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
     def _pool(self, values: Tensor) -> Tensor:
         return values.mean(0, keepdim=True).expand_as(values)
 
+    def _scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training or self.running_mean is None or self.running_var is None:
+            return super()._scale_and_offset(x)
+        dtype = working_dtype(x.dtype)
+        scale = (self.running_var.to(dtype) + self.eps).rsqrt()
+        offset = -self.running_mean.to(dtype) * scale
+        return scale.expand(len(x), -1), offset.expand(len(x), -1)
+
     def _observe(self, mean: Tensor, variance: Tensor, x: Tensor) -> None:
         """Move the running statistics as torch does, the variance being the unbiased one."""
-        if not self.track_running_stats:
+        if not (self.training and self.track_running_stats):
             return
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         if self.momentum is None:
-            share = 1.0 / self.num_batches_tracked.double()
+            dtype = torch.promote_types(self.running_mean.dtype, torch.float32)
+            share = 1.0 / self.num_batches_tracked.to(dtype)
         else:
             share = torch.as_tensor(self.momentum, dtype=torch.float64)
         count = x.numel() // x.shape[1]
@@ -249,9 +265,7 @@ def normalise(
     """
     scale, offset = normalisation.scale, normalisation.offset
     slope = 1.0 if normalisation.slope is None else normalisation.slope
-    gain = torch.ones_like(scale) if weight is None else weight.to(scale).expand_as(scale)
-    shift = torch.zeros_like(scale) if bias is None else bias.to(scale).expand_as(scale)
-    affine = (gain.contiguous(), shift.contiguous())
+    affine = _affine(weight, bias, scale)
     grid = BrickGrid.of(y.shape, sketch.voxels)
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
     if encoder is not None and (kernels := kernels_for(grid, y, z)):
@@ -267,6 +281,38 @@ def normalise(
         grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
     kept = (y, scale, offset) if encoder is None else encoder.kept
     return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)
+
+
+def normalise_only(
+    y: Tensor, z: Tensor, weight: Tensor | None, bias: Tensor | None, normalisation: Normalisation
+) -> None:
+    """Write act(gamma v + beta) into z, which may be y, and keep nothing.
+
+    Arguments are as for :func:`normalise`, which writes the same but for rounding.
+    """
+    gain, shift = _affine(weight, bias, normalisation.scale)
+    factor = (normalisation.scale * gain)[:, :, None, None, None]
+    constant = (normalisation.offset * gain + shift)[:, :, None, None, None]
+    rows = _rows(y)
+    for part, target in telling(zip(y.split(rows, 2), z.split(rows, 2), strict=True), y):
+        n = target if target.dtype == factor.dtype else torch.empty_like(target, dtype=factor.dtype)
+        torch.addcmul(constant, part.to(factor.dtype), factor, out=n)
+        if normalisation.slope is not None:
+            F.leaky_relu_(n, normalisation.slope)
+        if n is not target:
+            target.copy_(n)
+
+
+def _affine(weight: Tensor | None, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and shift, of the shape and type of the scale."""
+    gain = torch.ones_like(scale) if weight is None else weight.to(scale).expand_as(scale)
+    shift = torch.zeros_like(scale) if bias is None else bias.to(scale).expand_as(scale)
+    return gain.contiguous(), shift.contiguous()
+
+
+def _rows(y: Tensor) -> int:
+    """Rows along depth that are worked on at a time."""
+    return max(1, lot_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
 
 
 def normalise_backward(
@@ -309,8 +355,7 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
 def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
     """Of every channel: of each part in two passes, while it is in the cache."""
     dtype = working_dtype(y.dtype)
-    rows = max(1, lot_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
-    parts = y.split(rows, dim=2)
+    parts = y.split(_rows(y), dim=2)
     means = y.new_zeros(len(parts), *y.shape[:2], dtype=dtype)
     squares = y.new_zeros(*y.shape[:2], dtype=dtype)
     for part, sample in telling(product(range(len(parts)), range(len(y))), y):

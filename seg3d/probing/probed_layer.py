@@ -31,8 +31,9 @@ class ProbedLayer(nn.Module):
     """A layer that, in training, keeps a sketch for the backward pass and not its input.
 
     The output is that of the ordinary layer; the gradients are random, with the exact ones as
-    their mean. In eval mode, without gradients, and with the sketch ``exact``, this *is* the
-    ordinary layer. The state_dict is the ordinary layer's.
+    their mean. In eval mode under ``no_grad`` nothing is kept at all, and the layer works in place
+    and in slabs as in training. In between (eval mode with gradients, training mode without, the
+    sketch ``exact``) this *is* the ordinary layer. The state_dict is the ordinary layer's.
 
     Every forward pass draws new probes. :func:`set_probe_step` makes them reproducible; torch's
     global random generators are neither used nor touched.
@@ -93,6 +94,15 @@ class ProbedLayer(nn.Module):
     def is_probing(self) -> bool:
         """Whether a forward pass now would keep a sketch."""
         return self.sketch != "exact" and self.training and torch.is_grad_enabled()
+
+    def is_lean(self) -> bool:
+        """Whether a forward pass now keeps nothing: it may then work in place and in slabs."""
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return not (self.training or torch.is_grad_enabled() or recorded)
+
+    def is_sparing(self) -> bool:
+        """Whether a forward pass now is another than the ordinary layer's."""
+        return self.is_probing() or self.is_lean()
 
     def extra_repr(self) -> str:
         """The ordinary layer's description and the sketch."""
@@ -156,7 +166,7 @@ class ProbedFunction(torch.autograd.Function):
 
 def is_watched(module: nn.Module, x: Tensor) -> bool:
     """Whether hooks, or a ``forward`` of its own, see what goes into ``module``."""
-    if "forward" in vars(module):
+    if "forward" in module.__dict__:
         return True
     # The hooks of whoever measures memory see fake tensors, which have no values.
     return not isinstance(x, FakeTensor) and bool(

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seg3d.common.device import home_of_float64
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.sketches import Sketch, working_dtype
 
@@ -58,19 +59,20 @@ class ProbeSketch(Sketch):
         voxels = x.shape[2:].numel()
         rank = self._rank(voxels)
         coefficients: Tensor | None = None
-        gram = torch.zeros(rank, rank, dtype=torch.float64, device=x.device)
+        gram: Tensor | None = None
         for part, probes in self._parts(x, key):
             product = part.to(probes.dtype).flatten(*self._rows) @ probes
             coefficients = product if coefficients is None else coefficients.add_(product)
             if self.orthogonal:
-                wide = probes.double()
-                gram += wide.T @ wide
+                wide = probes.to(home_of_float64(x.device), torch.float64)
+                square = wide.T @ wide
+                gram = square if gram is None else gram.add_(square)
         assert coefficients is not None
-        if self.orthogonal:
+        if gram is not None:
             # x's normal probes G^T x become those of the projection, G (G^T G)^-1 G^T x.
             factor = torch.linalg.cholesky_ex(gram).L
-            solved = torch.cholesky_solve(coefficients.double().T, factor).T
-            coefficients = (solved * voxels).to(coefficients.dtype)
+            solved = torch.cholesky_solve(coefficients.to(gram).T, factor).T
+            coefficients = (solved * voxels).to(coefficients)
         return (coefficients / rank,)
 
     def _fill(self, out: Tensor, kept: tuple[Tensor, ...], key: ProbeKey) -> None:

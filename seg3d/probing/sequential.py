@@ -10,7 +10,8 @@ from seg3d.probing.norms import ProbedNorm
 from seg3d.probing.private import is_alone
 from seg3d.probing.probed_layer import is_watched
 
-InPlace = ProbedConv3d | ProbedNorm | ProbedReLU | ProbedLeakyReLU
+# A tuple, which torch.compile of PyTorch 2.8 understands.
+InPlace = (ProbedConv3d, ProbedNorm, ProbedReLU, ProbedLeakyReLU)
 
 
 class ProbedSequential(nn.Sequential):
@@ -41,7 +42,7 @@ def apply_to(module: nn.Module, held: list[Tensor]) -> None:
     x = held.pop()
     if (
         isinstance(module, InPlace)
-        and module.is_probing()
+        and module.is_sparing()
         and not is_watched(module, x)
         and is_alone(x)
     ):

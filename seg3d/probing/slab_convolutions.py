@@ -30,6 +30,7 @@ def convolve(
             rows = inner.convolve(rows_of(x, samples, *window), weight, bias)
             target = out[samples, :, slab.first : slab.last]
             target.copy_(rows) if onto is None else target.add_(rows)
+            del rows  # which need not be there beside the next
     if geometry.transposed:
         overlap.finish()
         if bias is not None:
@@ -57,6 +58,7 @@ def convolve_over(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geom
         # A copy: the view would keep them all.
         before = rows[:, :, slab.last - slab.first :][:, :, : slab.first - first].clone()
         x[samples, :, slab.first : slab.last] = inner.convolve(rows, weight, bias)
+        del rows
 
 
 def convolution_backward(

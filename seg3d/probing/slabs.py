@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-LEAST_ROWS = 12
+LEAST_ROWS = 8
 
 
 @dataclass(frozen=True)

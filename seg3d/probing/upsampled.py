@@ -55,6 +55,19 @@ class Passage:
     shape: torch.Size
     weights: tuple[Tensor, Tensor | None, Tensor]
 
+    @classmethod
+    def of(
+        cls,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        geometries: tuple[Geometry, Geometry],
+        weights: tuple[Tensor, Tensor | None, Tensor],
+    ) -> Passage:
+        """That of an x of this shape and type, the weights being of any."""
+        up_weight, up_bias, weight = weights
+        up_bias = None if up_bias is None else up_bias.to(dtype)
+        return cls(*geometries, shape, (up_weight.to(dtype), up_bias, weight.to(dtype)))
+
     def slabs(self, y: Tensor) -> Iterator[tuple[Slab, slice, int, int]]:
         """Slabs, their rows of x, and the first and last row of u, counted from those rows."""
         up_weight, _, weight = self.weights
@@ -70,8 +83,9 @@ class Passage:
         conv = self.conv.without_depth_padding()
         for slab, rows, first, last in self.slabs(y):
             u = self.up.convolve(x[slab.samples, :, rows], up_weight, up_bias)
-            part = conv.convolve(rows_of(u, slice(None), first, last), weight, None)
-            y[slab.samples, :, slab.first : slab.last] += part
+            u = rows_of(u, slice(None), first, last)
+            y[slab.samples, :, slab.first : slab.last] += conv.convolve(u, weight, None)
+            del u  # which need not be there beside the next
 
     def backward(self, dy: Tensor, x: RollingRows, wanted: list[bool]) -> list[Tensor | None]:
         """Gradients with respect to x, the weight and bias of ``up``, and the weight of ``conv``.
@@ -122,7 +136,7 @@ class ConvolveUpsampled(ProbedFunction):
         ctx.save_for_backward(up_weight, up_bias, weight, *record.tensors)
         ctx.record = record.without_tensors()
         ctx.geometries, ctx.shape, ctx.dtype = geometries, x.shape, x.dtype
-        _passage(ctx, up_weight, up_bias, weight).add_to(onto, x)
+        Passage.of(x.shape, x.dtype, geometries, (up_weight, up_bias, weight)).add_to(onto, x)
         ctx.mark_dirty(onto)
         return onto
 
@@ -132,7 +146,8 @@ class ConvolveUpsampled(ProbedFunction):
         up_weight, up_bias, weight, *tensors = ctx.saved_tensors
         fill, step = ctx.record.with_tensors(tuple(tensors)).filler(ctx.dtype)
         x = RollingRows(ctx.shape, dy.new_empty, step, fill)
-        passage = _passage(ctx, up_weight, up_bias, weight)
+        weights = (up_weight, up_bias, weight)
+        passage = Passage.of(ctx.shape, ctx.dtype, ctx.geometries, weights)
         with torch.autocast(dy.device.type, enabled=False):
             dx, *found = passage.backward(dy, x, list(ctx.needs_input_grad[:4]))
         dweights = (
@@ -140,11 +155,3 @@ class ConvolveUpsampled(ProbedFunction):
             for gradient, parameter in zip(found, (up_weight, up_bias, weight), strict=True)
         )
         return dx, *dweights, dy, None, None, None
-
-
-def _passage(ctx: Any, up_weight: Tensor, up_bias: Tensor | None, weight: Tensor) -> Passage:
-    """With the weights in x's type."""
-    bias = None if up_bias is None else up_bias.to(ctx.dtype)
-    weights = (up_weight.to(ctx.dtype), bias, weight.to(ctx.dtype))
-    up, conv = ctx.geometries
-    return Passage(up, conv, ctx.shape, weights)

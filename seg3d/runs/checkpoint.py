@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
+import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seg3d.common.version import __version__
-from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.version import __version__
+from seg3d.config import Config, config_from_tree, config_tree
 from seg3d.plan import Plan
 
 FORMAT = 1
@@ -38,8 +39,9 @@ def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any
         "random": _random_states(),
         **state,
     }
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
+    # Into an open file: given its name, which is random, PyTorch would write that there too.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(_alike(content), file)
 
 
 def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
@@ -106,6 +108,13 @@ def versions() -> dict[str, str]:
     }
 
 
+def seed_random_states(seed: int) -> None:
+    """Put Python, NumPy and PyTorch where a new run with a seed begins."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def restore_random_states(content: dict[str, Any]) -> None:
     """Put Python, NumPy and PyTorch where they were when the checkpoint was written."""
     states = content["random"]
@@ -116,6 +125,21 @@ def restore_random_states(content: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _alike(value: Any) -> Any:
+    """The same value; if equal, of the same bytes, wherever its parts come from.
+
+    What an object is met with again is written as a reference, and equal texts may be one object,
+    or two if one of them was read from a file.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_alike(key): _alike(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_alike, value))
+    return value
 
 
 def _random_states() -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from seg3d.common.errors import UserError
+from seg3d.common.files import no_entry_explained, remove_unfinished, require_folder
+from seg3d.common.yaml_text import in_one_line
 from seg3d.config import Config, config_from_tree, config_tree, load_config
 from seg3d.config.mistakes import value_at
-from seg3d.common.errors import UserError
-from seg3d.common.files import no_entry_explained, require_folder
-from seg3d.common.yaml_text import in_one_line
 
 # What the weights, the optimiser's state and the order of the patches depend on.
 FIXED_KEYS = (
@@ -67,6 +67,11 @@ class Run:
         return self.folder / "log.jsonl"
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that are written again and again."""
+        return self.config, self.plan, self.splits, self.cases, self.log, self.last, self.best
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
@@ -78,6 +83,8 @@ class Run:
 @contextmanager
 def sole_user(run: Run) -> Iterator[None]:
     """Keep other processes from training in the same folder while the block runs.
+
+    What a killed process has left of files that it was writing is removed.
 
     Raises:
         UserError: if one does already, or if there cannot be such a folder.
@@ -94,6 +101,8 @@ def sole_user(run: Run) -> Iterator[None]:
                 fix="wait until it has ended, or give another folder (--run)",
             ) from error
     try:
+        for path in run.files:
+            remove_unfinished(path)
         yield
     finally:
         if list(run.folder.iterdir()) == [Path(lock.lock_file)]:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from seg3d.common.errors import UserError
-from seg3d.common.files import NewFolders, atomic_write, full_disk_explained, require_folder
-from seg3d.common.stopping import leave_signals_to_parent
+from seg3d.common.errors import RunFailed, UserError
+from seg3d.common.files import atomic_write, full_disk_explained, require_folder
+from seg3d.common.sole_writer import NOTES, sole_writer
+from seg3d.common.stopping import end_with_parent, new_processes_leave_signals_to_parent
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, write_volume
 from seg3d.synth.model import Survey, draw_model
@@ -28,6 +30,8 @@ Ending = Literal[".nii.gz", ".sgy"]
 # Of a survey that could be: bins in m and samples in ms, somewhere east and north.
 BIN, INTERVAL = 25.0, 4.0
 CORNER = 500_000.0, 6_000_000.0
+# Written last.
+DESCRIPTION = "dataset.json"
 # Less leaves no room for a wavelet and a throw.
 SMALLEST = 16
 LABELS = {
@@ -97,8 +101,9 @@ def write_dataset(
         advance: called after each volume, for a progress bar.
 
     Raises:
-        UserError: if the folder holds something, the volumes would be too small, or the disk has
-            too little space; then nothing is left behind.
+        UserError: if the folder holds something, another process is writing it, the volumes would
+            be too small, or the disk has too little space; then nothing is left behind.
+        RunFailed: if a worker process is killed; nothing is left behind either.
     """
     if min(shape) < SMALLEST:
         raise UserError(
@@ -107,11 +112,6 @@ def write_dataset(
             legal=f"at least {SMALLEST} voxels along each axis",
         )
     require_folder(folder, "--out")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder} is not an empty folder",
-            fix="choose a folder that does not exist yet, or remove this one",
-        )
     parts = (Part("Tr", kind, 0), count), (Part("Ts", f"{kind}_test", 1), test)
     jobs: list[Job] = [
         (folder, kind, shape, seed, part, number, ending)
@@ -126,17 +126,21 @@ def write_dataset(
         "numTraining": count,
         "file_ending": ending,
     }
-    made = NewFolders(folder)
-    try:
-        _write_volumes(jobs, workers, advance)
-        with full_disk_explained(folder), atomic_write(folder / "dataset.json") as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    except BaseException:
-        for part, _ in parts:
-            for name in ("images", "labels"):
-                shutil.rmtree(folder / f"{name}{part.suffix}", ignore_errors=True)
-        made.discard()
-        raise
+    with sole_writer(folder / DESCRIPTION):
+        if any(one.name != NOTES for one in folder.iterdir()):
+            raise UserError(
+                f"{folder} is not an empty folder",
+                fix="choose a folder that does not exist yet, or remove this one",
+            )
+        try:
+            _write_volumes(jobs, workers, advance)
+            with full_disk_explained(folder), atomic_write(folder / DESCRIPTION) as temporary:
+                temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        except BaseException:
+            for part, _ in parts:
+                for name in ("images", "labels"):
+                    shutil.rmtree(folder / f"{name}{part.suffix}", ignore_errors=True)
+            raise
 
 
 def _write_volumes(jobs: list[Job], workers: int | None, advance: Callable[[], object]) -> None:
@@ -144,13 +148,19 @@ def _write_volumes(jobs: list[Job], workers: int | None, advance: Callable[[], o
         min(workers or os.cpu_count() or 1, len(jobs)),
         # Threads of libraries do not survive a fork.
         mp_context=get_context("spawn"),
-        initializer=leave_signals_to_parent,
-        initargs=(0,),
+        initializer=end_with_parent,
     ) as pool:
         try:
-            for done in as_completed([pool.submit(_write_volume, *job) for job in jobs]):
+            with new_processes_leave_signals_to_parent():
+                submitted = [pool.submit(_write_volume, *job) for job in jobs]
+            for done in as_completed(submitted):
                 done.result()
                 advance()
+        except BrokenProcessPool as error:
+            raise RunFailed(
+                "a worker process was killed, most likely for lack of memory\n"
+                "  to do: fewer --workers, or a smaller --shape"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

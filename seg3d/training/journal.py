@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -12,7 +14,7 @@ from seg3d.common.files import atomic_write
 
 
 class Journal:
-    """Write the same scalars to TensorBoard and to a JSON-lines file, one line per epoch.
+    """Write the same to TensorBoard and to a JSON-lines file: a line of scalars for each epoch.
 
     Args:
         tensorboard: folder of the event files.
@@ -23,10 +25,10 @@ class Journal:
 
     def __init__(self, tensorboard: Path, log: Path, epochs_done: int) -> None:
         self.log = log
-        rows = log.read_text().splitlines() if log.is_file() else []
+        rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         with atomic_write(log) as temporary:
             kept = [row for row in rows if _epoch(row) <= epochs_done]
-            temporary.write_text("".join(f"{row}\n" for row in kept))
+            temporary.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
         self.writer = SummaryWriter(str(tensorboard), purge_step=epochs_done + 1)
 
     def scalars(self, epoch: int, values: dict[str, float]) -> None:
@@ -35,12 +37,18 @@ class Journal:
             if np.isfinite(value):
                 self.writer.add_scalar(tag, value, epoch)
         self.writer.flush()
-        row = {"epoch": epoch} | {
+        row: dict[str, Any] = {"epoch": epoch} | {
             tag: float(f"{value:.6g}") if np.isfinite(value) else None
             for tag, value in values.items()
         }
-        with self.log.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self._append(row)
+
+    def notes(self, epoch: int, notes: Sequence[str]) -> None:
+        """Record what was said about the data before an epoch, in a line of its own."""
+        if notes:
+            self.writer.add_text("notes", "\n\n".join(notes), epoch)
+            self.writer.flush()
+            self._append({"epoch": epoch, "notes": list(notes)})
 
     def picture(self, epoch: int, tag: str, picture: np.ndarray) -> None:
         """Record an `(H, W, 3)` picture of uint8."""
@@ -48,6 +56,10 @@ class Journal:
 
     def close(self) -> None:
         self.writer.close()
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _epoch(row: str) -> float:

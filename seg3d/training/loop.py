@@ -1,4 +1,4 @@
-"""Training: `fit` is the loop, `train` sets up what goes into it."""
+"""Training: `fit` is the loop, `train_prepared` sets up what goes into it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seg3d.common.stopping import Reason, StopRequest
 from seg3d.config import save_config
 from seg3d.data.cache import training_cache
 from seg3d.data.cases import Case
-from seg3d.data.loaders import patch_loader, patch_stream
+from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.splits import save_splits
 from seg3d.data.transforms import IMAGE
 from seg3d.plan import save_plan
@@ -31,13 +31,15 @@ TRIAL_PATCHES = 6  # by which the bits are chosen
 Ending = Literal["finished"] | Reason
 
 
-def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console) -> Ending:
+def train_prepared(
+    prepared: Prepared, run: Run, device_name: str, resume: bool, console: Console
+) -> Ending:
     """Train, or continue to train, a prepared run to its end.
 
     Args:
         prepared: config, plan and cases.
         run: the folder to write to.
-        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device_name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         resume: continue from the last checkpoint of the run.
         console: for messages and progress.
 
@@ -46,7 +48,8 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
 
     Raises:
         UserError: if the device or a setting does not suit.
-        RunFailed: if the loss stops being finite.
+        RunFailed: if the loss stops being finite, or there are no more patches for lack of memory
+            or because preprocessed volumes have gone.
     """
     config, plan = prepared.config, prepared.plan
     trainer = Trainer(config, plan, run, choose_device(device_name))
@@ -62,6 +65,8 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         trainer.save(run.last)
     checkpoint = load_checkpoint(run.last)[2]
     trainer.load(checkpoint)
+    journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
+    journal.notes(trainer.position.epochs_done, prepared.notes)
     print_as_is(console, f"preprocessed volumes: {cache}")
     with progress_bar(console, "preprocessing", len(cache)) as bar:
         try:
@@ -81,8 +86,6 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         print_as_is(console, trainer.choose_bits(trial()))
         restore_random_states(checkpoint)
         trainer.save(run.last)
-    batches = iter(patch_loader(stream, config, done * per_step, steps * per_step))
-    journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
     stop = StopRequest(config.train.max_time)
     console.print(
         f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
@@ -90,7 +93,11 @@ def train(prepared: Prepared, run: Run, device_name: str, resume: bool, console:
         )
     )
     restore_random_states(checkpoint)
-    with stop.listening(), progress_bar(console, "training", steps, done) as bar:
+    with (
+        patch_batches(stream, config, done * per_step, steps * per_step) as batches,
+        stop.listening(),
+        progress_bar(console, "training", steps, done) as bar,
+    ):
         ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
         if ending != "finished":
             trainer.save(run.last)

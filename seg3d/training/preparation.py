@@ -13,14 +13,14 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
 from seg3d.common.printing import print_as_is
 from seg3d.common.progress import progress_bar
-from seg3d.config import Config
+from seg3d.config import Config, Rest
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.fingerprint import (
     require_foreground,
     take_fingerprints,
 )
-from seg3d.data.layouts.dataset_json import read_json
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset, read_json
+from seg3d.data.notes import notes_on
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
 from seg3d.plan import (
     CaseFingerprint,
@@ -29,10 +29,14 @@ from seg3d.plan import (
     label_counts,
     make_plan,
     named_labels,
+    rest_of,
     source_of,
 )
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run
+
+# Notes on the cases that are printed; more are in the log alone.
+PRINTED_NOTES = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Prepared:
         train: cases to train on.
         val: cases to validate with.
         stamps: of all cases, as they have been looked at.
+        notes: what a person should know about the data, a line each.
     """
 
     config: Config
@@ -54,6 +59,7 @@ class Prepared:
     train: list[Case]
     val: list[Case]
     stamps: dict[str, str]
+    notes: list[str]
 
 
 def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepared:
@@ -71,23 +77,40 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
     """
     if config.data.folder is None:
         raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
-    dataset = find_dataset(config.data.folder, config.data.labels)
+    dataset = find_dataset(config.data.folder, config.data.labels, config.data.files)
     print_as_is(console, describe(dataset))
+    notes: list[str] = []
+
+    def say(note: str) -> None:
+        notes.append(note)
+        print_as_is(console, f"Note: {note}")
+
     if resume:
         plan = load_checkpoint(run.last)[1]
-        _require_what_was_planned(plan, dataset, _load_stamps(run.cases), console)
+        fingerprints: dict[str, CaseFingerprint] = {}
+        if changed := _changed(dataset, _load_stamps(run.cases)):
+            say(_change_in_words(plan, changed))
+            fingerprints = _look_again(plan, changed, console)
     else:
-        plan = _look_and_plan(config, dataset, console)
+        plan, fingerprints = _look_and_plan(config, dataset, console)
+        if absent := _absent_classes(plan, fingerprints):
+            say(f"no labelled case contains {', '.join(absent)}.")
     splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)
     fold = choose_fold(splits, config.data.fold)
     if shares_cases(fold):
-        console.print(
-            "Warning: there is one labelled case only; it is used for training and for "
-            "validation, so validation scores say nothing about new volumes."
+        say(
+            "there is one labelled case only; it is used for training and for validation, "
+            "so validation scores say nothing about new volumes."
         )
     by_name = {case.name: case for case in dataset.cases}
     if unknown := sorted(by_name.keys() - {*fold["train"], *fold["val"]}):
-        print_as_is(console, f"Note: {run.splits} leaves out {', '.join(unknown)}.")
+        say(f"{run.splits} leaves out {', '.join(unknown)}.")
+    odd = notes_on(dataset, fingerprints, config, plan, fold)
+    for note in odd[:PRINTED_NOTES]:
+        say(note)
+    if rest := odd[PRINTED_NOTES:]:
+        notes += rest
+        print_as_is(console, f"Note: {len(rest)} more in {run.log}")
     return Prepared(
         config,
         plan,
@@ -95,36 +118,34 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
         [by_name[name] for name in fold["train"]],
         [by_name[name] for name in fold["val"]],
         {case.name: case.stamp for case in dataset.cases},
+        notes,
     )
 
 
-def _require_what_was_planned(
-    plan: Plan, dataset: Dataset, stamps: dict[str, str], console: Console
-) -> None:
+def _changed(dataset: Dataset, stamps: dict[str, str]) -> Dataset | None:
+    """The part of a dataset that has come or changed since it was looked at; None if none has."""
+    cases = tuple(case for case in dataset.cases if stamps.get(case.name) != case.stamp)
+    return replace(dataset, cases=cases) if cases else None
+
+
+def _change_in_words(plan: Plan, changed: Dataset) -> str:
+    if plan.dataset != source_of(changed):
+        return f"the run was planned for {plan.dataset}."
+    names = ", ".join(case.name for case in changed.cases)
+    return f"new or changed since the run was planned: {names}."
+
+
+def _look_again(plan: Plan, changed: Dataset, console: Console) -> dict[str, CaseFingerprint]:
     """Data that are not those of the plan may go on with it if they are of the same kind."""
-    changed = [case for case in dataset.cases if stamps.get(case.name) != case.stamp]
-    if not changed:
-        return
-    if plan.dataset != source_of(dataset):
-        note = f"the run was planned for {plan.dataset}"
-    else:
-        note = f"new or changed since the run was planned: {', '.join(one.name for one in changed)}"
-    print_as_is(console, f"Note: {note}.")
-    background, *others = (set(one.values) for one in plan.classes)
-    fingerprints = _look_at(
-        replace(dataset, cases=tuple(changed)),
+    return _look_at(
+        changed,
         plan.orientation,
-        background.union(plan.ignore, *others),
-        background.union(plan.ignore),
+        plan.named_values,
+        {*plan.classes[0].values, *plan.ignore},
+        [one.name for one in plan.channels],
+        plan.rest,
         console,
     )
-    channels = next(iter(fingerprints.values())).foreground.shape[1]
-    if channels != len(plan.channels):
-        raise UserError(
-            f"--resume: images of {dataset.source} have another number of channels",
-            given=channels,
-            legal=f"{len(plan.channels)} ({', '.join(one.name for one in plan.channels)})",
-        )
 
 
 def _look_at(
@@ -132,28 +153,42 @@ def _look_at(
     orientation: str,
     legal: set[int] | None,
     background: set[int],
+    channels: Sequence[str] | None,
+    rest: Rest | None,
     console: Console,
 ) -> dict[str, CaseFingerprint]:
     with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
-        return take_fingerprints(dataset, orientation, legal, background, bar.advance)
+        return take_fingerprints(
+            dataset,
+            orientation,
+            legal,
+            background,
+            channels=channels,
+            rest=rest,
+            advance=bar.advance,
+        )
 
 
-def _look_and_plan(config: Config, dataset: Dataset, console: Console) -> Plan:
+def _look_and_plan(
+    config: Config, dataset: Dataset, console: Console
+) -> tuple[Plan, dict[str, CaseFingerprint]]:
     labels = named_labels(config, dataset)
     legal = None if labels is None else set().union(*labels.values())
     background = background_values(labels)
-    fingerprints = _look_at(dataset, config.preprocess.orientation, legal, background, console)
+    orientation = config.preprocess.orientation
+    fingerprints = _look_at(
+        dataset, orientation, legal, background, dataset.channels, rest_of(config), console
+    )
     require_foreground(dataset, fingerprints, background)
     plan = make_plan(config, dataset, fingerprints)
-    found = label_counts(fingerprints)
-    absent = [
-        one.name for one in plan.classes[1:] if not any(value in found for value in one.values)
-    ]
-    if absent:
-        print_as_is(console, f"Warning: no labelled case contains {', '.join(absent)}.")
     unit = next(iter(fingerprints.values())).units[0]
     print_as_is(console, _in_words(plan, unit))
-    return plan
+    return plan, fingerprints
+
+
+def _absent_classes(plan: Plan, fingerprints: dict[str, CaseFingerprint]) -> list[str]:
+    found = label_counts(fingerprints)
+    return [one.name for one in plan.classes[1:] if not any(value in found for value in one.values)]
 
 
 def _in_words(plan: Plan, unit: str) -> str:
@@ -161,12 +196,18 @@ def _in_words(plan: Plan, unit: str) -> str:
     return "\n".join(
         [
             "plan:",
-            f"  classes: {', '.join(plan.class_names)}",
+            f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
             f"  orientation {plan.orientation}, spacing {spacing}, "
             f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
             f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels",
         ]
     )
+
+
+def _rest(plan: Plan) -> str:
+    if plan.rest is None:
+        return ""
+    return f"; other values are {'ignored' if plan.rest == 'ignore' else plan.rest}"
 
 
 def save_stamps(stamps: dict[str, str], path: Path) -> None:
@@ -182,8 +223,3 @@ def _load_stamps(path: Path) -> dict[str, str]:
 
 def _by(values: Sequence[float]) -> str:
     return " × ".join(f"{value:g}" for value in values)
-
-
-def default_run_folder(config_path: Path, fold: int) -> Path:
-    """``runs/NAME`` after the config file, with the fold unless it is the first."""
-    return Path("runs") / (config_path.stem + (f"_fold_{fold}" if fold else ""))

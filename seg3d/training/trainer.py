@@ -23,7 +23,7 @@ from seg3d.memory import peak_gib
 from seg3d.plan import Plan, build_loss, build_network
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
-from seg3d.runs.checkpoint import save_checkpoint
+from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.optimiser import make_optimizer, make_schedule
 from seg3d.training.validation import Validation
@@ -50,7 +50,7 @@ class Trainer:
     """Everything that changes during training, and how it is stored."""
 
     def __init__(self, config: Config, plan: Plan, run: Run, device: torch.device) -> None:
-        torch.manual_seed(config.train.seed)
+        seed_random_states(config.train.seed)
         self.config = config
         self.plan = plan
         self.run = run

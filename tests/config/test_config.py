@@ -14,6 +14,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.yaml_text import in_one_line, parse_yaml
 from seg3d.config import (
     MONAI_NETWORKS,
+    AugmentConfig,
     Config,
     HorizonsConfig,
     MonaiNetworkConfig,
@@ -21,9 +22,11 @@ from seg3d.config import (
     config_from_tree,
     config_tree,
     documented_keys,
+    ignored_overrides,
     load_config,
     save_config,
 )
+from seg3d.config.ignored import keys_without_effect
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -31,6 +34,8 @@ KEYS = {key: default for key, default, *_ in documented_keys()}
 # For every key a value other than its default, as it is typed after --set and as it arrives.
 OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "data.folder": ("2024-05-01", "2024-05-01"),
+    "data.files.images": ("[CASE/t1.nii]", ["CASE/t1.nii"]),
+    "data.files.label": ("CASE/seg.nii", "CASE/seg.nii"),
     "data.labels": ("{liver: 1, vessels: [2, 3]}", {"liver": 1, "vessels": [2, 3]}),
     "data.folds": ("3", 3),
     "data.fold": ("2", 2),
@@ -191,6 +196,62 @@ def test_sizes(text, size):
     assert config_from_tree({}, (f"data.cache={text}",)).data.cache == size
 
 
+# Keys without effect
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.momentum=0.9"], []),
+        (["train.optimizer=adamw", "train.momentum=0.9"],
+         ["train.momentum has no effect: train.optimizer is adamw"]),
+        (["train.warmup=0.1"], ["train.warmup has no effect: train.optimizer is sgd"]),
+        (["train={warmup: 0.1, epochs: 3}"],
+         ["train.warmup has no effect: train.optimizer is sgd"]),
+        (["loss.dice=0", "loss.tversky=[0.3, 0.7]"],
+         ["loss.tversky has no effect: loss.dice is 0"]),
+        (["loss.cross_entropy=0", "loss.class_weights={fault: 3}"],
+         ["loss.class_weights.fault has no effect: loss.cross_entropy is 0"]),
+        (["probing.rank=8"], ["probing.rank has no effect: probing.sketch is rotated"]),
+        (["probing.sketch=orthogonal", "probing.rank=8", "probing.bits=1"],
+         ["probing.bits has no effect: probing.sketch is orthogonal"]),
+        (["patch.size=[16, 16, 16]", "patch.voxels=9"],
+         ["patch.voxels has no effect: patch.size is given"]),
+        (["preprocess.percentiles=[1, 99]"], []),
+        (["preprocess.intensity=none", "preprocess.percentiles=[1, 99]"],
+         ["preprocess.percentiles has no effect: preprocess.intensity is none"]),
+        (["augment.noise={prob: 0, std: 1}"],
+         ["augment.noise.std has no effect: augment.noise.prob is 0"]),
+        (["augment.flip.prob=0", "augment.flip.axes=[2]"], []),
+        (["augment.flip.axes=[]", "predict.mirror=true"],
+         ["predict.mirror has no effect: augment.flip.axes is empty"]),
+        (["train.epochs=3", "train.epochs=4"],
+         ["train.epochs has no effect: it is set again after that"]),
+        (["train.epochs=3", "train={seed: 4}"],
+         ["train.epochs has no effect: it is set again after that"]),
+    ],
+)  # fmt: skip
+def test_keys_that_other_keys_make_useless(overrides: list[str], said: list[str]) -> None:
+    config = config_from_tree({}, tuple(overrides))
+    expected = [f"--set {one}." for one in said]
+    assert ignored_overrides(config, overrides) == expected
+
+
+def test_every_key_that_may_be_useless_is_a_key() -> None:
+    odd = config_from_tree(
+        {
+            "augment": {name: {"prob": 0} for name in AugmentConfig.model_fields},
+            "loss": {"dice": 0},
+            "probing": {"sketch": "exact"},
+            "train": {"optimizer": "adamw"},
+            "patch": {"size": [8, 8, 8]},
+            "preprocess": {"intensity": "zscore"},
+        }
+    )
+    useless = [key for key in KEYS if ignored_overrides(odd, [f"{key}={KEYS[key]}"])]
+    assert set(useless) == keys_without_effect(odd).keys()
+
+
 # Networks
 
 
@@ -241,6 +302,9 @@ def test_shipped_configs_survive_storing(tmp_path, path):
     labels=st.none()
     | st.dictionaries(
         st.text(), st.integers(-(2**31), 2**31) | st.lists(st.integers(0, 300)), min_size=1
+    )
+    | st.fixed_dictionaries(
+        {"rest": st.sampled_from(["background", "ignore", 7])}, optional={"liver": st.integers()}
     ),
     rate=st.just("auto") | st.floats(1e-300, 1e300),
     spacing=st.sampled_from(["auto", "none"]) | st.tuples(*[st.floats(1e-9, 1e9)] * 3),
@@ -332,6 +396,11 @@ def test_values_in_one_line():
 
 # Mistakes
 
+LEGAL_LABELS = (
+    "mapping of class names to integers or lists of integers, and of rest to background or ignore; "
+    "or null, or horizons (see below)"
+)
+
 
 @pytest.mark.parametrize(
     "key, given, legal",
@@ -402,15 +471,17 @@ def test_values_in_one_line():
         (
             "data.labels",
             "{0: background, 1: liver}",
-            "mapping of class names to integers or lists of integers, or null, or horizons "
-            "(see below)",
+            LEGAL_LABELS,
         ),
         (
             "data.labels",
             "{liver: 1.5}",
-            "mapping of class names to integers or lists of integers, or null, or horizons "
-            "(see below)",
+            LEGAL_LABELS,
         ),
+        ("data.labels", "{liver: background}", LEGAL_LABELS),
+        ("data.labels", "{liver: 1, rest: background, ignore: ignore}", LEGAL_LABELS),
+        ("data.labels", "{liver: 1, rest: liver}", LEGAL_LABELS),
+        ("data.labels", "{liver: 1, rest: [background]}", LEGAL_LABELS),
         ("loss.tversky", "[0, 1]", "[of false alarms, of misses], both > 0"),
         ("loss.class_weights", "{fault: 0}", "mapping of class names to numbers > 0"),
         ("loss", "{dice: 0, cross_entropy: 0}", "dice and cross_entropy should not both be 0"),

@@ -56,14 +56,17 @@ def look(
     orientation: str = "RAS",
     legal: set[int] | None = None,
     background: frozenset[int] = frozenset({0}),
+    channels: tuple[str, ...] | None = None,
 ) -> dict[str, CaseFingerprint]:
     dataset = Dataset("images and labels", Path("data"), cases)
-    return take_fingerprints(dataset, orientation, legal, set(background))
+    return take_fingerprints(dataset, orientation, legal, set(background), channels=channels)
 
 
-def complaint(*cases: Case, legal: set[int] | None = None) -> str:
+def complaint(
+    *cases: Case, legal: set[int] | None = None, channels: tuple[str, ...] | None = None
+) -> str:
     with pytest.raises(UserError) as raised:
-        look(*cases, legal=legal)
+        look(*cases, legal=legal, channels=channels)
     return str(raised.value)
 
 
@@ -83,6 +86,7 @@ def test_a_case_in_numbers(tmp_path):
     assert found.labels == {0: 6 * 56 - 56 - 8, 7: 56, 9: 8}
     assert found.zero_fraction == pytest.approx(2 / 6)
     assert found.foreground.shape == (64, 2)
+    assert (found.lowest, found.highest) == ((0, 0), (5, 5))
     assert (found.foreground == 5).all()
 
 
@@ -128,9 +132,13 @@ def test_slabs_change_nothing(tmp_path, monkeypatch, axes):
             assert found.labels == whole.labels
             assert found.zero_fraction == whole.zero_fraction
             assert np.array_equal(found.foreground, whole.foreground)
+            assert (found.lowest, found.highest) == (whole.lowest, whole.highest)
+            assert found.digest == whole.digest
         monkeypatch.undo()
         assert whole.labels == {value: int((label == value).sum()) for value in range(3)}
         assert whole.zero_fraction == pytest.approx(float((image == 0).all(-1).mean()))
+        assert whole.lowest == tuple(image.min((0, 1, 2)).tolist())
+        assert whole.highest == tuple(image.max((0, 1, 2)).tolist())
 
 
 def test_a_volume_is_never_held_whole(tmp_path, monkeypatch):
@@ -229,7 +237,7 @@ def test_progress_counts_every_case(tmp_path):
     with pytest.raises(UserError):
         take_fingerprints(
             Dataset("", tmp_path, (case(tmp_path, "good"), bad)),
-            "RAS", None, {0}, lambda: steps.append(1),
+            "RAS", None, {0}, advance=lambda: steps.append(1),
         )  # fmt: skip
     assert len(steps) == 2
 
@@ -317,13 +325,49 @@ def test_channels_on_different_grids(tmp_path):
     assert "t2.nii.gz do not lie on the same grid\n  given: spacing" in message
 
 
-def test_cases_that_differ_in_their_number_of_channels(tmp_path):
-    two = [case(tmp_path, name, np.ones((*SHAPE, 2), "int16")) for name in ("a", "b")]
-    assert complaint(*two, case(tmp_path, "odd")) == (
-        "1 of 3 labelled cases have another number of channels\n"
-        "  given: odd 1\n  legal: 2, as in the other cases\n"
-        "  to do: add what is missing, or take these cases out"
-    )
+def test_numbers_of_channels_stand_in_the_one_list(tmp_path):
+    two = [case(tmp_path, name, np.ones((*SHAPE, 2), "int16")) for name in ("a", "b", "c")]
+    odd = case(tmp_path, "odd", label=np.full(SHAPE, 0.5, "float32"))
+    holey = case(tmp_path, "holey", np.full((*SHAPE, 2), np.nan, "float32"))
+    message = complaint(*two, odd, holey, Case("part", two[0].images * 2, two[0].label))
+    assert message.startswith("3 of 6 labelled cases cannot be used:\n")
+    for said in (
+        "odd.nii.gz is used as a label but 336 voxels are not whole numbers",
+        "holey.nii.gz holds 672 voxels that are NaN or infinite",
+        "2 of 6 images have another number of channels\n"
+        "  given: odd has 1 (odd.nii.gz); part has 4 (a.nii.gz, a.nii.gz)\n"
+        "  legal: 2, as in the other cases\n"
+        "  to do: add what is missing, or take these cases out",
+    ):
+        assert said in message
+
+
+def test_numbers_of_channels_are_those_that_are_named(tmp_path):
+    one = [case(tmp_path, f"case_{number:02}") for number in range(12)]
+    two = case(tmp_path, "two", np.ones((*SHAPE, 2), "int16"))
+    assert len(look(*one, channels=("T1",))) == 12
+    message = complaint(*one, two, channels=("T1", "T2"))
+    assert message.startswith("12 of 13 labelled cases cannot be used:\n12 of 13 images")
+    assert "case_09 has 1 (case_09.nii.gz); and 2 more\n  legal: 2 (T1, T2)\n" in message
+    assert "correct the names of the channels" in message
+
+
+def test_the_same_voxels_have_the_same_digest_whatever_file_holds_them(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 9, (7, 6, 5)).astype("int16")
+    label = save_nifti(tmp_path / "label.nii", voxels)
+    changed = voxels.copy()
+    changed[-1, -1, -1] += 1
+    files = {
+        "raw": save_nifti(tmp_path / "raw.nii", voxels),
+        "packed": save_nifti(tmp_path / "packed.nii.gz", voxels),
+        "floats": save_nifti(tmp_path / "floats.nii.gz", voxels.astype("float32")),
+        "changed": save_nifti(tmp_path / "changed.nii", changed),
+    }
+    cases = [Case(name, (path,), label) for name, path in files.items()]
+    twice = Case("channels", (files["raw"], files["changed"]), label)
+    found = look(*cases) | look(twice)
+    assert found["raw"].digest == found["packed"].digest == found["floats"].digest
+    assert len({one.digest for one in found.values()}) == 3
 
 
 @pytest.mark.parametrize("value", [0, 5])

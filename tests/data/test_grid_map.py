@@ -13,11 +13,11 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from seg3d.data.grid_map import GridMap
-from seg3d.data.resampling import Resampling, resample_slabs
 from seg3d.data.transforms import IMAGE
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import read_header
 from seg3d.io.regions import Region
+from seg3d.io.resampling import Resampling, resample_slabs
 from tests.monai_preprocessing import change_of_grid, load
 from tests.plans import small_plan
 from tests.volumes import affine_of, save_nifti

@@ -10,7 +10,7 @@ import pytest
 
 from seg3d.common.errors import UserError
 from seg3d.data.cases import Case, Dataset
-from seg3d.data.layouts.recognise import describe, find_dataset
+from seg3d.data.layouts import describe, find_dataset
 from seg3d.io import read_labels, read_volume
 from tests.volumes import write_nifti
 
@@ -369,25 +369,6 @@ def test_case_names_may_end_in_four_digits(tmp_path: Path):
     assert [case.name for case in (*dataset.cases, *dataset.test)] == ["scan_2021", "scan_2022"]
 
 
-@pytest.mark.parametrize("missing", ["imagesTr/b_0001.nii.gz", "imagesTs/c_0001.nii.gz"])
-def test_nnunet_missing_channel(tmp_path: Path, missing: str):
-    nnunet(tmp_path)
-    (tmp_path / missing).unlink()
-    first = Path(missing).name.replace("0001", "0000")
-    message = message_of(tmp_path)
-    assert "cases differ in their number of image files" in message
-    assert f"given: {first[0]} has 1 ({first})" in message
-    assert "legal: 2, as in the other 2 cases" in message
-
-
-def test_nnunet_has_one_file_per_channel(tmp_path: Path):
-    nnunet(tmp_path, channel_names={"0": "T1", "1": "T2", "2": "FLAIR"})
-    assert "given: 2 files per case, channels T1, T2, FLAIR" in message_of(tmp_path)
-    write_files(tmp_path / "x", "imagesTr/a_0000.nii", "labelsTr/a.nii")
-    write_json(tmp_path / "x/dataset.json", {"channel_names": ["T1", "T2"], "file_ending": ".nii"})
-    assert "given: 1 files per case, channels T1, T2" in message_of(tmp_path / "x")
-
-
 def test_msd_may_have_all_channels_in_one_file(tmp_path: Path):
     msd(tmp_path, modality={"0": "T1", "1": "T2"})
     assert find_dataset(tmp_path).channels == ("T1", "T2")
@@ -426,14 +407,6 @@ def test_nnunet_v1_lists_files_without_the_number_of_the_channel(tmp_path: Path)
     nnunet(tmp_path)
     v2 = find_dataset(tmp_path)
     assert (v1.cases, v1.test, v1.left_out) == (v2.cases, v2.test, v2.left_out)
-
-
-def test_nnunet_v1_has_one_file_per_channel(tmp_path: Path):
-    write_files(tmp_path, "imagesTr/a_0000.nii", "labelsTr/a.nii")
-    rows = [{"image": "imagesTr/a.nii", "label": "labelsTr/a.nii"}]
-    content = {"modality": {"0": "T1", "1": "T2"}, "training": rows}
-    write_json(tmp_path / "dataset.json", content)
-    assert "given: 1 files per case, channels T1, T2" in message_of(tmp_path)
 
 
 def test_nnunet_explicit_files(tmp_path: Path):
@@ -660,15 +633,6 @@ def test_malformed_json_lists(tmp_path: Path, rows: Any, expected: str):
     write_files(tmp_path, "a.nii", "s.nii")
     write_json(tmp_path / "dataset.json", rows)
     assert expected in message_of(tmp_path)
-
-
-def test_cases_of_different_channels(tmp_path: Path):
-    write_files(tmp_path, "a.nii", "b.nii", "c.nii", "s.nii")
-    rows: list[dict[str, Any]] = [{"image": f"{name}.nii", "label": "s.nii"} for name in "abc"]
-    rows[1]["image2"] = "c.nii"
-    write_json(tmp_path / "dataset.json", rows)
-    message = message_of(tmp_path)
-    assert "given: b has 2 (b.nii, c.nii)\n  legal: 1, as in the other 2 cases" in message
 
 
 # --- What is not a dataset

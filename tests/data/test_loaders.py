@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from seg3d.data.cache import training_cache
+from seg3d.common.errors import RunFailed
+from seg3d.data.cache import DiskCache, training_cache
 from seg3d.data.cases import Case
-from seg3d.data.loaders import PatchStream, patch_loader, patch_stream, worker_count
+from seg3d.data.loaders import PatchStream, patch_batches, patch_stream
 from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.data.workers import share_ram, start_method, worker_count
 from tests.data.conftest import NAMES
 from tests.plans import small_config, small_plan
 
@@ -58,7 +64,8 @@ def test_batches_do_not_depend_on_workers_or_on_where_they_begin(
 ) -> None:
     stream = stream_of(cases, tmp_path)
     config = small_config(augment={}, data={"workers": workers}, train={"batch_size": 3})
-    batches = list(patch_loader(stream, config, 6, 12))
+    with patch_batches(stream, config, 6, 12) as drawn_batches:
+        batches = list(drawn_batches)
     assert len(batches) == 2
     for number, batch in enumerate(batches):
         assert batch[IMAGE].shape == batch[LABEL].shape == (3, 1, 16, 16, 16)
@@ -80,7 +87,8 @@ def test_the_global_random_generators_are_left_alone(
     before = states()
     config = small_config(augment={}, data={"workers": workers})
     stream = stream_of(cases, tmp_path)
-    list(patch_loader(stream, config, 0, 4))
+    with patch_batches(stream, config, 0, 4) as batches:
+        list(batches)
     assert states() == before
 
 
@@ -92,7 +100,67 @@ def test_global_seeds_do_not_change_the_patches(cases: list[Case], tmp_path: Pat
     assert same(first, stream[0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_case_that_has_gone_is_named_and_the_workers_end(
+    cases: list[Case], tmp_path: Path, workers: int
+) -> None:
+    config, plan = small_config(augment={}, data={"workers": workers}), small_plan()
+    cache = DiskCache(cases, plan, tmp_path / "cache")
+    cache.fill()
+    lost = cache.entries[2] / "image.npy"
+    lost.unlink()
+    stream = patch_stream(cache, config, plan)
+    with (
+        pytest.raises(RunFailed) as raised,
+        patch_batches(stream, config, 0, 10**6) as batches,
+    ):
+        deque(batches, 0)
+    first, *advice = str(raised.value).splitlines()
+    assert first == f"no patch can be cut from case c: {lost}: No such file or directory"
+    assert advice == [
+        "  to do: --resume goes on from the last checkpoint, and prepares anew what is missing"
+    ]
+    # Though the error, and so all that was at work, is still at hand.
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (signal.SIGKILL, "a data worker was killed, most likely for lack of memory"),
+        (signal.SIGBUS, "a data worker found no room in shared memory"),
+        (signal.SIGSEGV, r"a data worker has ended \(SIGSEGV\)"),
+    ],
+)
+def test_a_worker_that_is_killed(
+    cases: list[Case], tmp_path: Path, number: int, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(augment={}, data={"workers": 2})
+    stream = stream_of(cases, tmp_path)
+    with (
+        pytest.raises(RunFailed, match=rf"{words}.*\n  to do: .*fewer data\.workers"),
+        patch_batches(stream, config, 0, 10**6) as batches,
+    ):
+        next(batches)
+        killed = multiprocessing.active_children()[0].pid
+        assert killed is not None
+        os.kill(killed, number)
+        deque(batches, 0)
+    assert not multiprocessing.active_children()
+    assert capfd.readouterr().err == ""
+
+
 def test_worker_count() -> None:
     assert worker_count(small_config(data={"workers": 0})) == 0
     assert worker_count(small_config(data={"workers": 3})) == 3
     assert 1 <= worker_count(small_config(data={})) <= 12
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_the_ram_is_shared_where_workers_are_forked_or_absent(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: method)
+    assert start_method() == method
+    assert share_ram(small_config(data={"workers": 2})) == (method == "fork")
+    assert share_ram(small_config(data={"workers": 0}))

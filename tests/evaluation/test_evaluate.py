@@ -21,12 +21,13 @@ from rich.console import Console
 
 from seg3d.common.errors import UserError
 from seg3d.evaluation import (
+    Classes,
     Evaluation,
     Overlap,
     Pair,
     evaluate,
+    find_classes,
     find_pairs,
-    label_names_near,
 )
 from seg3d.evaluation.report import output_folder, table, write_metrics
 
@@ -61,7 +62,14 @@ def save_cases(root: Path, cases: dict[str, tuple[np.ndarray | None, np.ndarray 
 
 
 def evaluate_folders(root: Path, names: dict[int, str] | None = None) -> Evaluation:
-    return evaluate(find_pairs(root / "predictions", root / "labels"), names)
+    classes = Classes.of({name: value for value, name in (names or {}).items()})
+    return evaluate(find_pairs(root / "predictions", root / "labels"), classes)
+
+
+def label_names_near(references: Path) -> dict[int, str]:
+    predictions = references.parent / "predictions"
+    predictions.mkdir(exist_ok=True)
+    return dict(find_classes(predictions, references).names)
 
 
 def overlaps_of(evaluation: Evaluation, case: str) -> dict[int, Overlap]:
@@ -325,27 +333,37 @@ def mismatch(tmp_path: Path, prediction: np.ndarray, affine: np.ndarray) -> str:
 
 def test_other_shape_is_refused_with_both_shapes(tmp_path):
     message = mismatch(tmp_path, volume(shape=(4, 5, 7)), np.eye(4))
-    assert "(4, 5, 7) and (4, 5, 6)" in message
+    assert "(4, 5, 6) and (4, 5, 7)" in message
 
 
 def test_other_spacing_is_refused_with_both_spacings(tmp_path):
     message = mismatch(tmp_path, volume(), np.diag([1, 1, 2.5, 1]))
-    assert "(1.0, 1.0, 2.5) and (1.0, 1.0, 1.0)" in message
+    assert "(1.0, 1.0, 1.0) and (1.0, 1.0, 2.5)" in message
 
 
-def test_other_orientation_of_the_same_shape_is_refused(tmp_path):
+def test_a_mirror_image_in_the_world_is_refused(tmp_path):
     message = mismatch(tmp_path, volume(), np.diag([-1, 1, 1, 1]))
-    assert "LAS and RAS" in message
+    assert "RAS and LAS" in message
 
 
-def test_geometry_of_all_cases_is_looked_at_before_any_voxel_is_read(tmp_path):
+def test_a_pair_that_cannot_be_compared_does_not_stop_the_others(tmp_path):
     good = volume((0, 4, 1))
-    save_cases(tmp_path, {"a": (good, good), "b": (good, volume(shape=(4, 5, 7)))})
-    done: list[None] = []
-    pairs = find_pairs(tmp_path / "predictions", tmp_path / "labels")
-    with pytest.raises(UserError):
-        evaluate(pairs, advance=lambda: done.append(None))
-    assert done == []
+    save_cases(
+        tmp_path,
+        {
+            "a": (good, volume(shape=(4, 5, 7))),
+            "b": (good, good),
+            "c": (good.astype(np.float32) + 0.5, good),
+        },
+    )
+    evaluation = evaluate_folders(tmp_path)
+    assert [pair.case for pair in evaluation.cases] == ["b"]
+    assert evaluation.failed.keys() == {"a", "c"}
+    assert "shape" in evaluation.failed["a"] and "not whole numbers" in evaluation.failed["c"]
+    shown = printed(evaluation)
+    assert "a cannot be compared" in shown and "c cannot be compared" in shown
+    json_path, _ = write_metrics(evaluation, tmp_path)
+    assert json.loads(json_path.read_text())["failed"] == evaluation.failed
 
 
 @pytest.mark.parametrize(
@@ -396,9 +414,9 @@ def test_names_beside_the_references_win(tmp_path):
 
 def test_no_names(tmp_path):
     (tmp_path / "labels").mkdir()
-    assert label_names_near(tmp_path / "labels") is None
+    assert label_names_near(tmp_path / "labels") == {}
     (tmp_path / "dataset.json").write_text('["something else"]')
-    assert label_names_near(tmp_path / "labels") is None
+    assert label_names_near(tmp_path / "labels") == {}
     (tmp_path / "dataset.json").write_text('{"labels": ')
     with pytest.raises(UserError, match=r"dataset\.json is not valid JSON"):
         label_names_near(tmp_path / "labels")

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from seg3d.common.errors import UserError
-from seg3d.evaluation import evaluate, find_pairs
+from seg3d.evaluation import Classes, evaluate, find_pairs
 from seg3d.evaluation.curve_report import write_curve
 from seg3d.evaluation.report import table, write_metrics
 from seg3d.geometry import Grid
@@ -23,6 +23,10 @@ from tests.conftest import Cli
 from tests.volumes import save_nifti
 
 SHAPE = (12, 6, 7)
+
+
+def classes_of(names: dict[int, str]) -> Classes:
+    return Classes.of({name: value for value, name in names.items()})
 
 
 def sheets(*places: int, value: int = 1) -> np.ndarray:
@@ -80,7 +84,7 @@ def test_classes_are_kept_apart_and_ignored_voxels_count_nowhere(tmp_path: Path)
     prediction = sheets(3, value=2) + sheets(9, value=2)
     save_case(tmp_path, prediction, reference)
     names = {0: "background", 1: "one", 2: "two", 3: "ignore", 4: "nowhere"}
-    ((overlaps),) = evaluate(pairs(tmp_path), names, tolerance=1).cases.values()
+    ((overlaps),) = evaluate(pairs(tmp_path), classes_of(names), tolerance=1).cases.values()
     # Of class 2, one sheet of 5 × 7 labelled voxels is near and one is not.
     assert overlaps[2].near and overlaps[2].near.predicted_voxels == 35
     assert (overlaps[2].tolerance_precision, overlaps[2].tolerance_recall) == (0.5, 1.0)
@@ -184,8 +188,8 @@ def test_scores_of_ignored_voxels_do_not_count(tmp_path: Path) -> None:
     foreground[[2, 9]] = 1.0
     save_case(tmp_path, sheets(2, 9), sheets(2) + sheets(9, value=3), foreground)
     names = {0: "background", 1: "fault", 3: "ignore"}
-    assert evaluate(pairs(tmp_path), names).average_precision().mean == 1.0
-    assert evaluate(pairs(tmp_path), {3: "other"}).average_precision().mean == 1.0
+    assert evaluate(pairs(tmp_path), classes_of(names)).average_precision().mean == 1.0
+    assert evaluate(pairs(tmp_path), classes_of({3: "other"})).average_precision().mean == 1.0
     reference = sheets(2)
     save_case(tmp_path, sheets(2, 9), reference, foreground)
     assert evaluate(pairs(tmp_path)).average_precision().mean == 0.5
@@ -199,7 +203,7 @@ def test_probabilities_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="does not hold class probabilities"):
             evaluate(pairs(tmp_path))
     save_nifti(path, np.zeros((5, 5, 5, 2), np.float32))
-    with pytest.raises(UserError, match="do not lie on the same voxels"):
+    with pytest.raises(UserError, match="do not lie on the same grid"):
         evaluate(pairs(tmp_path))
 
 

@@ -110,8 +110,8 @@ def test_what_makes_no_sense_changes_nothing(tmp_path):
     (tmp_path / "folder.nii.gz").mkdir()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     for source, target, message in (
-        ("a.nii", "a.png", "a.png is not a volume that seg3d reads"),
-        ("a.nii", "out", "out is not a volume that seg3d reads"),
+        ("a.nii", "a.png", "a.png is not a volume that seg3d writes"),
+        ("a.nii", "out", "out is not a volume that seg3d writes"),
         ("a.nii", "a.nii", "would overwrite its input"),
         ("a.zarr/0", "a.zarr", "would overwrite its input"),
         ("missing.nii", "b.nii", "missing.nii does not exist"),

@@ -13,7 +13,7 @@ import pytest
 from pydicom.uid import RLELossless
 
 from seg3d.common.errors import UserError
-from seg3d.data.layouts.volume_files import volumes_by_stem
+from seg3d.data.layouts.volume_files import images_by_stem
 from seg3d.geometry import Grid
 from seg3d.io import (
     Header,
@@ -224,11 +224,9 @@ def test_slices_of_different_stacks(tmp_path, changed):
         open_volume(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["frames", "colours", "position"])
+@pytest.mark.parametrize("what", ["colours", "position"])
 def test_files_that_are_no_slices(tmp_path, what):
-    if what == "frames":
-        write_slice(tmp_path / "a", voxels((12, 7)), (0, 0, 0), Rows=6, NumberOfFrames=2)
-    elif what == "colours":
+    if what == "colours":
         rgb = np.zeros((6, 21), "uint8")
         write_slice(tmp_path / "a", rgb, (0, 0, 0), Columns=7, SamplesPerPixel=3,
                     PhotometricInterpretation="RGB", PlanarConfiguration=0)  # fmt: skip
@@ -278,7 +276,7 @@ def test_series_in_a_folder_of_images(tmp_path):
     write_series(tmp_path / "one", voxels())
     nib.save(nib.nifti1.Nifti1Image(voxels(), np.eye(4)), tmp_path / "two.nii")
     (tmp_path / "empty").mkdir()
-    assert volumes_by_stem(tmp_path) == {"one": tmp_path / "one", "two": tmp_path / "two.nii"}
+    assert images_by_stem(tmp_path) == {"one": tmp_path / "one", "two": tmp_path / "two.nii"}
 
 
 def test_series_are_not_written(tmp_path):

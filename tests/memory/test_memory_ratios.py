@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seg3d.benchmarks.baselines import CHANNELS, PlainUNet3d, blocks, checkpointed, stages
-from seg3d.memory import TrainingMemory, training_memory
+from seg3d.memory import TrainingMemory, inference_memory, training_memory
 from seg3d.networks import UNet3d
 from seg3d.probing import first_bits, set_bits
 from seg3d.probing.probed_layer import ProbedLayer
@@ -49,6 +49,7 @@ class Steps:
     per_block: TrainingMemory
     per_stage: TrainingMemory
     probed: TrainingMemory
+    plain_inference: int
 
 
 def probed() -> UNet3d:
@@ -74,7 +75,14 @@ def steps(request: pytest.FixtureRequest) -> Steps:
         per_block=step(lambda: checkpointed(PlainUNet3d(1, CLASSES, CHANNELS), blocks)),
         per_stage=step(lambda: checkpointed(PlainUNet3d(1, CLASSES, CHANNELS), stages)),
         probed=step(probed),
+        plain_inference=_inference(lambda: PlainUNet3d(1, CLASSES, CHANNELS), precision, SHAPE),
     )
+
+
+def _inference(make: Callable[[], nn.Module], precision: Precision, shape: tuple[int, ...]) -> int:
+    with torch.device("meta"):
+        network = make()
+    return inference_memory(network, shape, precision.dtype, amp=precision.amp)
 
 
 def assert_at_most(limit: float, measured: int, reference: int) -> None:
@@ -87,7 +95,11 @@ def test_peak_is_a_fifth_of_plain_training(steps: Steps) -> None:
 
 
 def test_peak_is_below_plain_inference(steps: Steps) -> None:
-    assert_at_most(0.65, steps.probed.peak, steps.plain.inference_peak)
+    assert_at_most(0.65, steps.probed.peak, steps.plain_inference)
+
+
+def test_inference_takes_no_more_than_training(steps: Steps) -> None:
+    assert_at_most(0.8, steps.probed.inference_peak, steps.probed.peak)
 
 
 def test_peak_is_less_than_a_third_of_the_best_checkpointing(steps: Steps) -> None:
@@ -102,6 +114,14 @@ def test_saved_bytes_are_a_small_part_of_the_plain_ones(steps: Steps) -> None:
 def test_checkpointing_is_measured_as_such(steps: Steps) -> None:
     best = min(steps.per_block.peak, steps.per_stage.peak)
     assert 0.5 * steps.plain.peak < best < 0.8 * steps.plain.peak
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
+def test_inference_takes_a_third_of_plain_inference(precision: Precision) -> None:
+    shape = (1, 1, 256, 256, 256)
+    ours = _inference(lambda: UNet3d(1, CLASSES, CHANNELS), precision, shape)
+    plain = _inference(lambda: PlainUNet3d(1, CLASSES, CHANNELS), precision, shape)
+    assert_at_most(0.34, ours, plain)
 
 
 def test_auto_begins_with_no_more_than_one_bit_in_every_layer() -> None:

@@ -54,9 +54,9 @@ def survey(
     foreground: np.ndarray | None = None,
 ) -> CaseFingerprint:
     intensities = np.ones((10, 1), "float32") if foreground is None else foreground
-    return CaseFingerprint(
-        shape, spacing, {value: 10 for value in labels}, zero_fraction, intensities
-    )
+    range_ = (0.0,) * intensities.shape[1], (1.0,) * intensities.shape[1]
+    counts = {value: 10 for value in labels}
+    return CaseFingerprint(shape, spacing, counts, zero_fraction, intensities, *range_, "digest")
 
 
 def plan_of(*surveys: CaseFingerprint, data: Dataset | None = None, **sections: Any) -> Plan:
@@ -149,6 +149,30 @@ def test_more_classes_than_a_byte_can_number(named):
 )
 def test_values_that_mark_nothing_to_be_found(given, background):
     assert background_values(named_labels(config(data={"labels": given}), dataset())) == background
+
+
+@pytest.mark.parametrize(
+    "given, from_dataset, classes, rest",
+    [
+        ({"liver": 3, "rest": "background"}, None, [[0], [3]], "background"),
+        ({"liver": 3, "rest": "ignore"}, {"liver": 1, "spleen": 2}, [[0], [3]], "ignore"),
+        ({"rest": "background"}, {"liver": 1, "spleen": 2}, [[0], [1], [2]], "background"),
+        # A class may have that name.
+        ({"rest": 4, "liver": 1}, None, [[0], [4], [1]], None),
+        ({"liver": 1}, {"rest": 2}, [[0], [1]], None),
+    ],
+)
+def test_what_other_values_are(given, from_dataset, classes, rest):
+    settled = config(data={"labels": given})
+    plan = make_plan(settled, dataset(from_dataset), {"case": survey()})
+    assert [one.values for one in plan.classes] == classes
+    assert plan.rest == rest
+    assert plan.named_values == {value for values in classes for value in values}
+
+
+def test_a_rest_of_nothing():
+    with pytest.raises(UserError, match="data.labels.rest is ignore, but no class is named"):
+        named_labels(config(data={"labels": {"rest": "ignore"}}), dataset())
 
 
 # Spacing
@@ -436,11 +460,6 @@ def test_automatic_intensities_go_by_the_name_of_each_channel():
     assert [one.name for one in plan_of(two).channels] == ["channel 0", "channel 1"]
 
 
-def test_names_of_more_channels_than_there_are():
-    with pytest.raises(UserError, match=r"data names 2 channels \(T1, T2\) but its images have 1"):
-        plan_of(survey(), data=dataset(channels=("T1", "T2")))
-
-
 # Storing
 
 
@@ -462,3 +481,9 @@ def test_a_plan_with_keys_of_another_version_is_refused():
         Plan.model_validate(plan | {"new": 1})
     with pytest.raises(ValidationError):
         Plan.model_validate({key: value for key, value in plan.items() if key != "strides"})
+
+
+def test_a_plan_of_the_time_before_there_was_a_rest():
+    plan = plan_of(survey()).model_dump(mode="json")
+    del plan["rest"]
+    assert Plan.model_validate(plan) == plan_of(survey())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seg3d.common.errors import UserError
-from seg3d.data.layouts.recognise import find_dataset
+from seg3d.data.layouts import find_dataset
 from seg3d.evaluation import Pair, find_pairs
 from seg3d.evaluation.report import output_folder
 from seg3d.geometry import Grid

@@ -134,7 +134,7 @@ def test_probabilities_in_segy_are_those_of_the_second_of_two_classes(tmp_path: 
     with pytest.raises(UserError, match="three_probabilities.sgy, classes"):
         predictor(plan_for(orientation="none")).run(job, probabilities=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "in.sgy", "out.sgy", "out_probabilities.sgy",
+        "in.sgy", "out.sgy", "out_labels.json", "out_probabilities.sgy",
     ]  # fmt: skip
 
 
@@ -336,8 +336,12 @@ def test_a_checkpoint_is_all_it_takes(tmp_path: Path, checkpoint: Path) -> None:
 def test_keys_under_predict_can_be_set_and_no_others(checkpoint: Path) -> None:
     one = Predictor.from_checkpoint(checkpoint, CPU, ("predict.overlap=0.2",))
     assert one.config.predict.overlap == 0.2
-    with pytest.raises(UserError, match=r"patch\.size: the network was trained with another"):
-        Predictor.from_checkpoint(checkpoint, CPU, ("patch.size=[8,8,8]",))
+    for other in ("patch.size=[8,8,8]", "train.epochs=250", "predict={overlap: 0}", "loss.dice=1"):
+        if other.startswith("predict"):
+            Predictor.from_checkpoint(checkpoint, CPU, (other,))
+            continue
+        with pytest.raises(UserError, match="--set .*: predictions go by what the network was"):
+            Predictor.from_checkpoint(checkpoint, CPU, (other,))
 
 
 # --- which files make a job --------------------------------------------------------------------

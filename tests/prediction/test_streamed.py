@@ -69,14 +69,38 @@ def written(folder: Path) -> dict[str, bytes]:
 def test_a_killed_prediction_goes_on_to_the_same_bytes(
     tmp_path: Path, cli: Cli, inputs: Path, whole: dict[str, bytes]
 ) -> None:
-    notes = tmp_path / ".scan.nii.unfinished" / "done_0.jsonl"
-    process = subprocess.Popen(command(*arguments(inputs, tmp_path)), env=environment())
-    while process.poll() is None and not (notes.is_file() and notes.read_text().count("\n") > 2):
-        time.sleep(0.01)
+    process = subprocess.Popen(command(*arguments(inputs, tmp_path)), env=environment(), text=True)
+    wait_for_notes(process, tmp_path)
     process.kill()
     assert process.wait() == -signal.SIGKILL and not names(tmp_path)
     cli(*arguments(inputs, tmp_path), "--resume")
     assert written(tmp_path) == whole
+
+
+def test_a_second_prediction_is_refused_and_a_terminated_one_says_how_to_go_on(
+    tmp_path: Path, cli: Cli, inputs: Path
+) -> None:
+    process = subprocess.Popen(
+        command(*arguments(inputs, tmp_path)), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_notes(process, tmp_path)
+    # That the second one tries to go on makes no difference.
+    process.send_signal(signal.SIGSTOP)
+    refused = cli(*arguments(inputs, tmp_path), "--resume", status=2).stderr
+    assert refused.startswith(f"error: {tmp_path / 'scan.nii'} is being written by another process")
+    assert refused.count("\n") == 1
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate()[1] == "interrupted\n  --resume continues it\n"
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == [".scan.nii.unfinished"]
+
+
+def wait_for_notes(process: subprocess.Popen[str], folder: Path) -> None:
+    """Until some, but not all, of a prediction is done."""
+    notes = folder / ".scan.nii.unfinished" / "done_0.jsonl"
+    while process.poll() is None and not (notes.is_file() and notes.read_text().count("\n") > 2):
+        time.sleep(0.01)
 
 
 def names(folder: Path) -> list[str]:
@@ -108,6 +132,10 @@ for output in outputs:
 """
 
 
+def written_there(output: Path) -> set[str]:
+    return {path.name for path in output.parent.iterdir()}
+
+
 def test_a_prediction_killed_while_it_is_packed_leaves_nothing_behind(
     tmp_path: Path, inputs: Path
 ) -> None:
@@ -118,7 +146,7 @@ def test_a_prediction_killed_while_it_is_packed_leaves_nothing_behind(
     for number, output in enumerate(outputs):
         assert not names(output.parent)
         one.run(Job((inputs / "scan.nii",), output), resume=number == 0)
-        assert list(output.parent.iterdir()) == [output]
+        assert written_there(output) == {output.name, "scan_labels.json"}
         assert read_header(output).grid.shape == SHAPE
 
 
@@ -129,7 +157,9 @@ def test_a_prediction_killed_while_it_tidies_up_is_finished(tmp_path: Path, inpu
     (rest / "labels.npy").touch()
     one = Predictor.from_checkpoint(inputs / "network.pt", torch.device("cpu"))
     one.run(Job((inputs / "scan.nii",), tmp_path / "scan.nii"), resume=True)
-    assert written(tmp_path) == {"scan.nii": b"whole"}
+    # And evaluation is told what its values mean.
+    assert written_there(tmp_path / "scan.nii") == {"scan.nii", "scan_labels.json"}
+    assert (tmp_path / "scan.nii").read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.ome.zarr"])

@@ -13,14 +13,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seg3d.common.errors import UserError
+from seg3d.plan import ChannelIntensity
 from seg3d.runs.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     restore_random_states,
     save_checkpoint,
+    seed_random_states,
 )
-from seg3d.common.errors import UserError
-from seg3d.plan import ChannelIntensity
 from tests.plans import classes, small_config, small_plan
 
 CONFIG = small_config(
@@ -52,6 +53,17 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     assert content["position"] == {"step": 3, "sums": {"dice": 0.1}}
     assert set(content["versions"]) == {"seg3d", "python", "torch", "monai", "numpy"}
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+    stored = []
+    # A text of its own, as if it had been read.
+    for name, word in (("one/last.pt", "liver"), ("other/best.pt", "".join(["li", "ver"]))):
+        drawn()
+        seed_random_states(7)
+        path = store(tmp_path / name, bits={"liver": [word, {word: (word,)}]})
+        stored.append(path.read_bytes())
+    assert stored[0] == stored[1]
 
 
 def test_random_states_are_restored_exactly(tmp_path: Path) -> None:

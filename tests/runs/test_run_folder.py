@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from seg3d.config import Config, config_from_tree, save_config
 from seg3d.common.errors import UserError
-from seg3d.runs.run_folder import FIXED_KEYS, Run, changed_keys, require_new_run, resume_run, sole_user
+from seg3d.config import Config, config_from_tree, save_config
+from seg3d.runs.run_folder import (
+    FIXED_KEYS,
+    Run,
+    changed_keys,
+    require_new_run,
+    resume_run,
+    sole_user,
+)
 
 
 def config(*overrides: str) -> Config:
@@ -135,6 +142,18 @@ def test_fixed_keys_are_keys():
         for part in key.split("."):
             assert part in branch, key
             branch = branch[part]
+
+
+def test_a_start_removes_what_a_killed_process_was_writing(stored):
+    kept = sorted(stored.folder.rglob("*"))
+    for path in (stored.last, stored.best, stored.cases, stored.log):
+        (path.parent / f".{path.name}.ab12_xyz").touch()
+    (stored.folder / ".splits.json.ab12_xyz.json").touch()
+    mine = stored.folder / ".notes.txt.ab12_xyz"
+    mine.touch()
+    with sole_user(stored):
+        pass
+    assert sorted(stored.folder.rglob("*")) == sorted([*kept, mine, stored.folder / ".lock"])
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import segyio
 
 from seg3d.common.errors import UserError
-from seg3d.data.layouts.recognise import find_dataset
+from seg3d.data.layouts import find_dataset
 from seg3d.io import read_labels, read_volume
 from seg3d.synth.dataset import make_volume, write_dataset
 from tests.conftest import Cli

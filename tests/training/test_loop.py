@@ -20,7 +20,7 @@ from seg3d.probing import SKETCHES
 from seg3d.probing.probed_layer import ProbedLayer
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run, resume_run
-from seg3d.training.loop import Trainer, train
+from seg3d.training.loop import Trainer, train_prepared
 from seg3d.training.preparation import prepare
 from tests.plans import only, small_config, small_plan
 from tests.volumes import save_nifti
@@ -67,7 +67,7 @@ def go_on(folder: Path, *overrides: str) -> str:
 def go(folder: Path, config: Any, *, resume: bool) -> str:
     console = Console(file=io.StringIO(), width=200)
     run = Run(folder)
-    ending = train(prepare(config, run, resume, console), run, "cpu", resume, console)
+    ending = train_prepared(prepare(config, run, resume, console), run, "cpu", resume, console)
     assert ending == "finished"
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -191,7 +191,7 @@ def test_a_run_that_ended_in_preprocessing_goes_on_there(
     console = Console(file=io.StringIO(), width=200)
     config = load_config(tmp_path / "whole" / "config.yaml")
     prepared = prepare(config, run, False, console)
-    assert train(prepared, run, "cpu", False, console) == "interrupted"
+    assert train_prepared(prepared, run, "cpu", False, console) == "interrupted"
 
     def rest(case: Any, *arguments: Any) -> None:
         made.append(case.name)

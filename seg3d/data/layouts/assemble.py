@@ -8,50 +8,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from seg3d.common.errors import UserError
 from seg3d.data.cases import Case, Dataset
-from seg3d.data.layouts.volume_files import LeftOut
+from seg3d.data.layouts.found import Found
 
 # Outputs are named after cases; these are not allowed in file names on some system or other.
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 
 
-class Found(NamedTuple):
-    """What a layout yields.
-
-    Attributes:
-        layout: its name, for people.
-        cases: with names that may repeat.
-        left_out: what was seen and not used, with the reason.
-        one_file_per_channel: the layout does not allow several channels in one file.
-    """
-
-    layout: str
-    cases: list[Case]
-    left_out: list[LeftOut]
-    one_file_per_channel: bool = False
-
-
-def assemble(
-    source: Path,
-    found: Found,
-    channels: tuple[str, ...] | None = None,
-    labels: dict[str, int | list[int]] | None = None,
-) -> Dataset:
-    """Give cases unique names, check that they agree, and set those for testing apart.
-
-    Args:
-        source: folder or list that the cases come from.
-        found: what lies there.
-        channels: names, if the source gives them.
-        labels: class names and values, if the source gives them.
+def assemble(found: Found) -> Dataset:
+    """Give cases unique names, and set those for testing apart.
 
     Raises:
-        UserError: if no case can be trained on, if a case is there twice, or if cases differ in
-            their number of image files.
+        UserError: if no case can be trained on, or if a case is there twice.
     """
+    source = found.source
     cases = _with_unique_names(found.cases, source)
     labelled = [case for case in cases if case.label is not None and case.split != "test"]
     testing = [case for case in cases if case.label is None or case.split == "test"]
@@ -61,14 +33,13 @@ def assemble(
             given=f"{found.layout}: {len(cases)} cases, all for testing or without label",
             legal="at least one image with a label",
         )
-    _check_channels(cases, channels, source, found.one_file_per_channel)
     return Dataset(
         layout=found.layout,
         source=source,
         cases=tuple(sorted(labelled, key=attrgetter("name"))),
         test=tuple(sorted(testing, key=attrgetter("name"))),
-        channels=channels,
-        labels=labels,
+        channels=found.channels,
+        labels=found.labels,
         left_out=tuple(found.left_out),
     )
 
@@ -112,33 +83,3 @@ def _safe_name(case: Case, folders: int, source: Path) -> str:
 
 def _folders(case: Case) -> tuple[str, ...]:
     return case.images[0].parent.parts[1:]
-
-
-def _check_channels(
-    cases: Sequence[Case],
-    channels: tuple[str, ...] | None,
-    source: Path,
-    one_file_per_channel: bool,
-) -> None:
-    usual = Counter(len(case.images) for case in cases).most_common(1)[0][0]
-    odd = [case for case in cases if len(case.images) != usual]
-    if odd:
-        files = [
-            f"{case.name} has {len(case.images)} ({', '.join(path.name for path in case.images)})"
-            for case in odd[:5]
-        ]
-        more = f"; and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise UserError(
-            f"{source}: cases differ in their number of image files (channels)",
-            given="; ".join(files) + more,
-            legal=f"{usual}, as in the other {len(cases) - len(odd)} cases",
-            fix="add what is missing, or take these cases out",
-        )
-    if channels is None or usual == len(channels) or (usual == 1 and not one_file_per_channel):
-        return
-    raise UserError(
-        f"{source}: the number of image files per case is not the number of channel names",
-        given=f"{usual} files per case, channels {', '.join(channels)}",
-        legal=f"{len(channels)} files per case",
-        fix="correct the channel names, or add the missing files",
-    )

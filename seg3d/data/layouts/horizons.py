@@ -7,13 +7,15 @@ from pathlib import Path
 from seg3d.common.errors import UserError
 from seg3d.config import HorizonsConfig
 from seg3d.data.cases import Case
-from seg3d.data.layouts.folders import files_of
+from seg3d.data.layouts.found import Found
+from seg3d.data.layouts.pairs import cases_for_testing
 from seg3d.data.layouts.volume_files import (
-    LeftOut,
     channel_files,
+    files_of,
+    images_by_stem,
     left_out,
+    numbered,
     visible,
-    volumes_by_stem,
 )
 from seg3d.io import SEGY, Interpretation, suffix
 from seg3d.io.horizon_layers import MOST_HORIZONS, label_values
@@ -22,8 +24,8 @@ IMAGES, HORIZONS = "images", "horizons"
 SHOWN = 10
 
 
-def cases_with_horizons(root: Path, labels: HorizonsConfig) -> tuple[list[Case], list[LeftOut]]:
-    """Surveys of which there are an image and a folder of horizons, and what was not used.
+def surveys_with_horizons(root: Path, labels: HorizonsConfig) -> Found:
+    """Surveys of which there are an image and a folder of horizons, and what is in ``imagesTs``.
 
     Args:
         root: holds the folders.
@@ -32,13 +34,18 @@ def cases_with_horizons(root: Path, labels: HorizonsConfig) -> tuple[list[Case],
     Raises:
         UserError: if there is none, horizons are missing, or an image is not SEG-Y.
     """
+    if root.is_file():
+        raise UserError(
+            f"{root} is a list, of which data.labels.horizons can make no labels",
+            legal="a folder with images/X.sgy and horizons/X/",
+        )
     if not all((root / folder).is_dir() for folder in (IMAGES, HORIZONS)):
         raise UserError(
             f"data.labels.horizons: {root} does not hold surveys with horizons",
             given=f"it holds {_names(root)}",
             legal=f"{IMAGES}/X.sgy with {HORIZONS}/X/{labels.horizons[0]}",
         )
-    images = volumes_by_stem(root / IMAGES)
+    images = images_by_stem(root / IMAGES)
     cases = [
         Case(folder.name, files, _interpretation(files[0], folder, labels))
         for folder in visible(root / HORIZONS)
@@ -58,15 +65,16 @@ def cases_with_horizons(root: Path, labels: HorizonsConfig) -> tuple[list[Case],
         for path in visible(root / HORIZONS)
         if path.name not in names
     ]
-    return cases, unused
+    cases += cases_for_testing(root, numbered=numbered(cases))
+    return Found("SEG-Y with horizons", root, cases, unused, labels=_class_values(labels))
 
 
-def class_values(labels: HorizonsConfig) -> dict[str, int | list[int]]:
+def _class_values(labels: HorizonsConfig) -> dict[str, int | list[int]]:
     """Class names and the label values of the layers that carry them."""
-    return dict(label_values(layer_names(labels)))
+    return dict(label_values(_layer_names(labels)))
 
 
-def layer_names(labels: HorizonsConfig) -> list[str]:
+def _layer_names(labels: HorizonsConfig) -> list[str]:
     """A name for each layer, from top to bottom."""
     if labels.layers is not None:
         return labels.layers
@@ -94,11 +102,11 @@ def _interpretation(survey: Path, folder: Path, labels: HorizonsConfig) -> Inter
         raise UserError(
             "data.labels.horizons names too many", given=len(files), legal=f"1 to {MOST_HORIZONS}"
         )
-    values = label_values(layer_names(labels))
+    values = label_values(_layer_names(labels))
     return Interpretation(
         survey,
         tuple(files),
-        tuple(values[name] for name in layer_names(labels)),
+        tuple(values[name] for name in _layer_names(labels)),
         None if labels.columns is None else tuple(labels.columns),
         labels.scale,
         labels.reach,

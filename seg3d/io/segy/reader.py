@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seg3d.common.notes import Note
 from seg3d.geometry import Shape3
 from seg3d.io.header import Header
 from seg3d.io.regions import Region, VolumeReader, lengths
@@ -38,7 +39,8 @@ class SegyReader(VolumeReader):
 
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
-        self.header = Header(survey.grid, 1, survey)
+        notes = tuple(Note(note, str(survey.layout.path)) for note in survey.notes)
+        self.header = Header(survey.grid, 1, survey, notes)
         self.dtype = FORMATS[survey.layout.code].dtype
         self.slow_axis = survey.slow_axis
 

@@ -18,6 +18,7 @@ from seg3d.io.segy.survey import _Assumed
 from tests.conftest import Cli
 from tests.io.segy.files import Spec, Written, write
 from tests.io.segy.test_writing import assert_same_headers
+from tests.writers import another_writer
 
 SHAPE = (16, 18, 32)
 # Lines that no reader would look for, and samples of 5 m in depth.
@@ -68,7 +69,11 @@ def test_from_horizons_to_a_score(tmp_path: Path, cli: Cli, here: Callable[..., 
     (tmp_path / "layers.yaml").write_text(yaml.safe_dump(CONFIG))
     data = ("--data", tmp_path / "data", *OPTIONS)
 
-    said = here("layers", tmp_path / "layers.yaml", *data, "--output", tmp_path / "layers").stdout
+    layers = ("layers", tmp_path / "layers.yaml", *data, "--output", tmp_path / "layers")
+    with another_writer(tmp_path / "layers" / "west.sgy"):
+        assert "west.sgy is being written by another process" in here(*layers).stderr
+    assert not (tmp_path / "layers").exists()
+    said = here(*layers).stdout
     assert "labels: cover 1, basement 2, ignore 127" in said
     for (survey, depths), name in zip(surveys, ("east", "west"), strict=True):
         output = tmp_path / "layers" / f"{name}.sgy"

@@ -12,13 +12,14 @@ from seg3d.common.errors import UserError
 from seg3d.config import config_from_tree
 from seg3d.data.cases import Case
 from seg3d.data.fingerprint import take_fingerprints
-from seg3d.data.layouts.recognise import find_dataset
+from seg3d.data.layouts import find_dataset
 from seg3d.evaluation import evaluate, find_pairs
 from seg3d.evaluation.report import write_metrics
 from seg3d.io import (
     UNLABELLED,
     Header,
     LabelReader,
+    LabelRest,
     create_volume,
     read_labels,
     read_volume,
@@ -152,6 +153,16 @@ def test_every_survey_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(UserError, match="1 of 2 labelled cases") as caught:
         take_fingerprints(dataset, "none", None, {0, NOT_KNOWN})
     assert f"{base} cross" in str(caught.value)
+
+
+def test_missing_traces_are_not_among_the_rest(tmp_path):
+    survey = write(tmp_path / "labels.sgy", Spec(code=16, missing=0.4))
+    with LabelReader(survey.path, LabelRest(frozenset(range(100)), 0)) as reader:
+        found = reader.read(whole(survey.cube.shape))[0]
+    assert (found[~survey.mask] == UNLABELLED).all()
+    cube = survey.cube[survey.mask]
+    assert np.array_equal(found[survey.mask], np.where(cube < 100, cube, 0))
+    assert (cube >= 100).any()
 
 
 def test_time_is_no_length(tmp_path):

@@ -75,6 +75,18 @@ class Resampling:
         x, y, z = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
         return x, y, z
 
+    def inside(self, region: Region) -> np.ndarray:
+        """Which voxels of a region of the result lie within a voxel of the source."""
+        inside = np.ones([part.stop - part.start for part in region], bool)
+        index = np.ogrid[region]
+        for row, offset, length in zip(self.matrix, self.offset, self.source_shape, strict=True):
+            place = offset + sum(
+                factor * one for factor, one in zip(row, index, strict=True) if factor
+            )
+            # As places are rounded to the nearest voxel.
+            inside &= (place >= -BELOW_HALF) & (place < length - BELOW_HALF)
+        return inside
+
     def apply(self, block: Tensor, region: Region, *, nearest: bool = False) -> Tensor:
         """A region of the result.
 

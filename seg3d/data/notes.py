@@ -1,0 +1,95 @@
+"""What a person should know about the training data, though they can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from seg3d.common.notes import Note, in_lines
+from seg3d.config import Config
+from seg3d.data.cases import Dataset
+from seg3d.data.splits import Fold
+from seg3d.plan import CaseFingerprint, Plan
+
+# No other intensities are usually so far below zero: air has -1000 Hounsfield units.
+LIKE_HOUNSFIELD = -500
+
+
+def notes_on(
+    dataset: Dataset,
+    fingerprints: Mapping[str, CaseFingerprint],
+    config: Config,
+    plan: Plan,
+    fold: Fold,
+) -> list[str]:
+    """What is odd about the cases, a line for everything that is.
+
+    Args:
+        dataset: the cases.
+        fingerprints: of those that have been looked at, by name.
+        config: of the run.
+        plan: of the run.
+        fold: which cases train and which validate.
+    """
+    notes = [note for one in fingerprints.values() for note in one.notes]
+    background = {*plan.classes[0].values, *plan.ignore}
+    for name, one in fingerprints.items():
+        if one.labels.keys() <= background:
+            notes.append(Note("nothing but background in the label", name))
+        notes += _constant(name, one, plan)
+        if config.preprocess.intensity == "auto" and dataset.channels is None:
+            notes += _like_hounsfield(name, one)
+        if config.patch.size != "auto":
+            notes += _smaller_than_patch(name, one, plan)
+    notes += _on_both_sides(fingerprints, fold)
+    files = len(dataset.cases[0].images)
+    notes += [
+        Note(f"for testing, and without the {files} image files of the others", case.name)
+        for case in dataset.test
+        if len(case.images) != files
+    ]
+    return in_lines(notes)
+
+
+def _constant(name: str, one: CaseFingerprint, plan: Plan) -> Iterator[Note]:
+    for channel, low, high in zip(plan.channels, one.lowest, one.highest, strict=True):
+        if low == high:
+            yield Note(f"all voxels of {channel.name} have the same value", f"{name} ({low:g})")
+
+
+def _like_hounsfield(name: str, one: CaseFingerprint) -> Iterator[Note]:
+    if min(one.lowest) < LIKE_HOUNSFIELD and set(one.units) == {"mm"}:
+        yield Note(
+            f"values below {LIKE_HOUNSFIELD}, as of CT, and no name of the channel",
+            f"{name} ({min(one.lowest):g})",
+            "If it is CT, preprocess.intensity=ct keeps Hounsfield units comparable.",
+        )
+
+
+def _smaller_than_patch(name: str, one: CaseFingerprint, plan: Plan) -> Iterator[Note]:
+    shape = np.array(one.shape)
+    if plan.spacing is not None:
+        shape = np.rint(shape * one.spacing / np.array(plan.spacing)).astype(int)
+    if (shape < plan.patch_size).any():
+        yield Note(
+            f"patch.size, {list(plan.patch_size)}, is larger than the volume, which is padded",
+            f"{name} ({shape.tolist()})",
+        )
+
+
+def _on_both_sides(fingerprints: Mapping[str, CaseFingerprint], fold: Fold) -> Iterator[Note]:
+    """Volumes that train under one name and validate under another."""
+    trained: dict[str, list[str]] = {}
+    for name in fold["train"]:
+        if name in fingerprints:
+            trained.setdefault(fingerprints[name].digest, []).append(name)
+    for name in fold["val"]:
+        if name in fingerprints:
+            for twin in trained.get(fingerprints[name].digest, []):
+                if twin != name:
+                    yield Note(
+                        "the same voxels in training and in validation",
+                        f"{twin} and {name}",
+                        "Validation scores say less about new volumes.",
+                    )

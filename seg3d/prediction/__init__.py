@@ -1,0 +1,1 @@
+"""From a checkpoint and volumes of any size to label volumes."""

@@ -1,0 +1,99 @@
+"""A training run from its settings to its end: what ``seg3d train`` and `seg3d.train` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from seg3d.common.device import choose_device
+from seg3d.common.errors import UserError
+from seg3d.common.printing import make_console, print_as_is
+from seg3d.config import Config, config_from_tree, data_override, ignored_overrides, load_config
+from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
+from seg3d.training.loop import Ending, train_prepared
+from seg3d.training.preparation import prepare
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended.
+
+    Attributes:
+        run: its folder, with the paths of all that lies there.
+        ending: ``finished``; or ``interrupted`` or ``out of time``, and it can be resumed.
+    """
+
+    run: Run
+    ending: Ending
+
+
+def train(
+    config: str | Path | Config,
+    *,
+    data: str | Path | None = None,
+    run: str | Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> Trained:
+    """Train a network, or go on with its training.
+
+    Args:
+        config: a YAML file, or what `load_config` made of one.
+        data: dataset folder or list file; by default ``data.folder`` of the config.
+        run: folder to write to, or to go on in; by default ``runs/NAME`` after the config file.
+        device: ``auto`` or a name such as ``cpu`` or ``cuda:1``.
+        resume: continue the run from its last checkpoint. It keeps the config that it was begun
+            with, but for ``data`` and ``overrides``.
+        overrides: changes of single keys, such as ``train.epochs=100``.
+        console: for messages and progress; by default standard output.
+
+    Returns:
+        The run and how it ended.
+
+    Raises:
+        UserError: if a setting, the data or the folder cannot be used.
+        RunFailed: if the loss stops being finite.
+    """
+    choose_device(device)
+    overrides = (*overrides, *data_override(data))
+    asked = _asked(config, overrides)
+    folder = Run(_folder(config, asked) if run is None else Path(run))
+    console = console or make_console()
+    with sole_user(folder):
+        if resume:
+            settings, differing = resume_run(folder, asked, overrides)
+            if differing:
+                source = "the one given" if isinstance(config, Config) else config
+                print_as_is(
+                    console,
+                    f"Note: the run keeps its own {folder.config}; it differs from {source} in "
+                    f"{', '.join(differing)}. Use --set to change a key.",
+                )
+        else:
+            require_new_run(folder)
+            settings = asked
+        for note in ignored_overrides(settings, overrides):
+            print_as_is(console, f"Note: {note}")
+        prepared = prepare(settings, folder, resume, console)
+        ending = train_prepared(prepared, folder, device, resume, console)
+    return Trained(folder, ending)
+
+
+def _asked(config: str | Path | Config, overrides: tuple[str, ...]) -> Config:
+    if not isinstance(config, Config):
+        return load_config(config, overrides)
+    # Only what has been set: of the rest, a run that goes on need not be told.
+    return config_from_tree(config.model_dump(mode="json", exclude_unset=True), overrides)
+
+
+def _folder(config: str | Path | Config, asked: Config) -> Path:
+    """``runs/NAME`` after the config file, with the fold unless it is the first."""
+    if isinstance(config, Config):
+        raise UserError("no folder is given for the run", fix="run=FOLDER")
+    fold = asked.data.fold
+    return Path("runs") / (Path(config).stem + (f"_fold_{fold}" if fold else ""))
