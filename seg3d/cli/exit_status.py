@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ class Commands(click.Group):
 def keep_libraries_quiet(quiet: bool = True) -> None:
     """Have what libraries log, and their warnings, not stand beside the one message."""
     logging.disable(logging.CRITICAL if quiet else logging.NOTSET)
+    # What ends a library's thread is raised in the main one, when that next uses the library.
+    threading.excepthook = (lambda ended: None) if quiet else threading.__excepthook__
     if not sys.warnoptions:
         warnings.simplefilter("ignore" if quiet else "default")
 

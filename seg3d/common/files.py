@@ -177,11 +177,15 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
 
     Yields:
         The temporary path, to be written by the caller. It is removed if the block raises.
+
+    Raises:
+        UserError: if the folder cannot be written to, or the disk is full.
     """
     file = UnfinishedFile(path, suffix)
     try:
-        yield file.temporary
-        file.finish()
+        with full_disk_explained(Path(path)):
+            yield file.temporary
+            file.finish()
     finally:
         file.discard()
 

@@ -45,6 +45,18 @@ class Position:
     best_dice: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Require what it was read from to be a position.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        counts, numbers = (self.step, self.epochs_done), (self.best_dice, *self.sums.values())
+        if not all(isinstance(one, int) and one >= 0 for one in counts):
+            raise ValueError(f"step {self.step}, epoch {self.epochs_done}")
+        if not all(isinstance(one, float) for one in numbers):
+            raise ValueError("Dice and losses are not numbers")
+
 
 class Trainer:
     """Everything that changes during training, and how it is stored."""
@@ -80,9 +92,14 @@ class Trainer:
         # The settings are the config's, which may have changed since; the rest goes on.
         settings = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({**content["optimizer"], "param_groups": settings})
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape not in ((), parameter.shape):
+                    raise ValueError(f"{name} of the optimiser does not fit the network")
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
+        self.position.check()
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
         self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
         if self.bits_are_chosen:
