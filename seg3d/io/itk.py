@@ -17,6 +17,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
 from seg3d.common.free_ram import free_ram
 from seg3d.common.sizes import readable
+from seg3d.common.standard_streams import libraries_unheard
 from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter, byte_count
 from seg3d.io.header import Header, checked_header, voxel_dtype
@@ -134,7 +135,8 @@ def read_information(path: Path, file_type: str) -> Any:
     reader.SetFileName(str(path))
     reader.SetImageIO(file_type)
     try:
-        reader.ReadImageInformation()
+        with libraries_unheard():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise _damaged(path, error) from error
     return reader
@@ -143,7 +145,8 @@ def read_information(path: Path, file_type: str) -> Any:
 def read_voxels(path: Path, reader: Any) -> np.ndarray:
     """The voxels of a file, `(X, Y, Z)` or `(X, Y, Z, C)`."""
     try:
-        image = reader.Execute()
+        with libraries_unheard():
+            image = reader.Execute()
     except RuntimeError as error:
         raise _damaged(path, error) from error
     return _other_order(library(path).GetArrayFromImage(image))

@@ -26,7 +26,9 @@ class Journal:
     def __init__(self, tensorboard: Path, log: Path, epochs_done: int) -> None:
         self.log = log
         self.tensorboard = tensorboard
-        rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        rows = (
+            log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        )
         with atomic_write(log) as temporary:
             kept = [row for row in rows if _epoch(row) <= epochs_done]
             temporary.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
