@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.exit_status import keep_libraries_quiet
+from seg3d.cli.exit_status import hear_libraries
 
 path = click.Path(path_type=Path)
 
@@ -14,7 +14,7 @@ path = click.Path(path_type=Path)
 def _debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta["seg3d.debug"] = True
-        keep_libraries_quiet(False)
+        hear_libraries(True)
 
 
 debug_option = click.option(
