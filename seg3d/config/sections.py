@@ -179,7 +179,7 @@ class PredictConfig(Section):
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
     )
-    window_batch: PositiveInt | Literal["auto"] = Field(
+    window_batch: Annotated[PositiveInt, Field(le=4096)] | Literal["auto"] = Field(
         "auto",
         description="windows per forward pass at most, fewer if they do not fit into the memory; "
         "auto: 8 on a GPU, 1 on a CPU",

@@ -45,8 +45,11 @@ class Position:
     best_dice: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
 
-    def check(self) -> None:
+    def check(self, iterations: int) -> None:
         """Require what it was read from to be a position.
+
+        Args:
+            iterations: of an epoch.
 
         Raises:
             ValueError: if it is none.
@@ -56,6 +59,9 @@ class Position:
             raise ValueError(f"step {self.step}, epoch {self.epochs_done}")
         if not all(isinstance(one, float) for one in numbers):
             raise ValueError("Dice and losses are not numbers")
+        under_way = self.step - self.epochs_done * iterations
+        if not 0 <= under_way <= iterations or ("loss" in self.sums) != (under_way > 0):
+            raise ValueError(f"step {self.step} is not in epoch {self.epochs_done + 1}")
 
 
 class Trainer:
@@ -99,7 +105,7 @@ class Trainer:
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
-        self.position.check()
+        self.position.check(self.config.train.iterations_per_epoch)
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
         self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
         if self.bits_are_chosen:
