@@ -15,6 +15,7 @@ from rich.console import Console
 from seg3d.common.files import atomic_write
 from seg3d.common.printing import print_as_is
 from seg3d.common.resources import resource
+from seg3d.common.sole_writer import sole_writer
 from seg3d.config import load_config
 from seg3d.data import cohort
 from seg3d.evaluation import Evaluation, evaluate, find_classes, find_pairs, report
@@ -29,6 +30,8 @@ from seg3d.synth import dataset as synth
 from seg3d.training.loop import Ending
 from seg3d.training.start import train
 
+# Written last.
+PICTURE = "prediction.png"
 # What a demo leaves in its folder.
 MADE = (
     "cache",
@@ -37,7 +40,7 @@ MADE = (
     "data",
     "log.jsonl",
     "plan.yaml",
-    "prediction.png",
+    PICTURE,
     "predictions",
     "splits.json",
     "tensorboard",
@@ -131,8 +134,14 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
         How training ended; what follows it is left out unless it finished or ran out of time.
 
     Raises:
-        UserError: if the folder holds something else than an earlier demo.
+        UserError: if the folder holds something else than an earlier demo, or another demo is at
+            work there.
     """
+    with sole_writer(folder / PICTURE):
+        return _run_alone(sample, folder, device_name, console)
+
+
+def _run_alone(sample: Sample, folder: Path, device_name: str, console: Console) -> Ending:
     run = Run(folder)
     data = folder / "data"
     config = load_config(resource(sample.config), (f"data.folder={str(data.absolute())!r}",))
@@ -159,7 +168,7 @@ def run_demo(sample: Sample, folder: Path, device_name: str, console: Console) -
     console.print(report.table(evaluation))
     console.print(sample.caveat)
 
-    picture = folder / "prediction.png"
+    picture = folder / PICTURE
     title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
     _draw(sample, jobs[0], references, predictor.plan.class_names, title, picture)
     print_as_is(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 
 def write_slice(
@@ -81,3 +82,45 @@ def write_series(
             **fields,
         )
     return folder
+
+
+def write_enhanced(
+    path: Path,
+    pixels: np.ndarray,
+    positions: Sequence[Sequence[float]],
+    *,
+    spacing: Sequence[float] = (0.8, 0.5),
+    **fields: Any,
+) -> Path:
+    """Write frames of integers as an enhanced CT; make the folder.
+
+    Args:
+        path: of the file.
+        pixels: `(frames, rows, columns)`.
+        positions: of the first pixel of each frame, LPS mm.
+        spacing: between rows, then between columns, in mm.
+        fields: of the dataset, by keyword; SliceThickness goes to its measures.
+    """
+    write_slice(path, pixels[0], (0, 0, 0), Modality="CT")
+    file = pydicom.dcmread(path)
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = EnhancedCTImageStorage
+    del file.ImagePositionPatient, file.ImageOrientationPatient, file.PixelSpacing
+    measures, orientation, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = list(spacing)
+    measures.SliceThickness = fields.pop("SliceThickness", 2)
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [orientation]
+    file.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for position in positions:
+        plane, frame = Dataset(), Dataset()
+        plane.ImagePositionPatient = list(position)
+        frame.PlanePositionSequence = [plane]
+        frames.append(frame)
+    file.PerFrameFunctionalGroupsSequence = frames
+    file.PixelData = pixels.tobytes()
+    for name, value in fields.items():
+        setattr(file, name, value)
+    file.save_as(path)
+    return path

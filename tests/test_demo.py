@@ -17,6 +17,7 @@ from seg3d import demo
 from seg3d.common.errors import UserError
 from seg3d.data.cohort import write_cohort
 from tests.conftest import ROOT, environment
+from tests.writers import another_writer
 
 
 @pytest.mark.parametrize("sample", demo.SAMPLES.values(), ids=demo.SAMPLES)
@@ -28,6 +29,16 @@ def test_somebody_elses_data_are_left_alone(tmp_path: Path, sample: demo.Sample)
     with pytest.raises(UserError, match="not an empty folder"):
         demo.run_demo(sample, tmp_path, "cpu", Console(quiet=True))
     assert json.loads(dataset.read_text())["name"] == "years of work"
+
+
+def test_a_demo_that_is_at_work_is_not_replaced(tmp_path: Path) -> None:
+    write_cohort(ROOT / "data" / "brain", tmp_path / "data", subjects=1, seed=0)
+    with (
+        another_writer(tmp_path / "prediction.png"),
+        pytest.raises(UserError, match="prediction.png is being written by another process"),
+    ):
+        demo.run_demo(demo.BRAIN, tmp_path, "cpu", Console(quiet=True))
+    assert len(list((tmp_path / "data" / "imagesTr").iterdir())) == 1
 
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,4 +64,4 @@ def test_without_unix_and_with_workers_that_are_spawned(
         load_checkpoint(path / "checkpoints" / "last.pt")[2]["network"] for path in (run, other)
     )
     assert all((one[name] == same[name]).all() for name in one | same)
-    assert len(os.listdir(predictions)) == len(os.listdir(volumes / "imagesTr")) == 2
+    assert len([*predictions.glob("*.nii.gz")]) == len([*volumes.glob("imagesTr/*")]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import DTypeLike
 from scipy.spatial.transform import Rotation
+
+# How the axes of a file can stand, as nibabel says it: 6 orders and 8 sets of directions.
+ORIENTATIONS = [
+    np.array([*zip(axes, signs, strict=True)])
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
 
 
 def write_nifti(
@@ -44,3 +52,9 @@ def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None)
     affine = np.eye(4) if affine is None else affine
     nib.save(nib.nifti1.Nifti1Image(voxels, affine, dtype=voxels.dtype), path)
     return path
+
+
+def reorder(path: Path, orientation: np.ndarray) -> Path:
+    """Write a file anew with the same voxels in the same places, along other axes."""
+    image = nib.load(path).as_reoriented(orientation)
+    return save_nifti(path, np.asarray(image.dataobj).copy(), image.affine)

@@ -50,7 +50,11 @@ class Missing:
 
 STANDINS = {
     "os": Missing(os, FUNCTIONS),
-    "signal": Missing(signal, {name for name in dir(signal) if name[:3] == "SIG"} - SIGNALS),
+    "signal": Missing(
+        signal,
+        {name for name in dir(signal) if name[:3] == "SIG"} - SIGNALS
+        | {"alarm", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "sigwait"},
+    ),
 }
 
 

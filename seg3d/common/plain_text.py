@@ -11,7 +11,7 @@ from reprlib import Repr
 # Characters of a line; a longer one loses its middle.
 LONGEST_LINE = 300
 # Of what is echoed.
-LONGEST_VALUE = 200
+LONGEST_VALUE = 500
 # Lines of a message; further ones are counted.
 MOST_LINES = 60
 

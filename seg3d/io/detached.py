@@ -20,7 +20,7 @@ END_OF_NRRD = re.compile(rb"\n\r?\n")
 LIST = "LIST"
 
 
-def own_voxels(path: Path) -> list[Path]:
+def voxel_files(path: Path) -> list[Path]:
     """The files that a header names for its voxels, all in its folder or below.
 
     Args:
@@ -30,7 +30,8 @@ def own_voxels(path: Path) -> list[Path]:
         The files; none if the voxels are in the same file.
 
     Raises:
-        UserError: if another file is named, or one that is not there, or the header has no end.
+        UserError: if one is named that does not lie in the header's folder or below, or is not
+            there, or the header has no end.
     """
     names = _named_files(path)
     for name in names:

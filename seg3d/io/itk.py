@@ -22,6 +22,7 @@ from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter, byte_count
 from seg3d.io.header import Header, checked_header, voxel_dtype
 from seg3d.io.itk_header import require_sound_header
+from seg3d.io.nrrd_spacings import require_spacings
 from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # ITK's world is LPS, NIfTI's is RAS.
@@ -58,13 +59,16 @@ class _Reader(ArrayReader):
         self.path = path
         library(path)
         require_sound_header(path)
-        self._file = read_information(path, FILE_TYPES[path.suffix.lower()])
+        file_type = FILE_TYPES[path.suffix.lower()]
+        self._file = read_information(path, file_type)
         if self._file.GetDimension() != 3:
             raise UserError(
                 f"{path} is not a 3D volume",
                 given=f"{self._file.GetDimension()} axes of {self._file.GetSize()} voxels",
                 legal="three axes, with channels as components of the voxels",
             )
+        if file_type == "NrrdImageIO":
+            require_spacings(path)
         shape = (*self._file.GetSize(), self._file.GetNumberOfComponents())
         self.header = checked_header(path, shape, affine_of(self._file))
         self.dtype = voxel_dtype(path, stored_dtype(self._file))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from seg3d.common.errors import UserError
-from seg3d.io.detached import LIST, LONGEST_HEADER, own_voxels
+from seg3d.io.detached import LIST, LONGEST_HEADER, voxel_files
 from seg3d.io.packed import require_enough
 
 MOST_AXES, MOST_CHANNELS, LONGEST = 10, 2**16, 2**62
@@ -187,7 +187,7 @@ def _check_voxels(path: Path, start: int, size: int, packing: str) -> None:
         size: of the voxels, in bytes.
         packing: as for `require_enough`.
     """
-    files = own_voxels(path)
+    files = voxel_files(path)
     there = sum(one.stat().st_size for one in files) if files else path.stat().st_size - start
     require_enough(path, size, there, packing)
 

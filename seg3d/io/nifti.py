@@ -45,8 +45,6 @@ from seg3d.io.regions import VolumeReader, VolumeWriter
 
 # Of NIfTI-1; longer ones take NIfTI-2.
 LONGEST_AXIS = np.iinfo(np.int16).max
-# Bytes in front of the voxels, which are extensions of the header, and behind them.
-LONGEST_HEAD, MOST_BEHIND = 2**26, 2**20
 LONGEST_HEADER = 540
 SINGLE_FILES = (nib.nifti1.Nifti1Image, nib.nifti2.Nifti2Image)
 # Analyze is what remains, and SPM's form of it is that with a scale.
@@ -57,6 +55,8 @@ METRE, MICROMETRE = 1, 3
 MILLIMETRES = {METRE: 1e3, MICROMETRE: 1e-3}
 # Voxels up to which sform and qform are taken for the same.
 SAME_PLACE = 0.5
+# Bytes in front of the voxels, which are extensions of the header, and behind them.
+LONGEST_HEAD, MOST_BEHIND = 2**26, 2**20
 DAMAGED = (
     EOFError, OSError, OverflowError, ValueError, zlib.error,
     ImageFileError, HeaderDataError, WrapStructError,

@@ -28,6 +28,7 @@ class Resampled(VolumeReader):
         stored: the volume, open; it is closed with this.
         grid: the other one.
         nearest: take the nearest voxel, as label values want it, and do not interpolate linearly.
+            Half way between two, it may be either.
 
     Attributes:
         exact: whether all voxels of the grid coincide with voxels of the source, or lie beyond it.

@@ -89,20 +89,21 @@ def train_prepared(
         restore_random_states(checkpoint)
         trainer.save(run.last)
     stop = StopRequest(config.train.max_time)
-    console.print(
-        f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
-            "torch.", ""
+    # Whoever reads that it trains may interrupt it.
+    with stop.listening():
+        console.print(
+            f"training step {done + 1} to {steps} on {trainer.device}, {trainer.dtype}".replace(
+                "torch.", ""
+            )
         )
-    )
-    restore_random_states(checkpoint)
-    with (
-        patch_batches(stream, config, done * per_step, steps * per_step) as batches,
-        stop.listening(),
-        progress_bar(console, "training", steps, done) as bar,
-    ):
-        ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
-        if ending != "finished":
-            trainer.save(run.last)
+        restore_random_states(checkpoint)
+        with (
+            patch_batches(stream, config, done * per_step, steps * per_step) as batches,
+            progress_bar(console, "training", steps, done) as bar,
+        ):
+            ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
+            if ending != "finished":
+                trainer.save(run.last)
     journal.close()
     return ending
 

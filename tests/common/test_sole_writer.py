@@ -24,10 +24,10 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     with sole_writer(Path(sys.argv[1])):
-        time.sleep(1.5)
-        print("won")
+        print("won", flush=True)
+        sys.stdin.readline()
 except UserError:
-    print("lost")
+    print("lost", flush=True)
 """
 
 
@@ -60,8 +60,11 @@ def test_of_processes_that_start_together_one_wins(tmp_path):
     for rival in rivals:
         rival.stdin.write("\n")
         rival.stdin.flush()
-    said = sorted(rival.communicate(timeout=60)[0].strip() for rival in rivals)
-    assert said == ["lost", "lost", "lost", "won"]
+    said = [rival.stdout.readline().strip() for rival in rivals]
+    assert sorted(said) == ["lost", "lost", "lost", "won"]
+    # The one that won has held it until all others have tried.
+    for rival in rivals:
+        rival.communicate("\n", timeout=60)
     assert not (tmp_path / "out").exists()
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from seg3d.common.errors import UserError
+from seg3d.config import FilesConfig
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.layouts import describe, find_dataset
-from seg3d.io import read_labels, read_volume
+from seg3d.io import read_labels, read_volume, write_volume
 from tests.volumes import write_nifti
 
 LIVER = {"background": 0, "liver": 1, "tumour": 2}
@@ -717,3 +718,77 @@ def test_describe_says_no_more_than_the_source(tmp_path: Path):
         "  cases: 1 with label, 0 for testing",
         "  images: 1 file per case",
     ]
+
+
+# Folders within folders, and segmentations of 3D Slicer
+
+
+def test_files_by_pattern(tmp_path):
+    for case in ("01", "02", "03"):
+        anat = f"sub-{case}/anat/sub-{case}"
+        write_files(tmp_path, f"{anat}_T1w.nii.gz", f"{anat}_acq-x_T2w.nii.gz")
+    write_files(tmp_path, *(f"derivatives/m/sub-0{n}/sub-0{n}_dseg.nii" for n in (1, 2)))
+    write_files(tmp_path, "sub-04/anat/sub-04_T1w.nii.gz", "sub-05/anat/sub-50_T1w.nii.gz")
+    files = FilesConfig(
+        images=["sub-CASE/anat/sub-CASE_T1w.nii.gz", "sub-CASE/anat/sub-CASE_*_T2w.nii.gz"],
+        label="derivatives/m/sub-CASE/sub-CASE_dseg.nii",
+    )
+    dataset = find_dataset(tmp_path, files=files)
+    assert relative(dataset, tmp_path) == [
+        (case, [f"sub-{case}/anat/sub-{case}_{image}.nii.gz" for image in ("T1w", "acq-x_T2w")],
+         f"derivatives/m/sub-{case}/sub-{case}_dseg.nii")
+        for case in ("01", "02")
+    ]  # fmt: skip
+    assert [case.name for case in dataset.test] == ["03"]
+    assert [what for what, _ in dataset.left_out] == ["sub-04/anat/sub-04_T1w.nii.gz"]
+
+
+def test_a_pattern_for_images_may_fit_the_labels(tmp_path):
+    write_files(tmp_path, "a.nii", "a_seg.nii", "b.nii")
+    dataset = find_dataset(tmp_path, files=FilesConfig(images=["CASE.nii"], label="CASE_seg.nii"))
+    assert relative(dataset, tmp_path) == [("a", ["a.nii"], "a_seg.nii")]
+    assert [case.name for case in dataset.test] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "images, label, expected",
+    [
+        (["CASE/a.nii"], None, "only the images or only the label"),
+        ([], "CASE/a.nii", "only the images or only the label"),
+        (["x/a.nii"], "CASE/b.nii", "does not say where cases are found"),
+        (["../CASE.nii"], "CASE/b.nii", "does not say where cases are found"),
+        (["/CASE.nii"], "CASE/b.nii", "does not say where cases are found"),
+        (["CASE/*.nii"], "CASE/b.nii", "fits two volumes of p"),
+        (["CASE/c.nii"], "CASE/b.nii", "CASE/c.nii fits 0 files; CASE/b.nii fits 1 files"),
+    ],
+)
+def test_patterns_that_find_nothing(tmp_path, images, label, expected):
+    write_files(tmp_path, "p/a.nii", "p/b.nii", "p/d.nii")
+    with pytest.raises(UserError, match=expected):
+        find_dataset(tmp_path, files=FilesConfig(images=images, label=label))
+
+
+def write_nrrd(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume = read_volume(write_nifti(path.parent / "x.nii"))
+    write_volume(path, volume.array, volume.header)
+    (path.parent / "x.nii").unlink()
+
+
+def test_segmentations_beside_their_images(tmp_path):
+    for name in ("a.nrrd", "a.seg.nrrd", "b.nrrd", "b.seg.nrrd", "c.nrrd", "d.seg.nrrd"):
+        write_nrrd(tmp_path / name)
+    dataset = find_dataset(tmp_path)
+    assert relative(dataset, tmp_path) == [
+        ("a", ["a.nrrd"], "a.seg.nrrd"), ("b", ["b.nrrd"], "b.seg.nrrd")
+    ]  # fmt: skip
+    assert [case.name for case in dataset.test] == ["c"]
+    assert dataset.left_out == (("d.seg.nrrd", "no image of this name"),)
+
+
+def test_segmentations_among_images_and_labels(tmp_path):
+    for name in ("images/a.nrrd", "images/a.seg.nrrd", "labels/a.seg.nrrd", "labels/a.nrrd"):
+        write_nrrd(tmp_path / name)
+    dataset = find_dataset(tmp_path)
+    assert relative(dataset, tmp_path) == [("a", ["images/a.nrrd"], "labels/a.seg.nrrd")]
+    assert ("images/a.seg.nrrd", "a segmentation beside its image") in dataset.left_out

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import locale
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import RLELossless
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, RLELossless
 
 from seg3d.common.errors import UserError
 from seg3d.data.layouts.volume_files import images_by_stem
@@ -21,12 +27,15 @@ from seg3d.io import (
     is_plain_folder,
     is_volume,
     open_volume,
+    ram_of,
+    read_header,
     read_volume,
     stem,
     suffix,
+    volumes_in,
     whole,
 )
-from tests.dicom_series import write_series, write_slice
+from tests.dicom_series import write_enhanced, write_series, write_slice
 from tests.volumes import affine_of
 
 sitk = pytest.importorskip("SimpleITK")
@@ -298,3 +307,168 @@ def test_without_simpleitk_the_extra_is_named(tmp_path):
     )
     assert done.returncode == 2
     assert "needs SimpleITK, which is not installed\n  to do: pip install 'seg3d[" in done.stderr
+
+
+# Single files
+
+
+def write_frames(path: Path, order: list[int] | None = None, **changed: Any) -> Path:
+    """Write `SHAPE` voxels as an enhanced CT whose frames come in an order.
+
+    Args:
+        path: of the file.
+        order: numbers of slices.
+        changed: ``positions``, ``spacing``, or fields of the dataset.
+    """
+    order = list(range(SHAPE[2])) if order is None else order
+    positions = changed.pop("positions", [(-10, -20, 30 + 2.5 * number) for number in order])
+    stored = np.ascontiguousarray(voxels()[:, :, order].T)
+    fields = {"Rows": SHAPE[1], "Columns": SHAPE[0], "NumberOfFrames": len(order)} | changed
+    return write_enhanced(path, stored, positions, **fields)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 3, 1, 4, 2]])
+@pytest.mark.parametrize("name", ["scan.dcm", "SCAN.DCM", "IM0001", "größe 1.dcm"])
+def test_frames_of_one_file_are_put_in_order(tmp_path, order, name):
+    path = write_frames(tmp_path / name, order)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array[0], voxels())
+    expected = read_volume(write_series(tmp_path / "series", voxels())).grid
+    assert not volume.grid.differences(expected)
+    with open_volume(path) as reader:
+        np.testing.assert_array_equal(
+            reader.read((slice(1, 3), slice(2, 6), slice(3, 5)))[0], voxels()[1:3, 2:6, 3:5]
+        )
+    assert ram_of(path, SHAPE, 2) == 2 * 2 * 7 * 6 * 5
+    assert is_volume(path)
+    assert stem(path) == name.removesuffix(".dcm").removesuffix(".DCM")
+
+
+def test_frames_that_are_shifted_give_a_sheared_affine(tmp_path):
+    shifted = [(-10, -20 + 0.5 * number, 30 + 2.5 * number) for number in range(5)]
+    grid = read_header(write_frames(tmp_path / "a.dcm", positions=shifted)).grid
+    np.testing.assert_allclose(grid.affine[:3, 2], (0, -0.5, 2.5), atol=1e-9)
+
+
+def test_a_folder_with_one_file_of_frames_is_a_volume_and_one_with_two_is_not(tmp_path):
+    write_frames(tmp_path / "a" / "scan")
+    assert is_volume(tmp_path / "a")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a").array[0], voxels())
+    write_frames(tmp_path / "a" / "other")
+    assert [path.name for path in volumes_in(tmp_path / "a")] == ["other", "scan"]
+    write_frames(tmp_path / "b" / "scan.dcm")
+    nib.save(nib.nifti1.Nifti1Image(voxels(), np.eye(4)), tmp_path / "b" / "a.nii")
+    assert [path.name for path in volumes_in(tmp_path / "b")] == ["a.nii", "scan.dcm"]
+
+
+def test_a_file_of_one_slice(tmp_path):
+    one = voxels((6, 7))
+    write_slice(tmp_path / "a.dcm", one, (-10, -20, 30), SliceThickness=3)
+    volume = read_volume(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(volume.array[0, :, :, 0], one.T)
+    np.testing.assert_allclose(volume.grid.spacing, (0.5, 0.8, 3))
+    single = write_frames(tmp_path / "b.dcm", [2], SliceThickness=4)
+    assert read_header(single).grid.shape == (*SHAPE[:2], 1)
+
+
+@pytest.mark.parametrize(
+    "positions, message",
+    [
+        ([(0, 0, z) for z in (0, 1, 2, 0, 1)], "slices lie at the same position"),
+        ([(0, 0, z) for z in (0, 1, 2, 4, 5)], "slices are missing"),
+        ([(0, 0, z) for z in (0, 1, 2, 3)], "4 positions for 5 frames"),
+        ([], "does not tell where every frame lies"),
+    ],
+)
+def test_frames_that_are_no_volume(tmp_path, positions, message):
+    path = write_frames(tmp_path / "a.dcm", positions=positions)
+    with pytest.raises(UserError, match=message):
+        read_header(path)
+
+
+def test_frames_that_are_scaled_differently(tmp_path):
+    path = write_frames(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    for slope, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
+        scale = Dataset()
+        scale.RescaleSlope, scale.RescaleIntercept = min(slope, 2), 0
+        frame.PixelValueTransformationSequence = [scale]
+    dataset.save_as(path)
+    with pytest.raises(UserError, match="its frames are scaled differently"):
+        read_header(path)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.PixelValueTransformationSequence[0].RescaleSlope = 2
+        frame.PixelValueTransformationSequence[0].RescaleIntercept = -1000
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_volume(path).array[0], 2 * voxels().astype(int) - 1000)
+
+
+def test_segmentations_in_dicom_are_named(tmp_path):
+    path = write_frames(tmp_path / "a.dcm", Modality="SEG")
+    with pytest.raises(UserError, match="is a segmentation in DICOM"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("spacing", [(0, 0.5), (-1, 0.5), ("nan", 0.5)])
+def test_pixel_spacings_that_are_none(tmp_path, spacing):
+    for number in range(3):
+        write_slice(tmp_path / "s" / str(number), voxels((6, 7)), (0, 0, number), spacing=(1, 1))
+        one = pydicom.dcmread(tmp_path / "s" / str(number))
+        with warnings.catch_warnings(action="ignore"):
+            one.PixelSpacing = [str(length) for length in spacing]
+            one.save_as(tmp_path / "s" / str(number))
+    with pytest.raises(UserError, match="has no usable geometry"):
+        read_header(tmp_path / "s")
+    if 0 in spacing:
+        with pytest.raises(UserError, match="has no usable geometry"):
+            read_header(write_frames(tmp_path / "a.dcm", spacing=spacing))
+
+
+@pytest.fixture
+def same_locale() -> Iterator[None]:
+    """GDCM leaves another behind when it writes."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+@pytest.mark.usefixtures("same_locale")
+def test_compressed_by_itk(tmp_path, compressor):
+    # JPEG 2000 halves a picture five times.
+    large = voxels((64, 48, 3))
+    series = write_series(tmp_path / "plain", large)
+    (tmp_path / "packed").mkdir()
+    for path in series.iterdir():
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.KeepOriginalImageUIDOn()
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
+        writer.SetFileName(str(tmp_path / "packed" / f"{path.name}.dcm"))
+        writer.Execute(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+        syntax = pydicom.dcmread(tmp_path / "packed" / f"{path.name}.dcm").file_meta
+        assert syntax.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_volume(tmp_path / "packed").array[0], large)
+
+
+def test_compression_that_is_not_known(tmp_path):
+    write_series(tmp_path, voxels())
+    for path in tmp_path.iterdir():
+        one = pydicom.dcmread(path)
+        one.PixelData = encapsulate([b"no picture at all" * 10])
+        one.file_meta.TransferSyntaxUID = MPEG2MPML
+        one["PixelData"].is_undefined_length = True
+        one.save_as(path)
+    with pytest.raises(UserError, match=r"(?s)compression is not known here.*4\.100.*gdcmconv"):
+        read_volume(tmp_path)
+
+
+def test_monochrome1_is_said(tmp_path):
+    plain = read_volume(write_series(tmp_path / "a", voxels(dtype="uint16")))
+    write_series(tmp_path / "b", voxels(dtype="uint16"), PhotometricInterpretation="MONOCHROME1")
+    volume = read_volume(tmp_path / "b")
+    np.testing.assert_array_equal(volume.array, 65535 - plain.array)
+    (note,) = volume.header.notes
+    assert "MONOCHROME1" in note.what
+    assert not plain.header.notes

@@ -514,3 +514,46 @@ def test_nothing_is_written_under_an_ending_that_is_not_known(tmp_path):
     with pytest.raises(UserError, match="not a volume"):
         write_volume(tmp_path / "out" / "label.png", whole_numbers((1, *SHAPE)), header())
     assert list(tmp_path.iterdir()) == []
+
+
+# Units
+
+
+@pytest.mark.parametrize(
+    "unit, factor", [("meter", 1e3), ("mm", 1), ("unknown", 1), ("micron", 1e-3)]
+)
+def test_lengths_are_in_the_units_of_the_header(tmp_path, unit, factor):
+    stored = affine_of((0.5, 2, 4), origin=(7, 8, 9))
+    image = nib.nifti1.Nifti1Image(whole_numbers(), stored)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    np.testing.assert_allclose(volume.grid.spacing, np.array([0.5, 2, 4]) * factor)
+    np.testing.assert_allclose(volume.grid.voxel_volume_ml, 4e-3 * factor**3)
+    assert len(volume.header.notes) == (factor != 1)
+    # What is made of it has the same header, for programs that look at numbers only.
+    write_volume(tmp_path / "label.nii.gz", volume.array, volume.header)
+    label = nib.load(tmp_path / "label.nii.gz")
+    assert label.header.get_xyzt_units()[0] == unit
+    np.testing.assert_allclose(label.affine, stored)
+    # Other formats have mm only.
+    write_volume(tmp_path / "label.nrrd", volume.array, volume.header)
+    np.testing.assert_allclose(
+        read_header(tmp_path / "label.nrrd").grid.affine, volume.grid.affine, rtol=1e-6
+    )
+
+
+def test_tiny_voxels_are_voxels(tmp_path):
+    path = save_nifti(tmp_path / "scan.nii", whole_numbers(), np.diag([2e-5, 2e-5, 2e-5, 1]))
+    np.testing.assert_allclose(read_header(path).grid.spacing, 2e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [0, np.nan, np.inf])
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_spacings_that_are_none(tmp_path, spacing, qform_code):
+    path = write_nifti(tmp_path / "scan.nii", SHAPE)
+    with_header_field(
+        path, sform_code=0, qform_code=qform_code, pixdim=[1, 1, spacing, 1, 1, 1, 1, 1]
+    )
+    with pytest.raises(UserError, match=r"scan.nii has no usable geometry"):
+        read_header(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shlex
 from pathlib import Path
@@ -20,14 +19,7 @@ from seg3d.io import Header, VolumeReader, open_volume, whole
 from seg3d.io.convert import convert_volume
 from seg3d.io.regions import Region
 from seg3d.io.reoriented import AS_STORED, Reoriented, on_grid_of, turn_between
-from tests.volumes import affine_of, save_nifti
-
-# How the axes of a file can stand: 6 orders and 8 sets of directions.
-ORIENTATIONS = [
-    np.array([*zip(axes, signs, strict=True)])
-    for axes in itertools.permutations(range(3))
-    for signs in itertools.product((1, -1), repeat=3)
-]
+from tests.volumes import ORIENTATIONS, affine_of, save_nifti
 
 
 def reordered(image: nib.nifti1.Nifti1Image, change: np.ndarray) -> nib.nifti1.Nifti1Image:

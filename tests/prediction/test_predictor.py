@@ -25,6 +25,7 @@ from seg3d.prediction.jobs import Job, plan_jobs
 from seg3d.prediction.predictor import Predictor
 from seg3d.runs.checkpoint import save_checkpoint
 from tests.plans import classes, small_config, small_plan
+from tests.volumes import write_nifti
 
 CPU = torch.device("cpu")
 VALUES = (0, 7, 300)
@@ -436,3 +437,41 @@ def test_what_cannot_be_predicted(tmp_path: Path) -> None:
     for below in ("out", "out.nii", "far/out"):
         with pytest.raises(UserError, match=r"--output .*: .*notes\.txt is a file"):
             plan_jobs([one], empty / "notes.txt" / below)
+
+
+def test_folders_within_folders_give_folders_of_the_same_names(tmp_path):
+    for name in ("a.nii", "p/x_0000.nii", "p/x_0001.nii", "p/q/y.nii", ".hidden/z.nii"):
+        write_nifti(tmp_path / "in" / name)
+    (tmp_path / "in" / "p" / "q" / "circle").symlink_to(tmp_path / "in")
+    output = tmp_path / "in" / "out"
+    write_nifti(output / "earlier.nii")
+    jobs = plan_jobs([tmp_path / "in"], output, recursive=True)
+    assert [str(job.output.relative_to(output)) for job in jobs] == [
+        "a.nii", "p/q/y.nii", "p/x.nii",
+    ]  # fmt: skip
+    assert len(jobs[2].images) == 2
+    assert len(plan_jobs([tmp_path / "in"], output)) == 1
+
+
+def test_cases_by_pattern_have_the_name_of_the_case(tmp_path):
+    for case in ("Müller 1", "b"):
+        for name in ("t1.nii.gz", "t2.nii.gz", "seg.nii.gz"):
+            write_nifti(tmp_path / "in" / case / name)
+    jobs = plan_jobs(
+        [tmp_path / "in"], tmp_path / "out", patterns=["CASE/t2.nii.gz", "CASE/t1.nii.gz"]
+    )
+    assert [job.output.name for job in jobs] == ["Müller 1.nii.gz", "b.nii.gz"]
+    assert [path.name for path in jobs[0].images] == ["t2.nii.gz", "t1.nii.gz"]
+    (tmp_path / "in" / "b" / "t1.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"--pattern CASE/t1.nii.gz: there is no such volume of b"):
+        plan_jobs([tmp_path / "in"], tmp_path, patterns=["CASE/t2.nii.gz", "CASE/t1.nii.gz"])
+    with pytest.raises(UserError, match="--recursive and --pattern are both given"):
+        plan_jobs([tmp_path / "in"], tmp_path, recursive=True, patterns=["CASE/t2.nii.gz"])
+    with pytest.raises(UserError, match="add --recursive"):
+        plan_jobs([tmp_path / "in"], tmp_path / "out")
+
+
+def test_formats_that_are_only_read_give_another_ending(tmp_path):
+    nib.save(nib.nifti1.Nifti1Pair(np.zeros((3, 3, 3), "int16"), np.eye(4)), tmp_path / "a.img")
+    (job,) = plan_jobs([tmp_path / "a.img", tmp_path / "a.hdr"], tmp_path / "out")
+    assert (job.images, job.output.name) == ((tmp_path / "a.hdr",), "a.nii.gz")
