@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.common.files import atomic_write
+from seg3d.common.files import atomic_write, require_space
 from seg3d.common.free_ram import free_ram
 from seg3d.common.sizes import readable
 from seg3d.common.standard_streams import libraries_unheard
@@ -113,8 +113,11 @@ class _Writer(ArrayWriter):
         image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
         with atomic_write(self.path, suffix=self.path.suffix.lower()) as temporary:
             try:
-                self._itk.WriteImage(image, str(temporary), useCompression=True)
+                with libraries_unheard():
+                    self._itk.WriteImage(image, str(temporary), useCompression=True)
             except RuntimeError as error:
+                # ITK does not say why.
+                require_space(self.path, self._held.nbytes)
                 raise UserError(
                     f"{self.path}: it could not be written",
                     given=_said(error),
