@@ -29,6 +29,18 @@ def printable(text: object, kept: str = "\n") -> str:
     )
 
 
+def is_text(words: str) -> bool:
+    """Whether there are whole characters only, which can be written to any file.
+
+    Bytes of a file's name that are no UTF-8 are half characters.
+    """
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shortened(line: str, longest: int = LONGEST_LINE) -> str:
     """A line without its middle if it is longer."""
     if len(line) <= longest:

@@ -76,18 +76,8 @@ class _Reader(ArrayReader):
 
     def _array(self) -> np.ndarray:
         if self._held is None:
-            self._require_ram()
             self._held = read_voxels(self.path, self._file)
         return self._held
-
-    def _require_ram(self) -> None:
-        size = byte_count((*self.header.grid.shape, self.header.channels), self.dtype)
-        if size > (free := free_ram()):
-            raise UserError(
-                f"{self.path} is read whole, which takes more RAM than is free",
-                given=f"{readable(size)} of voxels, {readable(free)} free",
-                fix="convert it on another machine to .nii or .ome.zarr, which are read by regions",
-            )
 
     def close(self) -> None:
         self._held = None
@@ -150,7 +140,18 @@ def read_information(path: Path, file_type: str) -> Any:
 
 
 def read_voxels(path: Path, reader: Any) -> np.ndarray:
-    """The voxels of a file, `(X, Y, Z)` or `(X, Y, Z, C)`."""
+    """The voxels of a file, `(X, Y, Z)` or `(X, Y, Z, C)`.
+
+    Raises:
+        UserError: if the file is damaged, or there is too little RAM.
+    """
+    size = byte_count((*reader.GetSize(), reader.GetNumberOfComponents()), stored_dtype(reader))
+    if size > (free := free_ram()):
+        raise UserError(
+            f"{path} is read whole, which takes more RAM than is free",
+            given=f"{readable(size)} of voxels, {readable(free)} free",
+            fix="convert it on another machine to .nii or .ome.zarr, which are read by regions",
+        )
     try:
         with libraries_unheard():
             image = reader.Execute()

@@ -25,7 +25,7 @@ from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
-from seg3d.training.optimiser import make_optimizer, make_schedule
+from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
 from seg3d.training.validation import Validation
 
 
@@ -98,10 +98,7 @@ class Trainer:
         # The settings are the config's, which may have changed since; the rest goes on.
         settings = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({**content["optimizer"], "param_groups": settings})
-        for parameter, state in self.optimizer.state.items():
-            for name, value in state.items():
-                if torch.is_tensor(value) and value.shape not in ((), parameter.shape):
-                    raise ValueError(f"{name} of the optimiser does not fit the network")
+        require_fitting_state(self.optimizer)
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])

@@ -102,3 +102,9 @@ def test_values_that_nobody_writes_are_refused(kind: str):
 def test_values_that_people_write_are_not():
     require_moderate({"labels": {str(number): [number] for number in range(5000)}, "x": 10**300})
     require_moderate(nested(DEEPEST))
+
+
+@pytest.mark.parametrize("value", ["\udcff", ["a\ud800"], {"\udcff": 1}])
+def test_half_characters_are_refused(value: Any):
+    with pytest.raises(ValueError, match="half characters"):
+        require_moderate(value)

@@ -607,6 +607,12 @@ def test_set_of_a_key_below_a_value():
     )
 
 
+def test_of_many_mistakes_the_first_are_said() -> None:
+    with pytest.raises(UserError, match="and 92 more mistakes") as caught:
+        config_from_tree({"patch": {f"key{number}": 1 for number in range(100)}})
+    assert len(str(caught.value)) < 1000
+
+
 # The reference
 
 
