@@ -32,7 +32,8 @@ NRRD_PACKINGS = {
 }  # fmt: skip
 AS_WORDS = ("text", "txt", "ascii")
 
-NUMBER = r"[+-]?(?:nan|inf|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?)"
+# Thousands of digits end the process, too.
+NUMBER = r"[+-]?(?:nan|inf|(?:[0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})(?:e[+-]?[0-9]{1,3})?)"
 NUMBERS = rf"{NUMBER}(?:\s+{NUMBER}){{0,99}}"
 VECTOR = rf"(?:none|\(\s*{NUMBER}(?:\s*,\s*{NUMBER}){{0,8}}\s*\))"
 VECTORS = rf"{VECTOR}(?:\s*{VECTOR}){{0,9}}"

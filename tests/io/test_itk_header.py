@@ -80,6 +80,8 @@ def test_other_fields_of_metaimage(tmp_path: Path, changes: dict[str, str]):
         {"encoding": "rot13"},
         {"space_directions": "(1,0,0) " + "[" * 3000 + " (0,0,1)"},
         {"space_origin": "(0,0"},
+        {"space_origin": f"(0,0,{'9' * 5000})"},
+        {"space_origin": f"(0,0,0.{'9' * 300})"},
         {"line_skip": "-1"},
         {"byte_skip": "99999999999999999999"},
         {"unheard": "of"},
