@@ -16,6 +16,7 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write, require_space
 from seg3d.common.free_ram import free_ram
+from seg3d.common.plain_text import is_text
 from seg3d.common.sizes import readable
 from seg3d.common.standard_streams import libraries_unheard
 from seg3d.geometry import Shape3
@@ -181,8 +182,11 @@ def library(path: Path) -> Any:
     """SimpleITK.
 
     Raises:
-        UserError: saying that ``path`` needs it, if it is not installed.
+        UserError: saying that ``path`` needs it, if it is not installed; or that the path's name is
+            none that can be given to it, which would end the process.
     """
+    if not is_text(str(path)):
+        raise UserError(f"{path}: this name is not in UTF-8", fix="rename it")
     try:
         import SimpleITK
     except ImportError as error:

@@ -21,7 +21,7 @@ from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
 from seg3d.common.plain_values import require_moderate
 from seg3d.common.version import __version__
-from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.config import Config, UNet3dConfig, config_from_tree, config_tree
 from seg3d.plan import Plan, build_network
 
 FORMAT = 1
@@ -121,6 +121,9 @@ def trained_network(path: Path, config: Config, plan: Plan, content: dict[str, A
         # Of a damaged plan the network may be larger than any memory: on this device it is empty.
         with torch.device("meta"):
             _require_alike(build_network(config, plan).state_dict(), content["network"])
+        factors = np.prod(plan.strides, axis=0)
+        if isinstance(config.network, UNet3dConfig) and np.mod(plan.patch_size, factors).any():
+            raise ValueError("its patches are no multiples of its strides")
         network = build_network(config, plan)
         network.load_state_dict(content["network"])
         return network

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seg3d.common.errors import UserError
-from seg3d.io import open_volume, read_volume
+from seg3d.geometry import Grid
+from seg3d.io import Header, create_volume, open_volume, read_volume
 from seg3d.io.itk_header import require_sound_header
 
 pytest.importorskip("SimpleITK")
@@ -139,3 +141,15 @@ def test_what_writers_of_metaimage_write(tmp_path: Path):
         Comment="a = b: c", AnatomicalOrientation="RAI", ITK_InputFilterName="Some filter",
     )  # fmt: skip
     assert (read_volume(path).array.ravel(order="F") == np.arange(8)).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text")
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_a_name_that_is_no_text(tmp_path: Path, ending: str):
+    path = tmp_path / f"\udcff{ending}"
+    with pytest.raises(UserError, match="this name is not in UTF-8"):
+        create_volume(path, Header(Grid((2, 3, 4), np.eye(4)), 1, None), np.dtype("int16"), 1)
+    path.write_bytes(b"NRRD0004\n")
+    with pytest.raises(UserError, match="this name is not in UTF-8"):
+        open_volume(path)
+    assert list(tmp_path.iterdir()) == [path]

@@ -275,6 +275,12 @@ def test_a_plan_of_a_network_that_no_memory_holds(tmp_path: Path) -> None:
         trained_network(tmp_path / "last.pt", NETWORK_CONFIG, plan, trained())
 
 
+def test_a_plan_of_patches_that_the_network_does_not_take(tmp_path: Path) -> None:
+    plan = NETWORK_PLAN.model_copy(update={"patch_size": (16, 16, 17)})
+    with pytest.raises(UserError, match="is damaged.*\n.*patches are no multiples of its strides"):
+        trained_network(tmp_path / "last.pt", NETWORK_CONFIG, plan, trained())
+
+
 @pytest.mark.parametrize(
     "changes",
     [
