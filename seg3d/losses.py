@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from seg3d.common.device import is_on_cpu
+
 IGNORE = -1
 
-# Scores that are worked on at a time: about what fits into a CPU's cache.
+# Scores that are worked on at a time: about what fits into a CPU's cache, or keeps a GPU busy.
 SLAB = 2**19
+GPU_SLAB = 2**22
 
 
 class DiceCrossEntropy(nn.Module):
@@ -176,11 +179,15 @@ def _slabs(scores: Tensor, target: Tensor) -> Iterator[tuple[tuple[int, slice, s
         Where the slab lies in the scores, beginning with the sample, and its labels `(voxels,)`.
     """
     size = scores.shape[2:]
-    rows = max(1, SLAB // scores[0, :, 0].numel())
+    rows = max(1, _slab_elements(scores) // scores[0, :, 0].numel())
     for sample in range(len(scores)):
         for start in range(0, size[0], rows):
             part = slice(start, start + rows)
             yield (sample, slice(None), part), _nearest_labels(target[sample, 0], part, size)
+
+
+def _slab_elements(scores: Tensor) -> int:
+    return SLAB if is_on_cpu(scores) else GPU_SLAB
 
 
 def _nearest_labels(target: Tensor, rows: slice, size: torch.Size) -> Tensor:

@@ -21,6 +21,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def all_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 has 10 bits of mantissa, whose rounding would hide differences of the kernels."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.parametrize("sketch", SKETCHES)
 def test_probed_layer_on_the_gpu(sketch: str) -> None:
     """Output and input gradient are torch's own, the draw repeats, the global generator rests."""
@@ -78,11 +84,13 @@ def test_kernels_and_torch_path_take_the_same_step(
         scores.float().square().mean().backward()
         results.append((scores, [p.grad for p in used.parameters() if p.grad is not None]))
     (fused, fused_gradients), (plain, plain_gradients) = results
-    rounding = 0.05 if amp else 2e-3  # cuDNN may compute in bfloat16 or TF32
+    rounding = 0.05 if amp else 2e-4
     torch.testing.assert_close(fused, plain, rtol=rounding, atol=rounding)
+    # Of a bias in front of a norm the gradient is zero, but for rounding.
+    nothing = 1e-3 * max(gradient.norm() for gradient in plain_gradients)
     for one, other in zip(fused_gradients, plain_gradients, strict=True):
         # Codes next to a threshold may differ.
-        assert (one - other).norm() <= (0.2 if amp else 0.02) * other.norm() + 1e-5
+        assert (one - other).norm() <= (0.2 if amp else 0.02) * other.norm() + nothing
 
 
 def test_demo_on_the_gpu(tmp_path: Path, cli: Cli) -> None:

@@ -6,6 +6,8 @@ import re
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from seg3d.common.errors import UserError
 
@@ -47,6 +49,11 @@ def choose_device(name: str) -> torch.device:
             fix="use --device cpu",
         )
     return torch.device(name)
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether x is really there, and on a CPU: fake tensors stand for those on a GPU."""
+    return x.is_cpu and not isinstance(x, FakeTensor)
 
 
 def home_of_float64(device: torch.device) -> torch.device:

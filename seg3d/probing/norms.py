@@ -40,7 +40,7 @@ from seg3d.probing.probed_layer import (
     single_under_autocast,
     uncompiled,
 )
-from seg3d.probing.records import KeptSketch, Record, attach
+from seg3d.probing.records import KeptSketch, Record, attach, columns_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype
 from seg3d.probing.work_sizes import bricks_of, lot_elements, telling
@@ -265,17 +265,19 @@ def normalise(
     """
     scale, offset = normalisation.scale, normalisation.offset
     slope = 1.0 if normalisation.slope is None else normalisation.slope
-    affine = _affine(weight, bias, scale)
     grid = BrickGrid.of(y.shape, sketch.voxels)
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
     if encoder is not None and (kernels := kernels_for(grid, y, z)):
-        numbers_of_channels = torch.stack([scale, offset, *affine, torch.full_like(scale, slope)])
-        kernels.normalise(encoder, y, z, numbers_of_channels)
+        factors = 1.0 if weight is None else weight, 0.0 if bias is None else bias
+        columns = columns_of(scale.shape, y.device, scale, offset, *factors, slope)
+        kernels.normalise(encoder, y, z, columns)
+        affine = columns[2], columns[3]
         return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
+    affine = _affine(weight, bias, scale)
     for where, numbers in bricks_of(grid, y):
-        columns = [grid.spread(values, where) for values in (scale, offset, *affine)]
-        v = (grid.read(y, where, scale.dtype) * columns[0]).add_(columns[1])
-        n = (v * columns[2]).add_(columns[3])
+        by, plus, gain, shift = (grid.spread(part, where) for part in (scale, offset, *affine))
+        v = (grid.read(y, where, scale.dtype) * by).add_(plus)
+        n = (v * gain).add_(shift)
         if encoder is not None:
             encoder.put(v, numbers, exceeds(n, 0))
         grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
@@ -334,10 +336,14 @@ def normalise_backward(
     sums = rebuilder.sums(dz, record.slope, 1.0)
     voxels = dz[0, 0].numel()
     gain = record.affine[0]
-    along = -scale * pool(gain * sums[1] / voxels)
-    constant = -scale * pool(gain * sums[0] / voxels) - along * pool(sums[2] / voxels)
+    # Few operators, since on a GPU each of these costs as much time as a small layer's convolution.
+    means = sums / -voxels
+    by_dn, by_product = gain * means[:2]
+    along = scale * pool(by_product)
+    constant = torch.addcmul(scale * pool(by_dn), along, pool(means[2]))
     rebuilder.gradient(dz, dy, (scale * gain, constant, along))
-    return sums[1].sum(0), sums[0].sum(0)
+    dbias, dweight = sums[:2].sum(1)
+    return dweight, dbias
 
 
 def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
@@ -349,6 +355,8 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     kernels = kernels_for(None, y)
     mean, variance = kernels.moments(y) if kernels else _moments(y)
     pooled = pool(mean)
+    if pooled is mean:  # every channel of every sample is on its own
+        return mean, variance
     return pooled, pool(variance + (mean - pooled).square())
 
 

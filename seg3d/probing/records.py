@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from types import ModuleType
 
 import torch
@@ -155,6 +155,7 @@ class Rebuilder:
         self.grid = BrickGrid.of(record.shape, record.sketch.voxels)
         self.dtype = dtype
         self._decoder: Decoder | None = None
+        self._columns_to_fill: Tensor | None = None
         if isinstance(record.sketch, RotatedSketch):
             key = ProbeKey.from_tensor(record.key)
             self._decoder = Decoder(record.sketch, record.shape, record.kept, key, dtype)
@@ -248,8 +249,10 @@ class Rebuilder:
         """Write the surrogate of x for these samples and layers into ``out``."""
         slope = self.record.slope
         if kernels := self._kernels(out):
-            columns = self._columns(out, slope, 1.0, *(self.record.affine or (1.0, 0.0)))
-            kernels.fill(self._decoder, out, columns, samples, layers)
+            if self._columns_to_fill is None:
+                affine = self.record.affine or (1.0, 0.0)
+                self._columns_to_fill = self._columns(out, slope, 1.0, *affine)
+            kernels.fill(self._decoder, out, self._columns_to_fill, samples, layers)
             return
         for where, numbers in self.lots(samples, layers):
             rows, positive = self.values(where, numbers, self.record.affine)
@@ -262,12 +265,7 @@ class Rebuilder:
         return kernels_for(self.grid, *tensors) if self._decoder is not None else None
 
     def _columns(self, x: Tensor, *values: Slope) -> Tensor:
-        """Numbers for the kernels, by sample and channel: ``(values, B, C)``."""
-        shape = (len(values), self.grid.batch, self.grid.channels)
-        columns = torch.empty(shape, dtype=torch.float32, device=x.device)
-        for column, value in zip(columns, values, strict=True):
-            column.copy_(value) if isinstance(value, Tensor) else column.fill_(value)
-        return columns
+        return columns_of(torch.Size((self.grid.batch, self.grid.channels)), x.device, *values)
 
     def _factors(self, positive: Tensor, where: Where, below: Slope, above: float) -> Tensor:
         """``above`` where the mask says positive, and ``below`` elsewhere: ``(bricks, voxels)``."""
@@ -287,6 +285,18 @@ class Rebuilder:
             return rows
         gain, shift = self._spread(affine, where)
         return (rows * gain).add_(shift)
+
+
+def columns_of(shape: torch.Size, device: torch.device, *values: Slope) -> Tensor:
+    """Numbers for the kernels, by sample and channel: ``(values, B, C)``, of shape ``(B, C)``."""
+    tensors = (value if isinstance(value, Tensor) else _number(value, device) for value in values)
+    return torch.stack([tensor.to(torch.float32).expand(shape) for tensor in tensors])
+
+
+@lru_cache(maxsize=64)
+def _number(value: float, device: torch.device) -> Tensor:
+    """A scalar on the device, to which it is brought but once."""
+    return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def is_one(slope: float | Tensor) -> bool:

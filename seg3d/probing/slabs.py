@@ -134,8 +134,9 @@ def added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     """The sum so far of the slabs' parts, in float32 or better; None if there are none."""
     if part is None:
         return total
-    part = part.to(torch.promote_types(part.dtype, torch.float32))
-    return part if total is None else total.add_(part)
+    if total is None:
+        return part.to(torch.promote_types(part.dtype, torch.float32))
+    return total.add_(part)
 
 
 def rows_of(x: Tensor, samples: slice, first: int, last: int) -> Tensor:
@@ -183,7 +184,7 @@ class OverlapAdd:
             stop = min(stop, unread)
         part = self.out[samples]
         fresh = min(max(start, self._done), stop) if self.empty else stop
-        if self.empty:
+        if self.empty and self._done < start:
             part[:, :, self._done : start] = 0
         if start < fresh:
             part[:, :, start:fresh] += window[:, :, start - first : fresh - first]
@@ -193,7 +194,7 @@ class OverlapAdd:
 
     def finish(self) -> None:
         """Call it after the last window: rows that none has touched are zero."""
-        if self.empty and self._samples is not None:
+        if self.empty and self._samples is not None and self._done < self.out.shape[2]:
             self.out[self._samples, :, self._done :] = 0
 
 

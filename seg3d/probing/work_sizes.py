@@ -8,13 +8,19 @@ from typing import TypeVar
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from seg3d.common.device import is_on_cpu
 from seg3d.probing.bricks import BrickGrid, Where
 
 Part = TypeVar("Part")
 
 
-# On a GPU a part shrinks with the tensor, lest it be the larger of the two, down to this.
-LEAST_ELEMENTS = 1 << 17
+MIB = 1 << 20
+# A GPU's time for a part has to be longer than the time that the CPU takes to ask for it, which is
+# some 0.1 ms; below that, cutting saves little memory anyway. So a slab is an eighth of the tensor,
+# but no less and no more than this, in bytes.
+SLAB_BYTES = (32 * MIB, 128 * MIB)
+# Lots are of float32, several at a time; they are for GPUs without the fused kernels.
+LOT_ELEMENTS = (1 << 20, 1 << 21)
 
 
 def lot_elements(x: Tensor, total: int) -> int:
@@ -24,12 +30,12 @@ def lot_elements(x: Tensor, total: int) -> int:
         x: tells the device.
         total: elements of all lots.
     """
-    return 1 << 20 if _on_cpu(x) else min(1 << 21, max(LEAST_ELEMENTS, total // 32))
+    return 1 << 20 if is_on_cpu(x) else _between(LOT_ELEMENTS, total // 32)
 
 
 def slab_elements(x: Tensor) -> int:
     """Elements of a slab of a convolution on ``x``."""
-    return 1 << 22 if _on_cpu(x) else min(1 << 23, max(LEAST_ELEMENTS, x.numel() // 8))
+    return 1 << 22 if is_on_cpu(x) else _between(SLAB_BYTES, x.nbytes // 8) // x.element_size()
 
 
 def bricks_of(
@@ -58,6 +64,6 @@ def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
         yield last
 
 
-def _on_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is really there, and on a CPU; fake tensors stand for those on a GPU."""
-    return x.device.type == "cpu" and not isinstance(x, FakeTensor)
+def _between(limits: tuple[int, int], size: int) -> int:
+    least, most = limits
+    return min(most, max(least, size))

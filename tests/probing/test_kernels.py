@@ -180,7 +180,7 @@ def test_activations(slopes: int) -> None:
     shape, sketch = SHAPES[2], RotatedSketch(0.5)
     y, dz = volume(shape), volume(shape, mean=0.1)
     how = normalisation(shape, None)
-    slope = ProbedPReLU(slopes).weight.detach().to(DEVICE) * torch.arange(1, slopes + 1)
+    slope = (ProbedPReLU(slopes).weight.detach() * torch.arange(1, slopes + 1)).to(DEVICE)
     for record in (
         normalise(y, y.clone(), *affine(shape[1]), how, sketch, KEY),
         sketched_with_signs(y, sketch, KEY),
@@ -203,9 +203,10 @@ def test_moments(dtype: torch.dtype) -> None:
         assert_near(fused, plain, torch.float32, 1e-5)
 
 
-def test_training_step() -> None:
+def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a whole network: output, and gradients, which see all kernels one after the other."""
     torch.manual_seed(1)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     network = UNet3d(1, 2, (4, 8)).to(DEVICE)
     set_bits(network, {"encoder.0.*": 0.25, "*": 1})
     x = torch.randn(2, 1, 4, 8, 8, device=DEVICE)

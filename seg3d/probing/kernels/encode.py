@@ -20,12 +20,12 @@ LEAST_NORMAL = tl.constexpr(1.1754943508222875e-38)
 @triton.jit
 def centred(
     y, z, columns, signs, means, column_size,
-    brick, column, here, places, inside, lanes, voxels,
-    NORMALISE: tl.constexpr, SIGNED: tl.constexpr, EDGE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    brick, column, here, places, inside, lanes,
+    NORMALISE: tl.constexpr, SIGNED: tl.constexpr, EDGE: tl.constexpr, VOXELS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Do with one member of every unit all but the coding; return what is left to be coded."""
-    in_brick = (lanes < voxels)[None, :]
+    in_brick = (lanes < VOXELS)[None, :]
     v = tl.load(y + places, mask=here[:, None] & in_brick, other=0).to(tl.float32)
     n = v
     if NORMALISE:
@@ -43,7 +43,7 @@ def centred(
         tl.store(z + places, activated.to(z.dtype.element_ty), mask=inside)
     if SIGNED:
         positive = (n > 0) & in_brick
-        sign_bytes = (voxels + 7) // 8
+        sign_bytes = (VOXELS + 7) // 8
         byte = tl.arange(0, BLOCK // 8)[None, :]
         tl.store(
             signs + brick.to(tl.int64)[:, None] * sign_bytes + byte,
@@ -54,13 +54,13 @@ def centred(
         below = tl.sum(tl.where(positive | ~in_brick, 0.0, v), axis=1)
         above = tl.sum(tl.where(positive, v, 0.0), axis=1)
         # A brick without voxels of a kind has 0 / 1 for their mean.
-        below = (below / tl.maximum(voxels - count, 1.0)).to(means.dtype.element_ty)
+        below = (below / tl.maximum(VOXELS - count, 1.0)).to(means.dtype.element_ty)
         above = (above / tl.maximum(count, 1.0)).to(means.dtype.element_ty)
         tl.store(means + brick * 2, below, mask=here)
         tl.store(means + brick * 2 + 1, above, mask=here)
         mean = tl.where(positive, above.to(tl.float32)[:, None], below.to(tl.float32)[:, None])
     else:
-        whole = tl.sum(tl.where(in_brick, v, 0.0), axis=1) / voxels
+        whole = tl.sum(tl.where(in_brick, v, 0.0), axis=1) / VOXELS
         whole = whole.to(means.dtype.element_ty)
         tl.store(means + brick, whole, mask=here)
         mean = whole.to(tl.float32)[:, None]
@@ -72,10 +72,10 @@ def centred(
 def encode_kernel(
     y, z, columns, matrix, thresholds, levels, signs, means, codes, scales,
     signs_number, choice_number, units, groups, channels, runs, layers, planes, plane, depth,
-    sample_stride, channel_stride, layer_size, voxels, column_size,
+    sample_stride, channel_stride, layer_size, column_size,
     NORMALISE: tl.constexpr, SIGNED: tl.constexpr, BITS: tl.constexpr, PER_GROUP: tl.constexpr,
-    EDGE: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
-    HALF: tl.constexpr,
+    EDGE: tl.constexpr, VOXELS: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
+    ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """What :func:`seg3d.probing.norms.normalise` does lot by lot.
 
@@ -91,37 +91,41 @@ def encode_kernel(
         for member in range(PER_GROUP):
             brick, column, here, places, inside = locate(
                 unit, live & (chosen != member), member, lanes, groups, channels, runs, layers,
-                planes, plane, depth, sample_stride, channel_stride, layer_size, voxels,
-                PER_GROUP, EDGE,
+                planes, plane, depth, sample_stride, channel_stride, layer_size,
+                VOXELS, PER_GROUP, EDGE,
             )  # fmt: skip
             centred(
                 y, z, columns, signs, means, column_size,
-                brick, column, here, places, inside, lanes, voxels,
-                NORMALISE, SIGNED, EDGE, ROWS, BLOCK,
+                brick, column, here, places, inside, lanes,
+                NORMALISE, SIGNED, EDGE, VOXELS, ROWS, BLOCK,
             )  # fmt: skip
     brick, column, here, places, inside = locate(
         unit, live, chosen, lanes, groups, channels, runs, layers, planes, plane, depth,
-        sample_stride, channel_stride, layer_size, voxels, PER_GROUP, EDGE,
+        sample_stride, channel_stride, layer_size, VOXELS, PER_GROUP, EDGE,
     )  # fmt: skip
     rest = centred(
         y, z, columns, signs, means, column_size,
-        brick, column, here, places, inside, lanes, voxels,
-        NORMALISE, SIGNED, EDGE, ROWS, BLOCK,
+        brick, column, here, places, inside, lanes,
+        NORMALISE, SIGNED, EDGE, VOXELS, ROWS, BLOCK,
     )  # fmt: skip
 
     energy = tl.sum(rest * rest, axis=1)
-    spread = tl.sqrt(energy / voxels)[:, None]
+    spread = tl.sqrt(energy / VOXELS)[:, None]
     low, high = sign_words(signs_number, brick, BLOCK)
     large, small = halves(with_signs(rest, low, high, lanes))
     overlap = tl.zeros((ROWS,), tl.float32)
-    code_bytes = (voxels * BITS + 7) // 8
-    for first in range(0, BLOCK, PART):
+    code_bytes = (VOXELS * BITS + 7) // 8
+    for first in tl.static_range(0, BLOCK, PART):
         part = first + tl.arange(0, PART)
         rotated = rotate(large, small, matrix, part, False, False, BLOCK, HALF)
-        code = tl.zeros((ROWS, PART), tl.int32)
-        for threshold in tl.static_range((1 << BITS) - 1):
-            code += (rotated > tl.load(thresholds + threshold) * spread).to(tl.int32)
-        code = tl.where((part < voxels)[None, :], code, 0)
+        if BITS == 1:
+            code = (rotated > 0).to(tl.int32)
+        else:
+            code = tl.zeros((ROWS, PART), tl.int32)
+            scaled = rotated / spread  # of a constant brick NaN, which exceeds no threshold
+            for threshold in tl.static_range((1 << BITS) - 1):
+                code += (scaled > tl.load(thresholds + threshold)).to(tl.int32)
+        code = tl.where((part < VOXELS)[None, :], code, 0)
         if BITS == 1:
             overlap += tl.sum(tl.abs(rotated), axis=1) * tl.load(levels + 1)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -23,8 +23,12 @@ from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
 
-ROWS = 16  # units of a program: bricks, or groups of them
+# Units of a program: bricks, or groups of them. With 64 of them Hopper's matrix units take the
+# codes of four warps as they are, and the work that is done once for a unit is shared by few threads.
+ROWS = 64
+ROWS_AT_EDGES = 32
 PART = 32  # voxels of them that are rotated at a time
+HOPPER = (9, 0)  # compute capability
 MOMENTS_BLOCK = 2048
 MOMENTS_PROGRAMS = 2048  # about so many keep any GPU busy
 # Triton's interpreter, which runs kernels on a CPU, cannot multiply matrices in bfloat16.
@@ -179,31 +183,38 @@ def _arguments(
         "sample_stride": x.stride(0),
         "channel_stride": x.stride(1),
         "layer_size": span,
-        "voxels": grid.voxels,
         "SIGNED": signs.shape[1] > 0,
         "BITS": choice.code_bits,
         "PER_GROUP": choice.per_group,
         "EDGE": sticks_out,
+        "VOXELS": grid.voxels,
         "BLOCK": block,
         "PART": min(PART, block),
     }
 
 
 def _launch_on_units(kernel: Any, *, units: int, **arguments: Any) -> None:
-    # Voxels that are read one by one and not in fours take so many registers that four warps,
-    # with which most programs run at a time, would not have enough.
-    by_fours = arguments["voxels"] % 16 == 0 and not arguments["EDGE"]
+    # Voxels that are read one by one and not in fours take so many registers that fewer programs
+    # and more warps are needed for all threads to have enough.
+    by_fours = arguments["VOXELS"] % 16 == 0 and not arguments["EDGE"]
+    rows = ROWS if by_fours else ROWS_AT_EDGES
+    device = arguments["means"].device
     _launch(
         kernel,
-        triton.cdiv(units, ROWS),
+        triton.cdiv(units, rows),
         units=units,
-        ROWS=ROWS,
+        ROWS=rows,
         HALF=HALF,
-        num_warps=4 if by_fours else 8,
+        num_warps=4 if by_fours and _capability(device) >= HOPPER else 8,
         # The matrix, which all programs share, is to come through the first-level cache.
         num_stages=1,
         **arguments,
     )
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 def _launch(kernel: Any, programs: int, **arguments: Any) -> None:

@@ -18,25 +18,15 @@ SUMS, GRADIENT, SLOPES, FILL = (tl.constexpr(purpose) for purpose in range(4))
 
 
 @triton.jit
-def read(dz, signs, brick, places, inside, lanes, voxels,
-         PURPOSE: tl.constexpr, SIGNED: tl.constexpr):  # fmt: skip
-    """What the tensors say of some voxels of a member of every unit: dz, and what is positive."""
-    values, positive = 0.0, inside
-    if PURPOSE != FILL:
-        values = tl.load(dz + places, mask=inside, other=0).to(tl.float32)
-    if SIGNED:
-        positive = unpack(signs, brick, lanes, voxels, inside, 1) != 0
-    return values, positive
-
-
-@triton.jit
 def use(
-    values, positive, rest, out, columns, column_size, means, origin,
-    brick, column, here, places, inside,
-    PURPOSE: tl.constexpr, SIGNED: tl.constexpr,
+    dz, out, columns, column_size, signs, means, rest, origin,
+    brick, column, here, places, inside, first,
+    PURPOSE: tl.constexpr, SIGNED: tl.constexpr, VOXELS: tl.constexpr, ROWS: tl.constexpr,
+    LANES: tl.constexpr,
 ):  # fmt: skip
-    """Do with what was read, and the rest, what is the purpose; return the sums."""
+    """Do with LANES voxels of a member of every unit what is the purpose; return the sums."""
     if SIGNED:
+        positive = unpack(signs, brick, here, first, 1, VOXELS, ROWS, LANES) != 0
         below = tl.load(columns + column, mask=here, other=0)[:, None]
         above = tl.load(columns + column_size + column, mask=here, other=0)[:, None]
         factor = tl.where(positive, above, below)
@@ -47,27 +37,27 @@ def use(
             v = tl.where(positive, above, below) + rest
         else:
             v = tl.load(means + brick, mask=here, other=0).to(tl.float32)[:, None] + rest
+    sums = 0.0, 0.0, 0.0
     if PURPOSE == FILL:
         if SIGNED:
             gain = tl.load(columns + 2 * column_size + column, mask=here, other=0)[:, None]
             shift = tl.load(columns + 3 * column_size + column, mask=here, other=0)[:, None]
             v = (v * gain + shift) * factor
-        tl.store(out + (places - origin), v.to(out.dtype.element_ty), mask=inside)
+        written = v
     else:
-        dn = values * factor
+        dn = tl.load(dz + places, mask=inside, other=0).to(tl.float32) * factor
+        written = dn
     if PURPOSE == SUMS:
         sums = (
             tl.sum(dn, axis=1), tl.sum(dn * v, axis=1), tl.sum(tl.where(inside, v, 0.0), axis=1)
         )  # fmt: skip
     else:
-        sums = 0.0, 0.0, 0.0
-    if PURPOSE == GRADIENT:
-        gain = tl.load(columns + 2 * column_size + column, mask=here, other=0)[:, None]
-        constant = tl.load(columns + 3 * column_size + column, mask=here, other=0)[:, None]
-        along = tl.load(columns + 4 * column_size + column, mask=here, other=0)[:, None]
-        tl.store(out + places, (dn * gain + v * along + constant).to(out.dtype.element_ty), inside)
-    if PURPOSE == SLOPES:
-        tl.store(out + places, dn.to(out.dtype.element_ty), mask=inside)
+        if PURPOSE == GRADIENT:
+            gain = tl.load(columns + 2 * column_size + column, mask=here, other=0)[:, None]
+            constant = tl.load(columns + 3 * column_size + column, mask=here, other=0)[:, None]
+            along = tl.load(columns + 4 * column_size + column, mask=here, other=0)[:, None]
+            written = dn * gain + v * along + constant
+        tl.store(out + (places - origin), written.to(out.dtype.element_ty), mask=inside)
     return sums
 
 
@@ -75,11 +65,11 @@ def use(
 def rebuild_kernel(
     dz, out, columns, matrix, levels, signs, means, codes, scales,
     signs_number, choice_number, units, groups, channels, runs, layers, planes, plane, depth,
-    sample_stride, channel_stride, layer_size, voxels, column_size, bricks,
+    sample_stride, channel_stride, layer_size, column_size, bricks,
     first_sample, first_layer, layers_here,
     PURPOSE: tl.constexpr, SIGNED: tl.constexpr, BITS: tl.constexpr, PER_GROUP: tl.constexpr,
-    EDGE: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
-    HALF: tl.constexpr,
+    EDGE: tl.constexpr, VOXELS: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
+    ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """:meth:`Rebuilder.sums`, ``gradient`` (SLOPES: of an activation alone) and ``fill``.
 
@@ -96,57 +86,59 @@ def rebuild_kernel(
     unit = (sample * layers + layer) * groups + counted % groups
     chosen, _ = chosen_members(choice_number, unit, groups, channels * runs, PER_GROUP)
     if PER_GROUP > 1:
-        lanes = tl.arange(0, BLOCK)
         for member in range(PER_GROUP):
-            brick, column, here, places, inside = locate(
-                unit, live & (chosen != member), member, lanes, groups, channels, runs, layers,
-                planes, plane, depth, sample_stride, channel_stride, layer_size, voxels,
-                PER_GROUP, EDGE,
-            )  # fmt: skip
-            values, positive = read(
-                dz, signs, brick, places, inside, lanes, voxels, PURPOSE, SIGNED
-            )  # fmt: skip
-            sums = use(
-                values, positive, 0.0, out, columns, column_size, means, origin,
-                brick, column, here, places, inside, PURPOSE, SIGNED,
-            )  # fmt: skip
+            dn_sum = tl.zeros((ROWS,), tl.float32)
+            product_sum = tl.zeros((ROWS,), tl.float32)
+            v_sum = tl.zeros((ROWS,), tl.float32)
+            for first in tl.static_range(0, BLOCK, PART):
+                brick, column, here, places, inside = locate(
+                    unit, live & (chosen != member), member, first + tl.arange(0, PART), groups,
+                    channels, runs, layers, planes, plane, depth, sample_stride, channel_stride,
+                    layer_size, VOXELS, PER_GROUP, EDGE,
+                )  # fmt: skip
+                sums = use(
+                    dz, out, columns, column_size, signs, means, 0.0, origin,
+                    brick, column, here, places, inside, first,
+                    PURPOSE, SIGNED, VOXELS, ROWS, PART,
+                )  # fmt: skip
+                dn_sum += sums[0]
+                product_sum += sums[1]
+                v_sum += sums[2]
             if PURPOSE == SUMS:
-                tl.store(out + brick, sums[0], mask=here)
-                tl.store(out + bricks + brick, sums[1], mask=here)
-                tl.store(out + 2 * bricks + brick, sums[2], mask=here)
+                tl.store(out + brick, dn_sum, mask=here)
+                tl.store(out + bricks + brick, product_sum, mask=here)
+                tl.store(out + 2 * bricks + brick, v_sum, mask=here)
 
-    lanes = tl.arange(0, BLOCK)
     brick = unit // groups * channels * runs + unit % groups * PER_GROUP + chosen
     if PURPOSE != SLOPES:
-        mask = live[:, None] & (lanes < voxels)[None, :]
-        code = unpack(codes, unit, lanes, voxels, mask, BITS)
+        code = unpack(codes, unit, live, 0, BITS, VOXELS, ROWS, BLOCK)
         scale = tl.load(scales + unit, mask=live, other=0)
         if BITS == 1:
             # One and minus one have no small halves, which saves a third of the rotation.
-            level = tl.where(mask, 2.0 * code - 1.0, 0.0)
+            level = 2.0 * code.to(tl.float32) - 1.0
             scale *= tl.load(levels + 1)
         else:
-            level = tl.load(levels + code, mask=mask, other=0)
+            level = tl.load(levels + code.to(tl.int32))
+        level = tl.where((tl.arange(0, BLOCK) < VOXELS)[None, :], level, 0.0)
         large, small = halves(level)
         low, high = sign_words(signs_number, brick, BLOCK)
     dn_sum = tl.zeros((ROWS,), tl.float32)
     product_sum = tl.zeros((ROWS,), tl.float32)
     v_sum = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, BLOCK, PART):
+    for first in tl.static_range(0, BLOCK, PART):
         part = first + tl.arange(0, PART)
-        brick, column, here, places, inside = locate(
-            unit, live, chosen, part, groups, channels, runs, layers, planes, plane, depth,
-            sample_stride, channel_stride, layer_size, voxels, PER_GROUP, EDGE,
-        )  # fmt: skip
-        # Before the rotation, which is something to do while they are on their way.
-        values, positive = read(dz, signs, brick, places, inside, part, voxels, PURPOSE, SIGNED)
         rest = 0.0
         if PURPOSE != SLOPES:
             rest = rotate(large, small, matrix, part, True, BITS == 1, BLOCK, HALF)
             rest = with_signs(rest, low, high, part) * scale[:, None]
+        brick, column, here, places, inside = locate(
+            unit, live, chosen, part, groups, channels, runs, layers, planes, plane, depth,
+            sample_stride, channel_stride, layer_size, VOXELS, PER_GROUP, EDGE,
+        )  # fmt: skip
         sums = use(
-            values, positive, rest, out, columns, column_size, means, origin,
-            brick, column, here, places, inside, PURPOSE, SIGNED,
+            dz, out, columns, column_size, signs, means, rest, origin,
+            brick, column, here, places, inside, first,
+            PURPOSE, SIGNED, VOXELS, ROWS, PART,
         )  # fmt: skip
         dn_sum += sums[0]
         product_sum += sums[1]
