@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from seg3d.common.errors import UserError
 from seg3d.common.sizes import readable
+from seg3d.config import Config
 from seg3d.io import SUFFIXES, open_volume, segy
+from seg3d.plan import Plan
 from seg3d.probing.bits import summary
-from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, versions
+from seg3d.runs.checkpoint import damage_explained, find_checkpoint, load_checkpoint, versions
 
 CHECKPOINT = ".pt"
 
@@ -66,7 +69,13 @@ def run_info(run: Path) -> str:
             f"{', '.join(SUFFIXES)}",
         )
     last = run / "checkpoints" / "last.pt"
-    config, plan, content = load_checkpoint(last if last.is_file() else find_checkpoint(run))
+    checkpoint = last if last.is_file() else find_checkpoint(run)
+    config, plan, content = load_checkpoint(checkpoint)
+    with damage_explained(checkpoint):
+        return _in_words(run, config, plan, content)
+
+
+def _in_words(run: Path, config: Config, plan: Plan, content: dict[str, Any]) -> str:
     position = content["position"]
     best = f"{position['best_dice']:.4f}" if position["best_dice"] >= 0 else "not validated yet"
     labels = ", ".join(f"{one.name} ({'+'.join(map(str, one.values))})" for one in plan.classes)

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "training": "common io losses memory probing config plan data pictures runs prediction",
     "evaluation": "common geometry io config plan data runs prediction",
     # The doors.
-    "info": "common io probing plan runs",
+    "info": "common io probing config plan runs",
     "demo": "common io config data pictures synth runs prediction training evaluation",
     "benchmarks": "common geometry io losses memory probing networks config plan data synth runs "
     "prediction training evaluation",

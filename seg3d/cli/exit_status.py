@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -30,9 +31,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         open_what_is_closed()
-        keep_libraries_quiet()
         try:
-            with interrupted_by_sigterm(), _fit_to_print():
+            with interrupted_by_sigterm(), _libraries_quiet(), _fit_to_print():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -60,11 +60,23 @@ class Commands(click.Group):
         ctx.exit(status)
 
 
-def keep_libraries_quiet(quiet: bool = True) -> None:
-    """Have what libraries log, and their warnings, not stand beside the one message."""
-    logging.disable(logging.CRITICAL if quiet else logging.NOTSET)
+def hear_libraries(heard: bool) -> None:
+    """Whether what libraries log, and their warnings, stand beside the one message."""
+    logging.disable(logging.NOTSET if heard else logging.CRITICAL)
+    # What ends a library's thread is raised in the main one, when that next uses the library.
+    threading.excepthook = threading.__excepthook__ if heard else lambda ended: None
     if not sys.warnoptions:
-        warnings.simplefilter("ignore" if quiet else "default")
+        warnings.simplefilter("default" if heard else "ignore")
+
+
+@contextmanager
+def _libraries_quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        hear_libraries(False)
+        try:
+            yield
+        finally:
+            hear_libraries(True)
 
 
 @contextmanager
@@ -79,7 +91,9 @@ def _fit_to_print() -> Iterator[None]:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    # PyTorch has no kind of its own for the CPU's memory.
+    out_of_ram = isinstance(error, MemoryError) or "allocate memory" in str(error)
+    if out_of_ram or type(error).__name__ == "OutOfMemoryError":
         return (
             f"out of memory ({str(error).splitlines()[0] if str(error) else 'RAM'})\n"
             "  to do: a smaller patch.size, train.batch_size or predict.window_batch"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.options import debug_option, path
+from seg3d.cli.options import debug_option, path, text_path
 from seg3d.cli.segy_options import segy_options
 
 
 @click.command()
 @click.argument("config", type=path)
-@click.option("--data", type=path, help="Dataset folder; overrides data.folder.")
+@click.option("--data", type=text_path, help="Dataset folder; overrides data.folder.")
 @click.option("--output", type=path, required=True, help="Folder for the label volumes.")
 @segy_options
 @debug_option

@@ -77,6 +77,7 @@ def predict(
       torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
     """
     from seg3d.common.device import choose_device
+    from seg3d.common.plain_text import printable
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
     from seg3d.common.ranks import joined_ranks
@@ -97,7 +98,7 @@ def predict(
             require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = make_console(quiet=not ranks.first)
         for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():
-            click.echo(f"note: {note}", err=True)
+            click.echo(printable(f"note: {note}"), err=True)
         with predictor.sole_writer(jobs, probabilities=probabilities):
             windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
             with progress_bar(console, "windows", windows) as bar:

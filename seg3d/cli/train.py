@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from seg3d.cli.exit_status import DONE, INTERRUPTED
-from seg3d.cli.options import debug_option, device_option, path
+from seg3d.cli.options import debug_option, device_option, path, text_path
 from seg3d.cli.segy_options import segy_options
 
 
 @click.command()
 @click.argument("config", type=path)
-@click.option("--data", type=path, help="Dataset folder or list file; overrides data.folder.")
-@click.option("--run", "run_folder", type=path, help="Folder of the run.  [default: runs/CONFIG]")
+@click.option("--data", type=text_path, help="Dataset folder or list file; overrides data.folder.")
+@click.option(
+    "--run", "run_folder", type=text_path, help="Folder of the run.  [default: runs/CONFIG]"
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 @device_option

@@ -43,7 +43,9 @@ def no_entry_explained(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder}: nothing can be written there",
             given=error.strerror or error,
-            fix="give a folder that may be written to",
+            fix="give a shorter name"
+            if error.errno == errno.ENAMETOOLONG
+            else "give a folder that may be written to",
         ) from error
 
 
@@ -55,15 +57,28 @@ class NewFolders:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._made = [one for one in (folder, *folder.parents) if not one.exists()]
         with no_entry_explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            self._made = [one for one in (folder, *folder.parents) if not one.exists()]
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except BaseException:
+                self.discard()
+                raise
 
     def discard(self) -> None:
         """Remove those that were made, unless something lies in them."""
-        with suppress(OSError):
-            for folder in self._made:
+        for folder in self._made:
+            with suppress(OSError):
                 folder.rmdir()
+
+    @contextmanager
+    def discarded_if_raises(self) -> Iterator[None]:
+        """Remove them if nothing can be made in them."""
+        try:
+            yield
+        except BaseException:
+            self.discard()
+            raise
 
 
 class UnfinishedFile:
@@ -80,7 +95,7 @@ class UnfinishedFile:
     def __init__(self, path: str | Path, suffix: str = "") -> None:
         self.path = Path(path)
         self._folders = NewFolders(self.path.parent)
-        with no_entry_explained(self.path.parent):
+        with self._folders.discarded_if_raises(), no_entry_explained(self.path.parent):
             handle, name = tempfile.mkstemp(suffix, f".{self.path.name}.", self.path.parent)
         os.close(handle)
         self.temporary = Path(name)
@@ -111,7 +126,7 @@ class UnfinishedFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._folders = NewFolders(self.path.parent)
-        with no_entry_explained(self.path.parent):
+        with self._folders.discarded_if_raises(), no_entry_explained(self.path.parent):
             self.temporary = _hidden_folder(self.path, self.path.parent)
 
     def finish(self) -> None:
@@ -177,11 +192,15 @@ def atomic_write(path: str | Path, suffix: str = "") -> Iterator[Path]:
 
     Yields:
         The temporary path, to be written by the caller. It is removed if the block raises.
+
+    Raises:
+        UserError: if the folder cannot be written to, or the disk is full.
     """
     file = UnfinishedFile(path, suffix)
     try:
-        yield file.temporary
-        file.finish()
+        with full_disk_explained(Path(path)):
+            yield file.temporary
+            file.finish()
     finally:
         file.discard()
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import unicodedata
 from reprlib import Repr
 
-# Characters of a line; a longer one loses its middle.
+# Characters of a line or a value, which two long paths stay below; a longer one loses its middle.
 LONGEST_LINE = 300
-# Of what is echoed.
-LONGEST_VALUE = 500
 # Lines of a message; further ones are counted.
 MOST_LINES = 60
 
@@ -29,6 +27,18 @@ def printable(text: object, kept: str = "\n") -> str:
         else one.encode("unicode_escape").decode()
         for one in str(text)
     )
+
+
+def is_text(words: str) -> bool:
+    """Whether there are whole characters only, which can be written to any file.
+
+    Bytes of a file's name that are no UTF-8 are half characters.
+    """
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shortened(line: str, longest: int = LONGEST_LINE) -> str:
@@ -53,7 +63,7 @@ def echo_of(value: object) -> str:
     """A value that was given, in words that are never long, whatever it holds."""
     plain = isinstance(value, (dict, list, tuple, set, frozenset, bytes, int))
     text = _ECHO.repr(value) if plain else str(value)
-    return message_of(text, LONGEST_VALUE)
+    return message_of(text)
 
 
 class _Echo(Repr):
@@ -65,4 +75,4 @@ class _Echo(Repr):
 _ECHO = _Echo()
 _ECHO.maxlevel = 4
 _ECHO.maxdict = _ECHO.maxlist = _ECHO.maxtuple = _ECHO.maxset = _ECHO.maxfrozenset = 12
-_ECHO.maxstring = _ECHO.maxother = LONGEST_VALUE
+_ECHO.maxstring = _ECHO.maxother = LONGEST_LINE

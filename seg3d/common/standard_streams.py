@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -31,6 +32,34 @@ def going_on_unheard() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+
+
+_lock = threading.Lock()
+_unheard: list[int] = []
+
+
+@contextmanager
+def libraries_unheard() -> Iterator[None]:
+    """Have nobody hear what compiled libraries write to standard error while the block runs.
+
+    Several threads may be in such a block at once.
+    """
+    with _lock:
+        if not _unheard:
+            kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 2)
+            os.close(nothing)
+        else:
+            kept = _unheard[0]
+        _unheard.append(kept)
+    try:
+        yield
+    finally:
+        with _lock:
+            kept = _unheard.pop()
+            if not _unheard:
+                os.dup2(kept, 2)
+                os.close(kept)
 
 
 class _GoesOn:

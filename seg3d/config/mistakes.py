@@ -12,6 +12,9 @@ from seg3d.common.errors import UserError
 from seg3d.common.yaml_text import in_one_line
 from seg3d.config.keys import annotated, keys_of, legal
 
+# Mistakes; a person corrects them one by one.
+SHOWN = 8
+
 
 def explained(
     error: ValidationError, tree: dict[str, Any], defaults: BaseModel, source: str
@@ -38,7 +41,10 @@ def explained(
         else:
             allowed = f"keys {', '.join(kind.model_fields)}"
         said[name] = f"{name}\n  given: {in_one_line(value_at(tree, key))}\n  legal: {allowed}"
-    return UserError(f"{source}: " + "\n".join(said.values()))
+    shown = list(said.values())[:SHOWN]
+    if len(said) > SHOWN:
+        shown.append(f"... and {len(said) - SHOWN} more mistakes")
+    return UserError(f"{source}: " + "\n".join(shown))
 
 
 def value_at(tree: Any, key: Sequence[str]) -> Any:

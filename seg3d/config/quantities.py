@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 from seg3d.common.errors import UserError
 
+MOST = 2**62
 _UNITS = {
     "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
@@ -22,7 +22,8 @@ def _quantity(text: Any, units: tuple[str, ...]) -> Any:
     if not match or match[2].lower() not in units:
         raise ValueError("should be a number and a unit")
     quantity = float(match[1]) * _UNITS[match[2].lower()]
-    if not math.isfinite(quantity):
+    # Bytes and nanoseconds are counted in 64 bits.
+    if quantity > MOST:
         raise ValueError("should be a number that is not beyond all measure")
     return quantity
 

@@ -65,7 +65,7 @@ class DataConfig(Section):
         "run folder, where they always are if worker processes cannot share RAM (macOS, "
         "Windows); auto is half of the RAM that is free at the start",
     )
-    workers: Literal["auto"] | Annotated[Integer, Field(ge=0)] = Field(
+    workers: Literal["auto"] | Annotated[Integer, Field(ge=0, le=1024)] = Field(
         "auto", description="processes that prepare patches; 0 prepares them between the steps"
     )
 
@@ -135,8 +135,12 @@ class LossConfig(Section):
 class TrainConfig(Section):
     epochs: PositiveInt = Field(250, description="the learning rate reaches its end with the last")
     iterations_per_epoch: PositiveInt = Field(250, description="optimiser steps per epoch")
-    batch_size: PositiveInt = Field(2, description="patches per forward pass")
-    accumulate: PositiveInt = Field(1, description="forward passes per optimiser step")
+    batch_size: Annotated[PositiveInt, Field(le=4096)] = Field(
+        2, description="patches per forward pass"
+    )
+    accumulate: Annotated[PositiveInt, Field(le=65536)] = Field(
+        1, description="forward passes per optimiser step"
+    )
     optimizer: Literal["sgd", "adamw"] = Field(
         "sgd", description="sgd: Nesterov, polynomial decay; adamw: warm-up, cosine decay"
     )
@@ -158,6 +162,12 @@ class TrainConfig(Section):
         0, description="of the weights, the patches, the probes and the folds"
     )
 
+    @model_validator(mode="after")
+    def _steps_that_can_be_counted(self) -> TrainConfig:
+        if self.epochs * self.iterations_per_epoch > 2**40:
+            raise ValueError("epochs times iterations_per_epoch should be a number of this world")
+        return self
+
 
 class ValidationConfig(Section):
     every: PositiveInt = Field(10, description="epochs between validations on whole volumes")
@@ -169,7 +179,7 @@ class PredictConfig(Section):
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
     )
-    window_batch: PositiveInt | Literal["auto"] = Field(
+    window_batch: Annotated[PositiveInt, Field(le=4096)] | Literal["auto"] = Field(
         "auto",
         description="windows per forward pass at most, fewer if they do not fit into the memory; "
         "auto: 8 on a GPU, 1 on a CPU",

@@ -9,10 +9,19 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from seg3d.common.choices import BITS
 from seg3d.config.quantities import as_bytes, as_seconds
 
+MOST, LARGEST = 2**40, 1e30
+
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("should be a number")
+    return value
+
+
+def _of_this_world(value: float) -> float:
+    # What is computed from several of them still fits 64 bits, or float32.
+    if abs(value) > (MOST if isinstance(value, int) else LARGEST):
+        raise ValueError("should be a number of this world")
     return value
 
 
@@ -41,8 +50,10 @@ def _bits(bits: float) -> float:
 
 
 # A text among the annotations says what is legal, where types and bounds would say it badly.
-Integer = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Integer = Annotated[int, Field(strict=True), AfterValidator(_of_this_world)]
+Number = Annotated[
+    float, BeforeValidator(_number), Field(allow_inf_nan=False), AfterValidator(_of_this_world)
+]
 Probability = Annotated[Number, Field(ge=0, le=1)]
 BelowOne = Annotated[Number, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[Number, Field(gt=0)]

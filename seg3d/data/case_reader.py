@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from seg3d.data.read_ahead import ReadAhead
 from seg3d.geometry import Shape3
 from seg3d.io.regions import SLAB, Region, VolumeReader, columns, portions
 from seg3d.plan import Plan
+
+# No machine is done with more.
+MOST_VOXELS = 2**40
 
 
 class CaseReader:
@@ -55,6 +59,7 @@ class CaseReader:
         self.ram = stored.ram
         self._stored: VolumeReader = ReadAhead(stored) if read_ahead else stored
         self._require_channels()
+        self._require_fewer_voxels()
         self.grid_map = GridMap.of(self.header.grid, self._stored.slow_axis, plan)
         x, y, z = (stored.chunk[axis] for axis in self.grid_map.order)
         self.chunk: Shape3 = x, y, z
@@ -70,6 +75,21 @@ class CaseReader:
                 f"{self.images[0]}: the network needs {len(names)} channels ({', '.join(names)})",
                 given=f"{self.header.channels} in {_short(self.images)}",
                 legal="one file with all channels, or files NAME_0000, NAME_0001, ...",
+            )
+
+    def _require_fewer_voxels(self) -> None:
+        """At the spacing of the network, of which a header may be millions of times."""
+        grid, spacing = self.header.grid, self.plan.spacing
+        if spacing is None:
+            return
+        lengths = np.multiply(grid.shape, grid.spacing) / spacing
+        if not (voxels := float(np.prod(np.maximum(lengths, 1)))) <= MOST_VOXELS:
+            self.close()
+            raise UserError(
+                f"{self.images[0]} would have {voxels:.2g} voxels at the spacing of the network",
+                given=f"spacing {' x '.join(f'{step:g}' for step in grid.spacing)} mm",
+                legal=f"spacing near {' x '.join(f'{step:g}' for step in spacing)} mm",
+                fix="correct the spacing in its header",
             )
 
     def cut(self) -> list[Region]:

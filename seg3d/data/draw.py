@@ -31,4 +31,5 @@ class Draw:
 
 def seed_of(text: str) -> int:
     """A seed that depends on the text alone (Python's own hash changes from run to run)."""
-    return int.from_bytes(text.encode(), "little") % (2**61 - 1)
+    # Names of files may hold what is no text.
+    return int.from_bytes(text.encode(errors="surrogatepass"), "little") % (2**61 - 1)

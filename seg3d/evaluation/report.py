@@ -82,10 +82,10 @@ def write_metrics(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
     try:
         with atomic_write(json_path) as temporary:
             text = json.dumps(_as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         with (
             atomic_write(csv_path) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             columns = ["case", "label", "name", *_measures(evaluation), *COUNTS]
             writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -126,7 +126,7 @@ def table(evaluation: Evaluation) -> Group:
             text = f"{len(names)} {what}, not in these numbers: {some_names(names)}"
             parts.append(Text(printable(text, kept=""), style="yellow"))
     for case, reason in evaluation.failed.items():
-        parts.append(Text(f"{printable(case)} cannot be compared: {reason}", style="red"))
+        parts.append(Text(printable(f"{case} cannot be compared: {reason}"), style="red"))
     return Group(*parts)
 
 

@@ -21,10 +21,13 @@ LIST = "LIST"
 
 
 def voxel_files(path: Path) -> list[Path]:
-    """The files that a header names for its voxels; none if they are in the same file.
+    """The files that a header names for its voxels, all in its folder or below.
 
     Args:
         path: a file of NRRD or MetaImage.
+
+    Returns:
+        The files; none if the voxels are in the same file.
 
     Raises:
         UserError: if one is named that does not lie in the header's folder or below, or is not

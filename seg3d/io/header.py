@@ -14,6 +14,8 @@ from seg3d.geometry import Grid
 
 # Of the volume that three axes of length 1 span, 1 at right angles; lengths themselves say nothing.
 LEAST_INDEPENDENCE = 1e-6
+# Products of three still fit floating point, and one fits 64 bits.
+LONGEST_AXIS = 2**40
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,10 @@ def checked_header(
             f"{path} is not a 3D volume",
             given=f"shape {tuple(shape)}",
             legal="three axes, or four with the channels last",
+        )
+    if max(shape) > LONGEST_AXIS:
+        raise UserError(
+            f"{path} has an axis that no volume has", given=shape, legal=f"up to {LONGEST_AXIS}"
         )
     affine = np.asarray(affine, dtype=np.float64)
     if not places_voxels(affine):

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.common.files import atomic_write
+from seg3d.common.files import atomic_write, require_space
 from seg3d.common.free_ram import free_ram
+from seg3d.common.plain_text import is_text
 from seg3d.common.sizes import readable
+from seg3d.common.standard_streams import libraries_unheard
 from seg3d.geometry import Shape3
 from seg3d.io.arrays import ArrayReader, ArrayWriter, byte_count
 from seg3d.io.header import Header, checked_header, voxel_dtype
@@ -75,18 +77,8 @@ class _Reader(ArrayReader):
 
     def _array(self) -> np.ndarray:
         if self._held is None:
-            self._require_ram()
             self._held = read_voxels(self.path, self._file)
         return self._held
-
-    def _require_ram(self) -> None:
-        size = byte_count((*self.header.grid.shape, self.header.channels), self.dtype)
-        if size > (free := free_ram()):
-            raise UserError(
-                f"{self.path} is read whole, which takes more RAM than is free",
-                given=f"{readable(size)} of voxels, {readable(free)} free",
-                fix="convert it on another machine to .nii or .ome.zarr, which are read by regions",
-            )
 
     def close(self) -> None:
         self._held = None
@@ -112,8 +104,11 @@ class _Writer(ArrayWriter):
         image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
         with atomic_write(self.path, suffix=self.path.suffix.lower()) as temporary:
             try:
-                self._itk.WriteImage(image, str(temporary), useCompression=True)
+                with libraries_unheard():
+                    self._itk.WriteImage(image, str(temporary), useCompression=True)
             except RuntimeError as error:
+                # ITK does not say why.
+                require_space(self.path, self._held.nbytes)
                 raise UserError(
                     f"{self.path}: it could not be written",
                     given=_said(error),
@@ -138,16 +133,29 @@ def read_information(path: Path, file_type: str) -> Any:
     reader.SetFileName(str(path))
     reader.SetImageIO(file_type)
     try:
-        reader.ReadImageInformation()
+        with libraries_unheard():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise _damaged(path, error) from error
     return reader
 
 
 def read_voxels(path: Path, reader: Any) -> np.ndarray:
-    """The voxels of a file, `(X, Y, Z)` or `(X, Y, Z, C)`."""
+    """The voxels of a file, `(X, Y, Z)` or `(X, Y, Z, C)`.
+
+    Raises:
+        UserError: if the file is damaged, or there is too little RAM.
+    """
+    size = byte_count((*reader.GetSize(), reader.GetNumberOfComponents()), stored_dtype(reader))
+    if size > (free := free_ram()):
+        raise UserError(
+            f"{path} is read whole, which takes more RAM than is free",
+            given=f"{readable(size)} of voxels, {readable(free)} free",
+            fix="convert it on another machine to .nii or .ome.zarr, which are read by regions",
+        )
     try:
-        image = reader.Execute()
+        with libraries_unheard():
+            image = reader.Execute()
     except RuntimeError as error:
         raise _damaged(path, error) from error
     return _other_order(library(path).GetArrayFromImage(image))
@@ -174,8 +182,11 @@ def library(path: Path) -> Any:
     """SimpleITK.
 
     Raises:
-        UserError: saying that ``path`` needs it, if it is not installed.
+        UserError: saying that ``path`` needs it, if it is not installed; or that the path's name is
+            none that can be given to it, which would end the process.
     """
+    if not is_text(str(path)):
+        raise UserError(f"{path}: this name is not in UTF-8", fix="rename it")
     try:
         import SimpleITK
     except ImportError as error:

@@ -86,6 +86,8 @@ def _load_pair(path: Path) -> Any:
     files["mat"] = FileHolder(fileobj=io.BytesIO())
     with Path(names["header"]).open("rb") as stream:
         kind = _kind(path, stream.read(LONGEST_HEADER), PAIRS)
+        stream.seek(0)
+        kind.header_class.from_fileobj(_Head(stream), check=False)
     return kind.from_file_map(files)
 
 

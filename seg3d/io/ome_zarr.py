@@ -31,8 +31,8 @@ CHUNK = 64
 # Bytes of a chunk, which is read and unpacked whole.
 LARGEST_CHUNK = 2**30
 DAMAGED = (
-    AttributeError, EOFError, KeyError, OSError, RuntimeError, SystemError, TypeError,
-    ValueError, lzma.LZMAError, zlib.error,
+    ArithmeticError, AttributeError, EOFError, KeyError, OSError, RuntimeError, SystemError,
+    TypeError, ValueError, lzma.LZMAError, zlib.error,
 )  # fmt: skip
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 

@@ -10,7 +10,7 @@ import torch
 
 from seg3d.geometry import POSITION_TOLERANCE_VOXELS, Grid
 from seg3d.io.header import Header
-from seg3d.io.regions import Region, VolumeReader, lengths, portions, slabs
+from seg3d.io.regions import Region, VolumeReader, lengths, slabs, whole
 from seg3d.io.reoriented import Reoriented, nearest_turn
 from seg3d.io.resampling import Resampling
 
@@ -46,8 +46,8 @@ class Resampled(VolumeReader):
     @property
     def overlaps(self) -> bool:
         """Whether any voxel of the grid lies within the source."""
-        regions = portions(self.header.grid.shape, self.slow_axis, PIECE)
-        return any(self._resampling.inside(region).any() for region in regions)
+        pieces = self._pieces(whole(self.header.grid.shape))
+        return any(self._resampling.inside(piece).any() for piece in pieces)
 
     def read(self, region: Region) -> np.ndarray:
         result = np.zeros((self.header.channels, *lengths(region)), self.dtype)

@@ -62,8 +62,9 @@ def monai_network(
             shape = heads(trial(image))[0].shape[2:]
     except Exception as error:
         # Anything may come out of a foreign constructor; the message is all there is to show.
+        said, *_ = str(error).split("\n")
         raise UserError(
-            f"{name} cannot be built for patches of {list(patch_size)}: {error}",
+            f"{name} cannot be built for patches of {list(patch_size)}: {said}",
             given=wanted,
             fix="change patch.size or the arguments under network",
         ) from error

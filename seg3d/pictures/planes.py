@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, hsv_to_rgb
@@ -23,6 +24,8 @@ TALLEST_ROW = 4.0
 LEGEND_COLUMNS = 6
 
 
+# A name with dollar signs is no formula.
+@rc_context({"text.parse_math": False})
 def three_planes(
     image: np.ndarray,
     overlays: dict[str, np.ndarray],

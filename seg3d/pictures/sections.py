@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -67,6 +68,8 @@ def scales_of(header: Header) -> Scales:
     )
 
 
+# A name with dollar signs is no formula.
+@rc_context({"text.parse_math": False})
 def seismic_sections(
     image: np.ndarray,
     overlays: dict[str, np.ndarray],

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
+from pydantic import Field, model_validator
 
 from seg3d.common.files import atomic_write
 from seg3d.config import Rest, Section
-from seg3d.geometry import Shape3, Vector3
+from seg3d.config.values import (
+    Number,
+    Orientation,
+    PositiveFloat,
+    PositiveInt,
+    Size3,
+    Spacing,
+)
 
 # nnU-Net's threshold: voxels this much thicker than wide are treated as slices.
 ANISOTROPIC = 3.0
+
+LabelValue = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
 
 
 class LabelClass(Section):
     """A class of the network, and the label values that stand for it; the first is written."""
 
     name: str
-    values: list[int]
+    values: Annotated[list[LabelValue], Field(min_length=1)]
 
 
 class ChannelIntensity(Section):
@@ -31,10 +41,10 @@ class ChannelIntensity(Section):
 
     name: str
     kind: Literal["ct", "zscore", "none"]
-    low: float = 0.0
-    high: float = 0.0
-    mean: float = 0.0
-    std: float = 1.0
+    low: Number = 0.0
+    high: Number = 0.0
+    mean: Number = 0.0
+    std: PositiveFloat = 1.0
     nonzero: bool = False
 
 
@@ -57,17 +67,23 @@ class Plan(Section):
     """
 
     dataset: str
-    orientation: str
-    spacing: Vector3 | None
-    typical_spacing: Vector3
-    channels: list[ChannelIntensity]
-    classes: list[LabelClass]
-    ignore: list[int]
+    orientation: Orientation
+    spacing: Spacing | None
+    typical_spacing: Spacing
+    channels: Annotated[list[ChannelIntensity], Field(min_length=1)]
+    classes: Annotated[list[LabelClass], Field(min_length=2)]
+    ignore: list[LabelValue]
     rest: Rest | None = None
-    patch_size: Shape3
-    kernels: list[Shape3]
-    strides: list[Shape3]
-    features: list[int]
+    patch_size: Size3
+    kernels: list[Size3]
+    strides: list[Size3]
+    features: list[PositiveInt]
+
+    @model_validator(mode="after")
+    def _as_many_of_each_level(self) -> Plan:
+        if not len(self.kernels) == len(self.strides) == len(self.features):
+            raise ValueError("kernels, strides and features are not of as many levels")
+        return self
 
     @property
     def class_names(self) -> list[str]:

@@ -36,14 +36,14 @@ from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
 from seg3d.io.resampling import resample_slabs
 from seg3d.memory import inference_memory
-from seg3d.plan import Plan, build_network
+from seg3d.plan import Plan
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
 from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.prediction.unfinished import Task, Unfinished
 from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
-from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint
+from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
 # Without --memory: of the RAM, and of the GPU's memory, that is free.
 SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
@@ -123,7 +123,8 @@ class Predictor:
         """
         if isinstance(device, str):
             device = choose_device(device)
-        stored, plan, content = load_checkpoint(find_checkpoint(Path(path)))
+        checkpoint = find_checkpoint(Path(path))
+        stored, plan, content = load_checkpoint(checkpoint)
         config = config_from_tree(config_tree(stored), overrides, source="--set")
         for key in (key for override in overrides for key in keys_set(override)):
             if not key.startswith("predict."):
@@ -131,8 +132,7 @@ class Predictor:
                     f"--set {key}: predictions go by what the network was trained with",
                     legal="keys under predict",
                 )
-        network = build_network(config, plan)
-        network.load_state_dict(content["network"])
+        network = trained_network(checkpoint, config, plan, content)
         return cls(network, config, plan, device, memory, ranks)
 
     def run(

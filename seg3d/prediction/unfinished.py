@@ -7,9 +7,12 @@ all. What a process has written it notes down after it is safely on the disk.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +93,10 @@ class Unfinished:
                 del array
                 with path.open("r+b") as file:
                     reserve(file, size, path)
-            with full_disk_explained(self.folder), atomic_write(self._task) as temporary:
-                temporary.write_text(json.dumps(asdict(task)), encoding="utf-8")
+            content = asdict(task)
+            text = json.dumps({"digest": _digest(content), **content})
+            with atomic_write(self._task) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         except BaseException:
             self.discard()
             raise
@@ -103,9 +108,12 @@ class Unfinished:
             identity: of the task to go on with.
 
         Raises:
-            UserError: if that is not the same.
+            UserError: if that is not the same, or the note of it is damaged.
         """
-        stored = json.loads(self._task.read_text(encoding="utf-8"))
+        with self._damage_explained():
+            stored = dict(json.loads(self._task.read_text(encoding="utf-8")))
+            if stored.pop("digest") != _digest(stored):
+                raise ValueError("task.json is not as it was written")
         begun = stored["identity"]
         # What JSON makes of tuples and numbers, it is to make of both.
         asked = json.loads(json.dumps(identity))
@@ -123,11 +131,14 @@ class Unfinished:
 
     def write(self, name: str, region: Region, array: np.ndarray) -> None:
         """Store the voxels `(C, d, h, w)` of a region of an array."""
-        self._map(name)[:, *region] = array
+        with self._damage_explained():
+            self._map(name)[:, *region] = array
 
     def read(self, name: str, region: Region) -> np.ndarray:
         """The voxels `(C, d, h, w)` of a region of an array."""
-        return self._map(name)[:, *region].copy()
+        with self._damage_explained():
+            part: np.ndarray = self._map(name)[:, *region].copy()
+            return part
 
     def dtype(self, name: str) -> np.dtype:
         """The number type of an array."""
@@ -136,6 +147,15 @@ class Unfinished:
     def channels(self, name: str) -> int:
         """C of an array."""
         return len(self._map(name))
+
+    @contextmanager
+    def _damage_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.folder} is damaged", given=error, fix="leave --resume out to begin anew"
+            ) from error
 
     def _map(self, name: str) -> np.ndarray:
         # For a moment only, since mapped pages count as memory of the process.
@@ -167,7 +187,7 @@ class Unfinished:
         done = sorted(
             (start, stop)
             for path in self.folder.glob("done_*.jsonl")
-            for (start, stop), *cross in map(_noted, path.read_text(encoding="utf-8").splitlines())
+            for (start, stop), *cross in map(_noted, path.read_bytes().splitlines())
             if cross == [[part.start, part.stop] for part in region[1:]]
         )
         left, reached = [], region[0].start
@@ -194,10 +214,15 @@ class Unfinished:
         return self.folder / f"{name}.npy"
 
 
-def _noted(line: str) -> list[list[int]]:
+def _noted(line: bytes) -> list[list[int]]:
+    """The first and last voxel of a region along each axis; nothing, if the line is damaged."""
     try:
-        noted: list[list[int]] = json.loads(line)
-    except ValueError:
+        noted = [[int(first), int(last)] for first, last in json.loads(line)]
+    except (TypeError, ValueError):
         # The last line of a process that was killed may be half a line.
-        return [[0, 0]]
-    return noted
+        noted = []
+    return noted or [[0, 0]]
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -6,18 +6,23 @@ import platform
 import random
 import sys
 import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
+from seg3d.common.plain_values import require_moderate
 from seg3d.common.version import __version__
-from seg3d.config import Config, config_from_tree, config_tree
-from seg3d.plan import Plan
+from seg3d.config import Config, UNet3dConfig, config_from_tree, config_tree
+from seg3d.plan import Plan, build_network
 
 FORMAT = 1
 
@@ -30,6 +35,9 @@ def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any
         config: of the run.
         plan: of the run.
         state: tensors, numbers, text, lists and dictionaries of them.
+
+    Raises:
+        UserError: if the disk is full.
     """
     content = {
         "format": FORMAT,
@@ -41,7 +49,12 @@ def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any
     }
     # Into an open file: given its name, which is random, PyTorch would write that there too.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save(_alike(content), file)
+        try:
+            torch.save(_alike(content), file)
+        except RuntimeError as error:
+            # PyTorch says at which byte it failed; why, only the system's error says.
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise cause from None
 
 
 def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
@@ -55,7 +68,8 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
-    try:
+    with damage_explained(path):
+        _require_plain_records(path)
         with warnings.catch_warnings():
             # About the pickles of other people's files; the refusal below says enough.
             warnings.simplefilter("ignore")
@@ -68,16 +82,86 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
                 legal=f"format {FORMAT}",
                 fix=f"use the version of seg3d that wrote it ({content['versions']['seg3d']})",
             )
+        for key in ("config", "plan", "versions", "position"):
+            require_moderate(content.get(key))
         config = config_from_tree(content["config"], source=str(path))
-        return config, Plan.model_validate(content["plan"]), content
-    except UserError:
+        plan = Plan.model_validate(content["plan"])
+        _require_finite(content.get("network", {}))
+        return config, plan, content
+
+
+@contextmanager
+def damage_explained(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint makes the block raise into a `UserError`."""
+    try:
+        yield
+    except (UserError, MemoryError):
         raise
     except Exception as error:
-        # A damaged file can raise almost anything; of long messages the first sentence will do.
+        # It can be almost anything; of long messages the first sentence will do.
         raise UserError(
             f"{path} is damaged or not a checkpoint of seg3d",
             given=f"{type(error).__name__}: {error}".partition("\n")[0].partition(". ")[0],
         ) from error
+
+
+def trained_network(path: Path, config: Config, plan: Plan, content: dict[str, Any]) -> nn.Module:
+    """The network of a checkpoint with its weights.
+
+    Args:
+        path: of the checkpoint, for messages.
+        config: of the run, or with other values under ``predict``.
+        plan: of the run.
+        content: of the checkpoint.
+
+    Raises:
+        UserError: if the weights are not those of the network that config and plan describe.
+    """
+    with damage_explained(path):
+        # Of a damaged plan the network may be larger than any memory: on this device it is empty.
+        with torch.device("meta"):
+            _require_alike(build_network(config, plan).state_dict(), content["network"])
+        factors = np.prod(plan.strides, axis=0)
+        if isinstance(config.network, UNet3dConfig) and np.mod(plan.patch_size, factors).any():
+            raise ValueError("its patches are no multiples of its strides")
+        network = build_network(config, plan)
+        network.load_state_dict(content["network"])
+        return network
+
+
+def _require_plain_records(path: Path) -> None:
+    """Require that a file is what PyTorch writes, whose records are as long as they are in it.
+
+    A packed record of a few kB may stand for gigabytes.
+    """
+    with zipfile.ZipFile(path) as records:
+        described = records.infolist()
+    if any(one.compress_type != zipfile.ZIP_STORED for one in described):
+        raise ValueError("its records are packed")
+    if sum(one.file_size for one in described) > path.stat().st_size:
+        raise ValueError("its records are longer than the file")
+
+
+def _require_finite(weights: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise TypeError(f"the weight {name} does not hold floating-point numbers")
+        # Fewer numbers can be stored than a tensor has, which then stand in many places.
+        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise ValueError(f"the weight {name} is larger than what is stored of it")
+        if not weight.isfinite().all():
+            raise ValueError(f"the weight {name} holds numbers that are not finite")
+
+
+def _require_alike(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    if missing := wanted.keys() ^ given.keys():
+        raise ValueError(f"its weights are of another network, such as {min(missing)}")
+    for name, weight in wanted.items():
+        if weight.shape != given[name].shape:
+            raise ValueError(
+                f"the weight {name} has shape {tuple(given[name].shape)} where the network has "
+                f"{tuple(weight.shape)}"
+            )
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from seg3d.common.files import atomic_write
+from seg3d.common.files import atomic_write, full_disk_explained
 
 
 class Journal:
@@ -25,18 +25,23 @@ class Journal:
 
     def __init__(self, tensorboard: Path, log: Path, epochs_done: int) -> None:
         self.log = log
-        rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        self.tensorboard = tensorboard
+        rows = (
+            log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        )
         with atomic_write(log) as temporary:
             kept = [row for row in rows if _epoch(row) <= epochs_done]
             temporary.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-        self.writer = SummaryWriter(str(tensorboard), purge_step=epochs_done + 1)
+        with full_disk_explained(tensorboard):
+            self.writer = SummaryWriter(str(tensorboard), purge_step=epochs_done + 1)
 
     def scalars(self, epoch: int, values: dict[str, float]) -> None:
         """Record ``values`` under their TensorBoard tags for an epoch, counted from 1."""
-        for tag, value in values.items():
-            if np.isfinite(value):
-                self.writer.add_scalar(tag, value, epoch)
-        self.writer.flush()
+        with full_disk_explained(self.tensorboard):
+            for tag, value in values.items():
+                if np.isfinite(value):
+                    self.writer.add_scalar(tag, value, epoch)
+            self.writer.flush()
         row: dict[str, Any] = {"epoch": epoch} | {
             tag: float(f"{value:.6g}") if np.isfinite(value) else None
             for tag, value in values.items()
@@ -46,19 +51,22 @@ class Journal:
     def notes(self, epoch: int, notes: Sequence[str]) -> None:
         """Record what was said about the data before an epoch, in a line of its own."""
         if notes:
-            self.writer.add_text("notes", "\n\n".join(notes), epoch)
-            self.writer.flush()
+            with full_disk_explained(self.tensorboard):
+                self.writer.add_text("notes", "\n\n".join(notes), epoch)
+                self.writer.flush()
             self._append({"epoch": epoch, "notes": list(notes)})
 
     def picture(self, epoch: int, tag: str, picture: np.ndarray) -> None:
         """Record an `(H, W, 3)` picture of uint8."""
-        self.writer.add_image(tag, picture, epoch, dataformats="HWC")
+        with full_disk_explained(self.tensorboard):
+            self.writer.add_image(tag, picture, epoch, dataformats="HWC")
 
     def close(self) -> None:
-        self.writer.close()
+        with full_disk_explained(self.tensorboard):
+            self.writer.close()
 
     def _append(self, row: dict[str, Any]) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
+        with full_disk_explained(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

@@ -19,7 +19,7 @@ from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.splits import save_splits
 from seg3d.data.transforms import IMAGE
 from seg3d.plan import save_plan
-from seg3d.runs.checkpoint import load_checkpoint, restore_random_states
+from seg3d.runs.checkpoint import damage_explained, load_checkpoint, restore_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.journal import Journal
 from seg3d.training.preparation import Prepared, save_stamps
@@ -64,7 +64,9 @@ def train_prepared(
         # Whatever ends it from here on, it can be resumed: a start is a resume from step 0.
         trainer.save(run.last)
     checkpoint = load_checkpoint(run.last)[2]
-    trainer.load(checkpoint)
+    with damage_explained(run.last):
+        trainer.load(checkpoint)
+        restore_random_states(checkpoint)
     journal = Journal(run.tensorboard, run.log, trainer.position.epochs_done)
     journal.notes(trainer.position.epochs_done, prepared.notes)
     print_as_is(console, f"preprocessed volumes: {cache}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -12,6 +14,8 @@ from seg3d.config import TrainConfig
 
 LEARNING_RATE = {"sgd": 0.01, "adamw": 3e-4}
 WEIGHT_DECAY = {"sgd": 3e-5, "adamw": 0.01}
+# What is kept for each parameter.
+STATE = {"SGD": {"momentum_buffer"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
 
 
 def make_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
@@ -27,6 +31,23 @@ def make_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
             weight_decay=decay,
         )
     return AdamW(network.parameters(), lr=rate, weight_decay=decay)
+
+
+def require_fitting_state(optimizer: Optimizer) -> None:
+    """Require that what an optimiser was given to go on with is what it would have kept itself.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    for parameter, state in optimizer.state.items():
+        if state and (unknown := state.keys() ^ STATE[type(optimizer).__name__]):
+            raise ValueError(f"{min(unknown)} of the optimiser is missing, or there without need")
+        for name, value in state.items():
+            shape = torch.Size() if name == "step" else parameter.shape
+            # Without momentum none is kept.
+            kept = value is None and name == "momentum_buffer"
+            if not (kept or (_finite(value) and value.shape == shape)):
+                raise ValueError(f"{name} of the optimiser does not fit the network")
 
 
 def make_schedule(optimizer: Optimizer, train: TrainConfig, done: int = 0) -> LambdaLR:
@@ -49,3 +70,7 @@ def make_schedule(optimizer: Optimizer, train: TrainConfig, done: int = 0) -> La
         return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
 
     return LambdaLR(optimizer, polynomial if train.optimizer == "sgd" else cosine, done - 1)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and bool(value.isfinite().all())

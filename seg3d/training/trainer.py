@@ -25,7 +25,7 @@ from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
-from seg3d.training.optimiser import make_optimizer, make_schedule
+from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
 from seg3d.training.validation import Validation
 
 
@@ -44,6 +44,24 @@ class Position:
     epochs_done: int = 0
     best_dice: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
+
+    def check(self, iterations: int) -> None:
+        """Require what it was read from to be a position.
+
+        Args:
+            iterations: of an epoch.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        counts, numbers = (self.step, self.epochs_done), (self.best_dice, *self.sums.values())
+        if not all(isinstance(one, int) and one >= 0 for one in counts):
+            raise ValueError(f"step {self.step}, epoch {self.epochs_done}")
+        if not all(isinstance(one, float) for one in numbers):
+            raise ValueError("Dice and losses are not numbers")
+        under_way = self.step - self.epochs_done * iterations
+        if not 0 <= under_way <= iterations or ("loss" in self.sums) != (under_way > 0):
+            raise ValueError(f"step {self.step} is not in epoch {self.epochs_done + 1}")
 
 
 class Trainer:
@@ -80,9 +98,11 @@ class Trainer:
         # The settings are the config's, which may have changed since; the rest goes on.
         settings = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({**content["optimizer"], "param_groups": settings})
+        require_fitting_state(self.optimizer)
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.position = Position(**content["position"])
+        self.position.check(self.config.train.iterations_per_epoch)
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
         self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
         if self.bits_are_chosen:

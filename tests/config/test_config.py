@@ -304,9 +304,10 @@ def test_shipped_configs_survive_storing(tmp_path, path):
         st.text(), st.integers(-(2**31), 2**31) | st.lists(st.integers(0, 300)), min_size=1
     )
     | st.fixed_dictionaries(
-        {"rest": st.sampled_from(["background", "ignore", 7])}, optional={"liver": st.integers()}
+        {"rest": st.sampled_from(["background", "ignore", 7])},
+        optional={"liver": st.integers(-(2**40), 2**40)},
     ),
-    rate=st.just("auto") | st.floats(1e-300, 1e300),
+    rate=st.just("auto") | st.floats(1e-300, 1e30),
     spacing=st.sampled_from(["auto", "none"]) | st.tuples(*[st.floats(1e-9, 1e9)] * 3),
 )
 def test_any_config_survives_storing(tmp_path_factory, folder, labels, rate, spacing):
@@ -435,8 +436,12 @@ LEGAL_LABELS = (
         ("data.cache", "lots", "auto or a size (512MiB, 8GiB)"),
         ("data.cache", "8h", "auto or a size (512MiB, 8GiB)"),
         ("data.cache", "true", "auto or a size (512MiB, 8GiB)"),
-        ("data.workers", "-1", "auto or integer ≥ 0"),
-        ("data.workers", "false", "auto or integer ≥ 0"),
+        ("data.workers", "-1", "auto or integer ≥ 0 and ≤ 1024"),
+        ("data.workers", "false", "auto or integer ≥ 0 and ≤ 1024"),
+        ("train.batch_size", "1000000000", "integer ≥ 1 and ≤ 4096"),
+        ("train.epochs", "1" + "0" * 30, "integer ≥ 1"),
+        ("train.learning_rate", "1e+300", "auto or number > 0"),
+        ("network.channels", f"[{10**30}, 16]", "auto or list of two or more integers ≥ 1"),
         ("data.folder", "5", "text or null"),
         ("patch.size", "[64, 64]", "auto or [integer ≥ 1, integer ≥ 1, integer ≥ 1]"),
         ("patch.size", "[64, 64, 0]", "auto or [integer ≥ 1, integer ≥ 1, integer ≥ 1]"),
@@ -600,6 +605,12 @@ def test_set_of_a_key_below_a_value():
     assert mistakes("train.epochs.x=1", tree={"train": {"epochs": 5}}) == (
         "--set train.epochs.x: epochs has no keys below it\n  given: 5"
     )
+
+
+def test_of_many_mistakes_the_first_are_said() -> None:
+    with pytest.raises(UserError, match="and 92 more mistakes") as caught:
+        config_from_tree({"patch": {f"key{number}": 1 for number in range(100)}})
+    assert len(str(caught.value)) < 1000
 
 
 # The reference

@@ -88,6 +88,16 @@ def test_values_that_are_not_finite_are_reported_where_they_are(tmp_path: Path) 
             case.read((slice(5, 8), slice(0, 7), slice(0, 6)))
 
 
+@pytest.mark.parametrize("step", [1e6, 1e30])
+def test_a_spacing_of_another_world(tmp_path: Path, step: float) -> None:
+    path = save_nifti(
+        tmp_path / "a.nii", np.zeros((5, 5, 5), np.int16), affine_of((step, step, step))
+    )
+    with pytest.raises(UserError, match=r"a\.nii would have .* voxels at the spacing of the netw"):
+        CaseReader([path], small_plan(spacing=(1.0, 1.0, 1.0)))
+    CaseReader([path], small_plan()).close()
+
+
 def test_nothing_stays_open_if_the_images_do_not_fit(tmp_path: Path) -> None:
     """Wrong grids and channels are reported; a reader that has been closed can be closed again."""
     first = save_nifti(tmp_path / "a_0000.nii", np.zeros((5, 5, 5), np.int16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -565,6 +566,13 @@ def test_names_that_differ_in_case_only_repeat(tmp_path: Path):
     write_files(tmp_path, "p/x.nii", "q/X.nii", "s.nii")
     write_csv(tmp_path, "image,label", "p/x.nii,s.nii", "q/X.nii,s.nii")
     assert [case.name for case in find_dataset(tmp_path).cases] == ["p_x", "q_X"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text")
+def test_names_that_are_no_text(tmp_path: Path):
+    write_files(tmp_path, "images/\udcff.nii.gz", "labels/\udcff.nii.gz")
+    with pytest.raises(UserError, match=r"\\udcff: this name is not in UTF-8"):
+        find_dataset(tmp_path)
 
 
 def test_names_are_safe_as_file_names(tmp_path: Path):

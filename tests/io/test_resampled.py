@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from seg3d.common.errors import UserError
 from seg3d.geometry import Grid
 from seg3d.io import Header, open_volume, read_volume, whole, write_volume
 from seg3d.io.convert import convert_volume
+from seg3d.io.regions import Region, lengths
 from seg3d.io.resampled import Resampled
+from seg3d.io.resampling import Resampling
 from tests.conftest import Cli
 from tests.dicom_series import write_series
 from tests.io.test_reoriented import Held
@@ -286,3 +289,16 @@ def test_resampling_takes_the_memory_of_pieces(tmp_path):
         "    Path(sys.argv[1]), Path(sys.argv[2]), Console(), Path(sys.argv[3]))"
     )
     assert peak_growth(program, path, tmp_path / "b.npy", like) < 48
+
+
+def test_a_grid_of_long_rows_is_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid may have more voxels in a slice than there is memory."""
+    monkeypatch.setattr(
+        Resampling, "inside", lambda self, region: sizes.append(region) or np.zeros(1)
+    )
+    held = Held(np.zeros((4, 4, 4), np.int16), Grid((4, 4, 4), np.eye(4)))
+    held.slow_axis = 0
+    grid = Grid((7, 10**7, 9), np.diag([0.9, 0.9, 0.9, 1.0]))
+    sizes: list[Region] = []
+    assert not Resampled(held, grid, nearest=True).overlaps
+    assert max(math.prod(lengths(one)) for one in sizes) <= 2**20

@@ -212,3 +212,9 @@ def test_borders_lie_where_windows_begin(parts: int) -> None:
     assert edges[0] == 0 and edges[-1] == 300 and len(edges) <= parts + 1
     assert set(edges[1:-1]) <= set(starts)
     assert len(edges) == min(parts, len(starts)) + 1
+
+
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_memory_that_no_machine_has(digits: int) -> None:
+    with pytest.raises(UserError, match="--memory should be a number that is not beyond all"):
+        parse_bytes("9" * digits + "GiB", "--memory")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seg3d.common.errors import UserError
-from seg3d.plan import ChannelIntensity
+from seg3d.plan import ChannelIntensity, build_network
 from seg3d.runs.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     restore_random_states,
     save_checkpoint,
     seed_random_states,
+    trained_network,
 )
+from tests.full_disk import files_no_longer_than
 from tests.plans import classes, small_config, small_plan
 
 CONFIG = small_config(
@@ -190,3 +193,127 @@ def test_which_checkpoint_to_predict_with(tmp_path: Path) -> None:
     best = store(tmp_path / "checkpoints" / "best.pt")
     assert find_checkpoint(tmp_path) == best
     assert find_checkpoint(last) == last
+
+
+def repacked(source: Path, target: Path, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    return target
+
+
+def test_packed_records_are_refused_before_they_are_unpacked(tmp_path: Path, good: Path) -> None:
+    assert load_checkpoint(repacked(good, tmp_path / "same.pt"))[0] == CONFIG
+    big = store(tmp_path / "big.pt", network={"weight": torch.zeros(10**6)})
+    bomb = repacked(big, tmp_path / "bomb.pt", zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 50_000
+    with pytest.raises(UserError, match=r"bomb\.pt is damaged.*\n.*its records are packed"):
+        load_checkpoint(bomb)
+
+
+@pytest.mark.parametrize(
+    "weight, what",
+    [
+        (torch.tensor([1.0, float("nan")]), "not finite"),
+        (torch.tensor([1.0, -float("inf")], dtype=torch.float16), "not finite"),
+        (torch.arange(3), "floating-point"),
+        ([1.0, 2.0], "floating-point"),
+        (torch.zeros(1).expand(10**6, 10**6), "larger than what is stored"),
+    ],
+)
+def test_weights_that_are_none(tmp_path: Path, weight: Any, what: str) -> None:
+    path = store(tmp_path / "last.pt", network={"conv.weight": weight})
+    with pytest.raises(UserError, match=rf"is damaged.*\n.*conv\.weight .*{what}"):
+        load_checkpoint(path)
+
+
+def test_a_config_that_stands_for_billions_of_values(tmp_path: Path) -> None:
+    value: Any = ["x"]
+    for _ in range(20):
+        value = [value] * 10
+    path = store(tmp_path / "last.pt")
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"config": {"network": {"name": "monai.UNet", "act": value}}}, path)
+    with pytest.raises(UserError, match=r"is damaged.*\n.*there are more than 1000000 parts"):
+        load_checkpoint(path)
+
+
+NETWORK_CONFIG = small_config(network={"channels": [3, 4], "deep_supervision": False})
+NETWORK_PLAN = small_plan()
+
+
+def trained(**changes: Any) -> dict[str, Any]:
+    network = build_network(NETWORK_CONFIG, NETWORK_PLAN)
+    return {"network": network.state_dict() | changes}
+
+
+def test_the_network_of_a_checkpoint(tmp_path: Path) -> None:
+    content = trained()
+    network = trained_network(tmp_path, NETWORK_CONFIG, NETWORK_PLAN, content)
+    assert network.state_dict().keys() == content["network"].keys()
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, content["network"][name])
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    name, *_ = trained()["network"]
+    for content, what in (
+        (trained(**{name: torch.zeros(7)}), rf"the weight {name} has shape \(7,\)"),
+        (trained(other=torch.zeros(7)), "of another network, such as other"),
+        ({"network": {}}, "of another network"),
+        ({"network": None}, "is damaged"),
+    ):
+        with pytest.raises(UserError, match=what) as caught:
+            trained_network(path, NETWORK_CONFIG, NETWORK_PLAN, content)
+        assert len(str(caught.value)) < 500
+
+
+def test_a_plan_of_a_network_that_no_memory_holds(tmp_path: Path) -> None:
+    plan = NETWORK_PLAN.model_copy(update={"features": [10**7, 10**8]})
+    with pytest.raises(UserError, match=r"the weight \S+ has shape"):
+        trained_network(tmp_path / "last.pt", NETWORK_CONFIG, plan, trained())
+
+
+def test_a_plan_of_patches_that_the_network_does_not_take(tmp_path: Path) -> None:
+    plan = NETWORK_PLAN.model_copy(update={"patch_size": (16, 16, 17)})
+    with pytest.raises(UserError, match="is damaged.*\n.*patches are no multiples of its strides"):
+        trained_network(tmp_path / "last.pt", NETWORK_CONFIG, plan, trained())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": []},
+        {"classes": [{"name": "background", "values": [0]}, {"name": "a", "values": []}]},
+        {"classes": [{"name": "background", "values": [0]}, {"name": "a", "values": [10**30]}]},
+        {"channels": []},
+        {"channels": [{"name": "CT", "kind": "ct", "std": 0}]},
+        {"channels": [{"name": "CT", "kind": "ct", "mean": float("nan")}]},
+        {"orientation": "RAR"},
+        {"spacing": [0, 1, 1]},
+        {"typical_spacing": [1, 1, float("inf")]},
+        {"patch_size": [-16, 16, 16]},
+        {"kernels": []},
+        {"strides": [[0, 1, 1]]},
+        {"features": [3.5]},
+        {"ignore": ["x"]},
+    ],
+    ids=str,
+)
+def test_a_damaged_plan(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = store(tmp_path / "last.pt", plan=PLAN.model_dump(mode="json") | changes)
+    with pytest.raises(UserError, match=r"last\.pt is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_full_disk_is_explained_and_leaves_what_was_there(tmp_path: Path) -> None:
+    path = store(tmp_path / "last.pt")
+    before = path.read_bytes()
+    with (
+        pytest.raises(UserError, match=r"last\.pt: no more space on the disk"),
+        files_no_longer_than(20_000),
+    ):
+        store(path, network={"weight": torch.zeros(10**5)})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]

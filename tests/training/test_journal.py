@@ -11,7 +11,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from seg3d.common.errors import UserError
 from seg3d.training.journal import Journal
+from tests.full_disk import files_no_longer_than
 
 
 def open_journal(folder: Path, epochs_done: int = 0) -> Journal:
@@ -93,3 +95,24 @@ def test_a_new_run_starts_with_an_empty_log(tmp_path: Path) -> None:
     open_journal(tmp_path).close()
     assert rows(tmp_path) == []
     assert torch.equal(before, torch.get_rng_state())
+
+
+# TensorBoard writes in a thread, which ends by what the next call raises.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_explained(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    with pytest.raises(UserError, match=r"tensorboard: no more space"), files_no_longer_than(1000):
+        for epoch in range(1, 100):
+            journal.scalars(epoch, {"loss/loss": 1.0})
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "log.jsonl").write_text('{"epoch": 1}\n' * 1500)
+    journal = open_journal(other, 1)
+    with pytest.raises(UserError, match=r"log.jsonl: no more space"), files_no_longer_than(19_500):
+        journal.scalars(2, {"loss/loss": 1.0})
+
+
+def test_a_log_that_is_no_text_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"epoch": 1}\n\xff\xfe\x00\n{"epoch": 2}\n')
+    open_journal(tmp_path, 1).close()
+    assert rows(tmp_path) == [{"epoch": 1}]

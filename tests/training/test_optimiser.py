@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from seg3d.training.optimiser import make_optimizer, make_schedule
+from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
 from tests.plans import small_config
 
 
@@ -56,3 +57,21 @@ def test_settings_reach_the_optimiser() -> None:
     adamw = make_optimizer(nn.Linear(2, 2), small_config(train={"optimizer": "adamw"}).train)
     assert isinstance(adamw, AdamW)
     assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (3e-4, 0.01)
+
+
+@pytest.mark.parametrize(
+    "train", [{"optimizer": "adamw"}, {"optimizer": "sgd"}, {"optimizer": "sgd", "momentum": 0}]
+)
+def test_a_state_is_what_the_optimiser_keeps(train: dict[str, Any]) -> None:
+    network = nn.Linear(2, 3)
+    optimizer = make_optimizer(network, small_config(train=train).train)
+    require_fitting_state(optimizer)
+    network(torch.ones(2)).sum().backward()
+    optimizer.step()
+    require_fitting_state(optimizer)
+    state = optimizer.state[network.weight]
+    wrong = [5.0, torch.zeros(7), torch.full((3, 2), torch.nan), torch.zeros(3, 2, dtype=int), "x"]
+    for name, value in [(name, value) for name in state for value in wrong] + [("more", None)]:
+        optimizer.state[network.weight] = {**state, name: value}
+        with pytest.raises(ValueError, match="of the optimiser"):
+            require_fitting_state(optimizer)

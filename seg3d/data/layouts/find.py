@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.common.errors import UserError
+from seg3d.common.plain_text import is_text
 from seg3d.config import FilesConfig, HorizonsConfig
 from seg3d.data.cases import Dataset
 from seg3d.data.layouts.assemble import assemble
@@ -51,7 +52,9 @@ def find_dataset(
         raise UserError(
             f"the dataset {source} does not exist", legal="a folder, or a .json or .csv list"
         )
-    return assemble(recognise(source, labels, files or FilesConfig()))
+    dataset = assemble(recognise(source, labels, files or FilesConfig()))
+    _require_text(dataset)
+    return dataset
 
 
 def recognise(
@@ -111,6 +114,14 @@ def _recognise_json(path: Path, content: Any) -> Found:
         legal='"training" (MSD), "channel_names" and "file_ending" (nnU-Net), '
         "or a list of objects with image and label",
     )
+
+
+def _require_text(dataset: Dataset) -> None:
+    """Names of cases are written to files and pictures."""
+    for case in (*dataset.cases, *dataset.test):
+        for name in (case.name, *map(str, case.files)):
+            if not is_text(name):
+                raise UserError(f"{name}: this name is not in UTF-8", fix="rename it")
 
 
 def _unrecognised(folder: Path) -> UserError:

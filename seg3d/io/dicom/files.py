@@ -11,6 +11,7 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.common.notes import Note
 from seg3d.io import itk
+from seg3d.io.dicom.elements import require_whole_elements
 
 # Elements of a file's head: how its pixels are packed, if they are, and its class.
 TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"
@@ -45,6 +46,8 @@ def open_file(path: Path) -> Any:
     Raises:
         UserError: if the file is damaged.
     """
+    if is_dicom(path):
+        require_whole_elements(path, transfer_syntax(path))
     return itk.read_information(path, "GDCMImageIO")
 
 

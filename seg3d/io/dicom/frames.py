@@ -17,12 +17,11 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.io import itk
 from seg3d.io.arrays import ArrayReader
+from seg3d.io.dicom.elements import DEFLATED
 from seg3d.io.dicom.files import notes_on, read_pixels, transfer_syntax
 from seg3d.io.dicom.stack import Slice, stacked
 from seg3d.io.header import checked_header, voxel_dtype
 
-# Unpacked in one go, whatever its length.
-DEFLATED = "1.2.840.10008.1.2.1.99"
 WITH_ANOTHER_PROGRAM = "for example with dcm2niix"
 SHOWN = 5
 # What pydicom raises on files that are damaged, and what a field of another kind leads to.
