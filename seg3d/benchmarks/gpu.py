@@ -9,7 +9,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -84,27 +84,20 @@ COLUMNS = (
 
 def blocks(device: torch.device, scale: Scale) -> Iterator[tuple[str, Result]]:
     """The results of each block, by its name; also printed."""
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        # They take the CPU as long as the GPU is at work.
-        predicted = {
-            (size, batch, name): pool.submit(_predicted, name, scale.channels, size, batch)
-            for size, batch, _, names in scale.steps
-            for name in names
-            if name in ("plain", OURS)
-        }
-        trained = partial(steps, device, scale.channels)
-        first, *others = scale.steps
-        for name, block in (
-            (f"steps of {first[0]}³", partial(trained, first)),
-            ("profile", partial(profiled, device, scale)),
-            *((f"steps of {other[0]}³", partial(trained, other)) for other in others),
-            ("passes", partial(passes, device, scale)),
-            ("inference", partial(inference, device, scale)),
-            ("predicted peaks", partial(collected, predicted)),
-            ("rivals", partial(trained, scale.rivals)),
-        ):
-            print(f"== {name}", flush=True)
-            yield name, block()
+    trained = partial(steps, device, scale.channels)
+    first, *others = scale.steps
+    for name, block in (
+        (f"steps of {first[0]}³", partial(trained, first)),
+        ("profile", partial(profiled, device, scale)),
+        *((f"steps of {other[0]}³", partial(trained, other)) for other in others),
+        ("passes", partial(passes, device, scale)),
+        ("inference", partial(inference, device, scale)),
+        ("rivals", partial(trained, scale.rivals)),
+        # Not while something is timed: a step may have to wait for the CPU.
+        ("predicted peaks", partial(predicted_peaks, scale)),
+    ):
+        print(f"== {name}", flush=True)
+        yield name, block()
 
 
 def steps(device: torch.device, channels: tuple[int, ...], wanted: Steps) -> Result:
@@ -124,11 +117,19 @@ def steps(device: torch.device, channels: tuple[int, ...], wanted: Steps) -> Res
     return {"rows": rows}
 
 
-def collected(predicted: dict[tuple[int, int, str], Future[int]]) -> Result:
+def predicted_peaks(scale: Scale) -> Result:
     """In GiB, what `seg3d.memory` says that the steps take."""
+    wanted = [
+        (name, scale.channels, size, batch)
+        for size, batch, _, names in scale.steps
+        for name in names
+        if name in ("plain", OURS)
+    ]
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        peaks = list(pool.map(_predicted, *zip(*wanted, strict=True)))
     found = {
-        f"{size}³, batch {batch}, {name}": future.result() / GIB
-        for (size, batch, name), future in predicted.items()
+        f"{size}³, batch {batch}, {name}": peak / GIB
+        for (name, _, size, batch), peak in zip(wanted, peaks, strict=True)
     }
     print_table("predicted peaks", ["step", "GiB"], [[k, _short(v)] for k, v in found.items()])
     return found
