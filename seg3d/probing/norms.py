@@ -269,7 +269,7 @@ def normalise(
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
     if encoder is not None and (kernels := kernels_for(grid, y, z)):
         factors = 1.0 if weight is None else weight, 0.0 if bias is None else bias
-        columns = columns_of(scale.shape, y.device, scale, offset, *factors, slope)
+        columns = columns_of(y, len(y), scale, offset, *factors, slope)
         kernels.normalise(encoder, y, z, columns)
         affine = columns[2], columns[3]
         return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)

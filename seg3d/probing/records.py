@@ -209,7 +209,7 @@ class Rebuilder:
             above: a number.
         """
         if kernels := self._kernels(dz):
-            return kernels.sums(self._decoder, dz, self._columns(dz, below, above))
+            return kernels.sums(self._decoder, dz, columns_of(dz, len(dz), below, above))
         shape = (3, self.grid.batch, self.grid.channels)
         sums = torch.zeros(shape, dtype=self.dtype, device=dz.device)
         for where, numbers in self.lots():
@@ -231,7 +231,8 @@ class Rebuilder:
         """
         slope = self.record.slope
         if kernels := self._kernels(dz, dy):
-            kernels.gradient(self._decoder, dz, dy, self._columns(dz, slope, 1.0, *columns))
+            told = columns_of(dz, len(dz), slope, 1.0, *columns)
+            kernels.gradient(self._decoder, dz, dy, told)
             return
         for where, numbers in self.lots():
             if columns:
@@ -251,7 +252,7 @@ class Rebuilder:
         if kernels := self._kernels(out):
             if self._columns_to_fill is None:
                 affine = self.record.affine or (1.0, 0.0)
-                self._columns_to_fill = self._columns(out, slope, 1.0, *affine)
+                self._columns_to_fill = columns_of(out, self.grid.batch, slope, 1.0, *affine)
             kernels.fill(self._decoder, out, self._columns_to_fill, samples, layers)
             return
         for where, numbers in self.lots(samples, layers):
@@ -263,9 +264,6 @@ class Rebuilder:
 
     def _kernels(self, *tensors: Tensor) -> ModuleType | None:
         return kernels_for(self.grid, *tensors) if self._decoder is not None else None
-
-    def _columns(self, x: Tensor, *values: Slope) -> Tensor:
-        return columns_of(torch.Size((self.grid.batch, self.grid.channels)), x.device, *values)
 
     def _factors(self, positive: Tensor, where: Where, below: Slope, above: float) -> Tensor:
         """``above`` where the mask says positive, and ``below`` elsewhere: ``(bricks, voxels)``."""
@@ -287,15 +285,27 @@ class Rebuilder:
         return (rows * gain).add_(shift)
 
 
-def columns_of(shape: torch.Size, device: torch.device, *values: Slope) -> Tensor:
-    """Numbers for the kernels, by sample and channel: ``(values, B, C)``, of shape ``(B, C)``."""
-    tensors = (value if isinstance(value, Tensor) else _number(value, device) for value in values)
+def columns_of(x: Tensor, batch: int, *values: Slope) -> Tensor:
+    """Numbers for the kernels, of every sample and channel: ``(values, B, C)`` float32.
+
+    Args:
+        x: some or all of the samples, ``(..., C, D, H, W)``.
+        batch: B.
+        values: numbers, or one for every channel, or one for every sample and channel.
+    """
+    tensors = (value if isinstance(value, Tensor) else _number(value, x) for value in values)
+    shape = batch, x.shape[1]
     return torch.stack([tensor.to(torch.float32).expand(shape) for tensor in tensors])
 
 
+def _number(value: float, x: Tensor) -> Tensor:
+    """A scalar where x is, to which it is brought but once."""
+    # Fake tensors must not be remembered.
+    return _kept_number(value, x.device) if type(x) is Tensor else x.new_full((), value)
+
+
 @lru_cache(maxsize=64)
-def _number(value: float, device: torch.device) -> Tensor:
-    """A scalar on the device, to which it is brought but once."""
+def _kept_number(value: float, device: torch.device) -> Tensor:
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from seg3d.networks import UNet3d
 from seg3d.probing import ProbeKey, coder, kernels, set_bits, set_probe_step
 from seg3d.probing.activations import ProbedPReLU, activate_backward, sketched_with_signs
 from seg3d.probing.bricks import BrickGrid
-from seg3d.probing.kernels import kernels_for, passes
+from seg3d.probing.kernels import kernels_for, passes, shapes
 from seg3d.probing.norms import Normalisation, normalise, normalise_backward, pooled_moments
 from seg3d.probing.packing import unpack
 from seg3d.probing.records import Record, sketched
@@ -250,4 +251,22 @@ def test_what_the_torch_path_does() -> None:
     assert kernels_for(grid, x.to(memory_format=torch.channels_last_3d)) is None
     assert kernels_for(BrickGrid.of(x.shape, 4), x) is None
     with FakeTensorMode():
-        assert kernels_for(grid, torch.zeros(1, 2, 8, 8, 8)) is None
+        assert kernels_for(grid, torch.zeros(1, 2, 8, 8, 8)) is shapes
+
+
+def test_fake_tensors_are_told_what_the_kernels_allocate() -> None:
+    shape, sketch = SHAPES[2], RotatedSketch(1)
+    names = ("moments", "sketch", "normalise", "sums", "gradient", "fill")
+    for name in names:
+        fake, real = getattr(shapes, name), getattr(passes, name)
+        assert inspect.signature(fake) == inspect.signature(real)
+
+    def results(x: Tensor) -> list[Tensor]:
+        record = normalise(x, x.clone(), *affine(shape[1]), normalisation(shape, 0.1), sketch, KEY)
+        return [*pooled_moments(x, lambda values: values), record.open(x.dtype).sums(x, 0.1, 1.0)]
+
+    real_results = results(volume(shape))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake_results = results(torch.empty(shape, device=DEVICE))
+    for one, other in zip(real_results, fake_results, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)

@@ -28,16 +28,21 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
     """The module with the fused passes, if all ``tensors`` and the ``grid`` suit them, or None.
 
     Tensors suit that are on an NVIDIA GPU since Ampere, in float32, bfloat16 or float16, every
-    channel contiguous and, if there are several tensors, all with the same strides.
+    channel contiguous and, if there are several tensors, all with the same strides. For fake
+    tensors, which stand for such, the passes do no more than allocate.
 
     Args:
         grid: of the bricks; None for passes that know no bricks.
         tensors: of shape ``(B, C, D, H, W)``.
     """
     alike = len({x.stride() for x in tensors}) == 1 and all(map(_suits, tensors))
-    if not (enabled and alike and _device_suits(tensors[0].device)):
+    if not (enabled and alike) or (grid is not None and grid.voxels not in BRICK_VOXELS):
         return None
-    if grid is not None and grid.voxels not in BRICK_VOXELS:
+    if isinstance(tensors[0], FakeTensor):
+        from seg3d.probing.kernels import shapes
+
+        return shapes
+    if not _device_suits(tensors[0].device):
         return None
     # Triton need not be installed, and takes a while to import.
     from seg3d.probing.kernels import passes
@@ -48,7 +53,7 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
 def _suits(x: Tensor) -> bool:
     _, _, _, height, width = x.shape
     contiguous = x.stride()[2:] == (height * width, width, 1)
-    return contiguous and x.dtype in DTYPES and not isinstance(x, FakeTensor)
+    return contiguous and x.dtype in DTYPES
 
 
 @cache

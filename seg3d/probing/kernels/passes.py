@@ -20,6 +20,7 @@ from seg3d.probing.coder import CHOICE_STREAM, SIGNS_STREAM, Coder, haar_matrix
 from seg3d.probing.kernels.encode import encode_kernel
 from seg3d.probing.kernels.moments import moments_kernel, pooling_kernel
 from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
+from seg3d.probing.kernels.shapes import sums_shape
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
 
@@ -95,9 +96,7 @@ def sums(decoder: Coder, dz: Tensor, columns: Tensor) -> Tensor:
         columns: ``(2, B, C)`` float32: dn is dz times the first where the sign is not positive,
             and times the second where it is.
     """
-    grid = decoder.grid
-    shape = (3, grid.batch, grid.layers, grid.channels, grid.runs)
-    out = dz.new_empty(shape, dtype=torch.float32)
+    out = dz.new_empty(sums_shape(decoder), dtype=torch.float32)
     _rebuild(SUMS, decoder, dz, out, columns)
     return out.sum((2, 4))
 
