@@ -16,6 +16,9 @@ from seg3d.common.errors import UserError
 @click.argument("predictions", type=path)
 @click.argument("references", type=path)
 @click.option("--output", type=path, help="Folder for the metrics.  [default: PREDICTIONS]")
+@click.option("--recursive", is_flag=True, help="Take volumes in folders of the folders too.")
+@click.option("--pattern", metavar="PATH",
+              help="Where the label lies in REFERENCES, such as CASE/seg.nii.gz.")  # fmt: skip
 @click.option("--tolerance", type=click.IntRange(min=1), metavar="VOXELS",
               help="Also a Dice that forgives this distance, for thin structures.")  # fmt: skip
 @click.option("--run", type=path, help="Run or checkpoint whose classes they are.")
@@ -28,6 +31,8 @@ def evaluate(
     predictions: Path,
     references: Path,
     output: Path | None,
+    recursive: bool,
+    pattern: str | None,
     tolerance: int | None,
     run: Path | None,
     labels: Path | None,
@@ -42,10 +47,15 @@ def evaluate(
     beside the predictions (seg3d predict writes it), or from dataset.json beside the references or
     one folder up. Pairs that cannot be compared are listed, and the exit status is 1.
 
+    With --recursive, volumes match that lie in folders of the same names, as predictions do that
+    were made with --recursive. In a --pattern, CASE stands for the name of the prediction, and *
+    for anything.
+
     \b
     Example:
       seg3d evaluate predictions/ Task09_Spleen/labelsTs/
       seg3d evaluate predictions/ faults/labelsTs/ --tolerance 2
+      seg3d evaluate predictions/ bids/ --pattern sub-CASE/anat/*_seg.nii.gz
     """
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
@@ -55,8 +65,8 @@ def evaluate(
 
     if run is not None and labels is not None:
         raise UserError("--run and --labels both say what the classes are", fix="give one of them")
-    pairs = find_pairs(predictions, references)
-    classes = find_classes(predictions, references, run=run, labels=labels)
+    pairs = find_pairs(predictions, references, recursive=recursive, pattern=pattern)
+    classes = find_classes(predictions, references, run=run, labels=labels, recursive=recursive)
     console = make_console()
     if classes.source:
         print_as_is(console, f"classes: {classes.source}")

@@ -77,6 +77,7 @@ def predict(
       torchrun --nproc-per-node=2 -m seg3d predict runs/medical_ct scans/ --output predictions/
     """
     from seg3d.common.device import choose_device
+    from seg3d.common.notes import Note, in_lines
     from seg3d.common.plain_text import printable
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.progress import progress_bar
@@ -100,7 +101,13 @@ def predict(
         for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():
             click.echo(printable(f"note: {note}"), err=True)
         with predictor.sole_writer(jobs, probabilities=probabilities):
-            windows = sum(predictor.windows(job, probabilities=probabilities) for job in jobs)
+            notes: list[Note] = []
+            windows = sum(
+                predictor.windows(job, probabilities=probabilities, note=notes.append)
+                for job in jobs
+            )
+            for line in in_lines(notes) if ranks.first else ():
+                click.echo(printable(f"note: {line}"), err=True)
             with progress_bar(console, "windows", windows) as bar:
                 for job in jobs:
                     predictor.run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +12,7 @@ from seg3d.common.errors import UserError
 from seg3d.config import REST_NAME, Rest
 from seg3d.data.layouts import label_values, read_json
 from seg3d.io import UNLABELLED, LabelRest, is_plain_folder
+from seg3d.io.folders import folders_below
 from seg3d.plan import IGNORE_NAME
 from seg3d.prediction.jobs import legend_name
 from seg3d.prediction.legend import LEGEND, legend
@@ -85,6 +86,7 @@ def find_classes(
     *,
     run: str | Path | None = None,
     labels: str | Path | None = None,
+    recursive: bool = False,
 ) -> Classes:
     """The classes of what is to be compared.
 
@@ -94,9 +96,10 @@ def find_classes(
             above, is used if the predictions say nothing.
         run: a run or checkpoint that says it instead.
         labels: a JSON file that says it instead, in the form of either.
+        recursive: look into folders of ``predictions`` too.
 
     Raises:
-        UserError: if a file that should say it does not.
+        UserError: if a file that should say it does not, or two of them say different things.
     """
     if labels is not None:
         return _stated(Path(labels))
@@ -109,11 +112,27 @@ def find_classes(
     for path in (*alone, ours / LEGEND):
         if path.is_file():
             return _stated(path)
+    if recursive and (legends := _legends_below(ours)):
+        return legends[0]
     theirs = _folder(references)
     for path in (theirs / "dataset.json", theirs.parent / "dataset.json"):
         if path.is_file():
             return _classes_in(path) or Classes()
     return Classes()
+
+
+def _legends_below(folder: Path) -> list[Classes]:
+    found = [
+        _stated(inner / LEGEND) for inner, _ in folders_below(folder) if (inner / LEGEND).is_file()
+    ]
+    for one in found[1:]:
+        if replace(one, source="") != replace(found[0], source=""):
+            raise UserError(
+                "predictions of different classes cannot be evaluated together",
+                given=f"{found[0].source} and {one.source}",
+                fix="evaluate their folders one by one, or say what the classes are with --labels",
+            )
+    return found
 
 
 def _folder(path: Path) -> Path:

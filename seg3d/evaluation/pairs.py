@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.common.errors import UserError
-from seg3d.io import SUFFIXES, is_plain_folder, labels_in, read_header, stem, suffix
+from seg3d.io import (
+    SUFFIXES,
+    is_plain_folder,
+    labels_in,
+    read_header,
+    stem,
+    suffix,
+    volumes_by_case,
+)
+from seg3d.io.folders import folders_below
 from seg3d.io.reoriented import Turn, require_same_voxels
 from seg3d.prediction.jobs import PROBABILITIES
 
@@ -24,12 +33,22 @@ class Pair:
     reference: Path | None
 
 
-def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
+def find_pairs(
+    predictions: str | Path,
+    references: str | Path,
+    *,
+    recursive: bool = False,
+    pattern: str | None = None,
+) -> list[Pair]:
     """Match predictions with references by file name without ending; two files match as given.
 
     Args:
         predictions: a folder (files named ``*_probabilities`` are not looked at) or a file.
         references: a folder or a file, as ``predictions``.
+        recursive: take the volumes in folders of the folders too; those match that lie in folders
+            of the same names, which are part of the names of their cases.
+        pattern: of the references in their folder, see `seg3d.io.patterns`, in place of all
+            volumes; predictions have the names of their cases.
 
     Returns:
         One pair per case, sorted by name, incomplete ones too (see `Pair`).
@@ -38,6 +57,8 @@ def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
         UserError: if a path does not exist, one is a file and the other a folder, both are the
             same, two files of a folder have the same name but for the ending, or nothing matches.
     """
+    if recursive and pattern:
+        raise UserError("--recursive and --pattern are both given", fix="give one of them")
     predictions, references = Path(predictions), Path(references)
     for path in (predictions, references):
         if not path.exists():
@@ -51,20 +72,29 @@ def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     if predictions.samefile(references):
         raise UserError(f"predictions and references are the same: {predictions}")
     if not is_plain_folder(predictions):
+        if recursive or pattern:
+            raise UserError(
+                "--recursive and --pattern are for folders",
+                given=f"the files {predictions} and {references}",
+            )
         return [Pair(stem(references), predictions, references)]
 
     predicted = {
         name: path
-        for name, path in _volumes(predictions).items()
+        for name, path in _volumes(predictions, recursive).items()
         if not name.endswith(PROBABILITIES)
     }
-    referenced = _volumes(references)
+    if pattern:
+        referenced = volumes_by_case(references, pattern)
+    else:
+        referenced = _volumes(references, recursive)
     if not predicted.keys() & referenced.keys():
         raise UserError(
             "no prediction has the name of a reference",
             given=f"in {predictions}: {some_names(sorted(predicted))}; "
             f"in {references}: {some_names(sorted(referenced))}",
             legal=f"the same name, with any of the endings {', '.join(SUFFIXES)}",
+            fix=None if recursive or pattern else "add --recursive to look into folders in them",
         )
     return [
         Pair(name, predicted.get(name), referenced.get(name))
@@ -100,14 +130,16 @@ def some_names(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def _volumes(folder: Path, recursive: bool) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in labels_in(folder):
-        if stem(path) in found:
-            raise UserError(
-                f"two files in {folder} are for the same case",
-                given=f"{found[stem(path)].name} and {path.name}",
-                fix="leave one of them there",
-            )
-        found[stem(path)] = path
+    for inner, way in folders_below(folder) if recursive else [(folder, Path())]:
+        for path in labels_in(inner):
+            name = (way / stem(path)).as_posix()
+            if name in found:
+                raise UserError(
+                    f"two files in {inner} are for the same case",
+                    given=f"{found[name].name} and {path.name}",
+                    fix="leave one of them there",
+                )
+            found[name] = path
     return found

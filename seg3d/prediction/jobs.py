@@ -21,6 +21,7 @@ from seg3d.io import (
     volumes_by_case,
     written_suffix,
 )
+from seg3d.io.folders import folders_below
 from seg3d.prediction.legend import LEGEND
 
 FIRST_CHANNEL = "_0000"
@@ -183,23 +184,13 @@ def _volumes(path: Path) -> list[Path]:
 
 
 def _volumes_below(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Volumes in the folders of folders, each with the way to it."""
-    # Links may lead in circles, and what has been predicted is no input.
-    seen = {output.resolve()}
-    found: dict[Path, Path] = {}
-
-    def search(folder: Path, below: Path) -> None:
-        if folder.resolve() in seen or not is_plain_folder(folder):
-            return
-        seen.add(folder.resolve())
-        found.update({path: below for path in images_in(folder)})
-        for inner in sorted(folder.iterdir()):
-            if not inner.name.startswith("."):
-                search(inner, below / inner.name)
-
-    for one in inputs:
-        search(one, Path())
-    return found
+    """Volumes in the folders of folders, each with the way to it; predictions are no inputs."""
+    return {
+        path: way
+        for one in inputs
+        for folder, way in folders_below(one, but=output)
+        for path in images_in(folder)
+    }
 
 
 def _cases_by_pattern(

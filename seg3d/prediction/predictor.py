@@ -26,6 +26,7 @@ from seg3d.common.device import choose_device, compute_dtype
 from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
 from seg3d.common.free_ram import free_ram
+from seg3d.common.notes import Note
 from seg3d.common.ranks import Ranks
 from seg3d.common.sole_writer import sole_writer
 from seg3d.config import Config, config_from_tree, config_tree, keys_set
@@ -213,12 +214,19 @@ class Predictor:
                 write_legend(job.legend, self.plan)
                 unfinished.discard()
 
-    def windows(self, job: Job, *, probabilities: bool = False) -> int:
+    def windows(
+        self,
+        job: Job,
+        *,
+        probabilities: bool = False,
+        note: Callable[[Note], object] = lambda note: None,
+    ) -> int:
         """How many windows this process does for a job, for a progress bar.
 
         Args:
             job: as for `run`.
             probabilities: as for `run`.
+            note: told what is odd about the files.
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, or values of the
@@ -226,6 +234,8 @@ class Predictor:
         """
         require_same_legend(job.legend, self.plan)
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
+            for one in case.header.notes:
+                note(one)
             tiling = self._tiling(case, self._outputs(job, probabilities))
             return _count(case, self._windows(case), self._tiles(case, tiling))
 
@@ -462,7 +472,7 @@ class Predictor:
         shape = (1, len(self.plan.channels), *self.plan.patch_size)
         # A GPU that shares the RAM is counted as the CPU is.
         kind = "cuda" if self.device.type == "cuda" else "cpu"
-        peak = inference_memory(self.scores, shape, device=kind, workspaces=kind == "cpu")
+        peak = inference_memory(self.scores, shape, device=kind, workspaces=True)
         return own, peak - own
 
     @cached_property

@@ -24,6 +24,7 @@ from seg3d.plan import ChannelIntensity, Plan, build_network
 from seg3d.prediction.jobs import Job, plan_jobs
 from seg3d.prediction.predictor import Predictor
 from seg3d.runs.checkpoint import save_checkpoint
+from tests.conftest import Cli
 from tests.plans import classes, small_config, small_plan
 from tests.volumes import write_nifti
 
@@ -475,3 +476,16 @@ def test_formats_that_are_only_read_give_another_ending(tmp_path):
     nib.save(nib.nifti1.Nifti1Pair(np.zeros((3, 3, 3), "int16"), np.eye(4)), tmp_path / "a.img")
     (job,) = plan_jobs([tmp_path / "a.img", tmp_path / "a.hdr"], tmp_path / "out")
     assert (job.images, job.output.name) == ((tmp_path / "a.hdr",), "a.nii.gz")
+
+
+def test_what_is_odd_about_scans_is_said(tmp_path: Path, checkpoint: Path, cli: Cli) -> None:
+    """Once for all scans, on standard error, in the words of training."""
+    for name in ("a", "b"):
+        image = nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4))
+        image.header.set_xyzt_units("micron")
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nib.save(image, tmp_path / "scans" / f"{name}.nii.gz")
+    done = cli("predict", checkpoint, tmp_path / "scans", "--output", tmp_path / "out")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("note: the header gives lengths in micrometres, not in mm: ")
+    assert "a.nii.gz" in line and "b.nii.gz" in line
