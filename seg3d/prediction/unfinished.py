@@ -28,6 +28,7 @@ from seg3d.common.files import (
     no_entry_explained,
     reserve,
 )
+from seg3d.common.sizes import readable
 from seg3d.data.intensity import Moments
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
@@ -120,8 +121,8 @@ class Unfinished:
         if changed := [key for key in begun | asked if begun.get(key) != asked.get(key)]:
             raise UserError(
                 f"--resume: the prediction in {self.folder} was begun in another way",
-                given="; ".join(f"{key} {asked.get(key)}" for key in changed),
-                legal="; ".join(f"{key} {begun.get(key)}" for key in changed),
+                given="; ".join(_in_words(key, asked.get(key)) for key in changed),
+                legal="; ".join(_in_words(key, begun.get(key)) for key in changed),
                 fix="leave --resume out to begin anew",
             )
         cut = stored["tiling"]
@@ -222,6 +223,13 @@ def _noted(line: bytes) -> list[list[int]]:
         # The last line of a process that was killed may be half a line.
         noted = []
     return noted or [[0, 0]]
+
+
+def _in_words(key: str, value: Any) -> str:
+    """A part of a task as a person gave it."""
+    if key == "memory":
+        return "no --memory" if value is None else f"--memory {readable(value).replace(' ', '')}"
+    return f"{key} {value}"
 
 
 def _digest(content: dict[str, Any]) -> str:

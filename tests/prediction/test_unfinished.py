@@ -58,3 +58,11 @@ def test_notes_that_are_damaged_count_for_nothing(begun: Unfinished, line: str) 
     assert begun.left(WHOLE) == [WHOLE]
     begun.note(WHOLE, 0)
     assert begun.left(WHOLE) == []
+
+
+def test_another_memory_is_told_as_the_option(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path / "a.nii")
+    task = Task({"memory": 700 * 2**20}, Tiling(((0, 2), (0, 2)), 1, False, 1, 1), [])
+    unfinished.begin(task, SHAPE, {"labels": (np.dtype("uint8"), 1)})
+    with pytest.raises(UserError, match=r"given: no --memory\n.*legal: --memory 700.00MiB\n"):
+        unfinished.task({"memory": None})
