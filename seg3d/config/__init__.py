@@ -19,6 +19,7 @@ from seg3d.config.sections import (
     FilesConfig,
     LossConfig,
     PatchConfig,
+    PredictConfig,
     TrainConfig,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "LossConfig",
     "MonaiNetworkConfig",
     "PatchConfig",
+    "PredictConfig",
     "Rest",
     "Section",
     "TrainConfig",

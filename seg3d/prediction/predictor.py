@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from seg3d.common.device import choose_device, compute_dtype
 from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
-from seg3d.common.free_ram import free_ram
 from seg3d.common.notes import Note
 from seg3d.common.ranks import Ranks
 from seg3d.common.sole_writer import sole_writer
@@ -35,23 +34,18 @@ from seg3d.data.images import Image
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
-from seg3d.io.resampling import resample_slabs
-from seg3d.memory import inference_memory
 from seg3d.plan import Plan
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
-from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
+from seg3d.prediction.streaming import Advance, Streaming, limit_of
+from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.unfinished import Task, Unfinished
-from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
+from seg3d.prediction.windows import WindowScores, best_classes
 from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
-# Without --memory: of the RAM, and of the GPU's memory, that is free.
-SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
 # Bytes that go from what is unfinished to the output.
 WRITTEN_AT_ONCE = 2**24
-
-Advance = Callable[[int], object]
 
 
 class Output(NamedTuple):
@@ -75,8 +69,7 @@ class Predictor:
         plan: of that run.
         device: where to compute.
         memory: bytes of RAM that the process may take in all, and of the GPU's memory that it may
-            take besides what is taken already; by default `SHARE_OF_RAM` and `SHARE_OF_GPU` of what
-            is free.
+            take besides what is taken already; by default a share of what is free.
         ranks: the processes that share the work.
     """
 
@@ -97,8 +90,14 @@ class Predictor:
         self.ranks = ranks or Ranks()
         self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
         mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
-        self.scores = WindowScores(self.network, mirror_axes, self.dtype)
-        self.limit = _limit(memory, device, self.ranks.local_count)
+        self.streaming = Streaming(
+            WindowScores(self.network, mirror_axes, self.dtype),
+            config.predict,
+            plan,
+            device,
+            limit_of(memory, device, self.ranks.local_count),
+            self.ranks,
+        )
 
     @classmethod
     def from_checkpoint(
@@ -237,7 +236,7 @@ class Predictor:
             for one in case.header.notes:
                 note(one)
             tiling = self._tiling(case, self._outputs(job, probabilities))
-            return _count(case, self._windows(case), self._tiles(case, tiling))
+            return self.streaming.count(case, self.streaming.tiles(case, tiling))
 
     def segment(
         self,
@@ -308,10 +307,10 @@ class Predictor:
         with CaseReader(images, self.plan, read_ahead=True) as case:
             shape = (channels, *case.header.grid.shape)
             tiling = self._tiling(case, {}, math.prod(shape) * dtype.itemsize)
-            self._measure(case, tiling)
+            self.streaming.measure(case, tiling)
             result = np.empty(shape, dtype)
             for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
-                for region, found in self._stream(case, tiling, tile, advance):
+                for region, found in self.streaming.probabilities(case, tiling, tile, advance):
                     there = (slice(None), *case.grid_map.in_file(region))
                     result[there] = case.grid_map.in_file_order(decide(found))
                     del found
@@ -363,7 +362,7 @@ class Predictor:
         }
         if self.ranks.first and not (resume and unfinished.exists):
             tiling = self._tiling(case, outputs)
-            self._measure(case, tiling)
+            self.streaming.measure(case, tiling)
             arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
         self.ranks.wait()
@@ -372,10 +371,9 @@ class Predictor:
     def _fill(self, case: CaseReader, task: Task, unfinished: Unfinished, advance: Advance) -> None:
         """Write all that is left of this process's share."""
         case.moments = task.moments
-        tiles = list(self._tiles(case, task.tiling))
+        tiles = list(self.streaming.tiles(case, task.tiling))
         left = [region for tile in tiles for region in unfinished.left(tile)]
-        windows = self._windows(case)
-        advance(_count(case, windows, tiles) - _count(case, windows, left))
+        advance(self.streaming.count(case, tiles) - self.streaming.count(case, left))
         for region in left:
             self._fill_region(case, task, unfinished, region, advance)
 
@@ -395,7 +393,8 @@ class Predictor:
             note()
             advance(count)
 
-        for part, probabilities in self._stream(case, task.tiling, region, next_windows):
+        slabs = self.streaming.probabilities(case, task.tiling, region, next_windows)
+        for part, probabilities in slabs:
             classes = best_classes(probabilities).cpu().numpy()
             unfinished.write("labels", part, self.labels(classes)[None])
             if task.identity["probabilities"]:
@@ -405,75 +404,14 @@ class Predictor:
             del probabilities
         note()
 
-    def _measure(self, case: CaseReader, tiling: Tiling) -> None:
-        case.slices_at_once = tiling.slices_read
-        second, third = (len(edges) - 1 for edges in tiling.borders)
-        case.measure((second, third))
-
-    def _stream(
-        self, case: CaseReader, tiling: Tiling, region: Region, advance: Advance
-    ) -> Iterator[tuple[Region, Tensor]]:
-        """Probabilities `(K, d, h, w)` of a region of the file's grid, slab by slab."""
-        grid_map = case.grid_map
-        case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
-        case.slices_at_once = tiling.slices_read
-        slabs = stream_scores(
-            lambda windows: grid_map.from_network(self.scores(grid_map.to_network(windows))),
-            case.read,
-            self._windows(case),
-            grid_map.backward.needed(region),
-            window_batch=tiling.window_batch,
-            device=self.device,
-            advance=advance,
-        )
-        # A map, unlike a generator, holds no slab while it waits for the next.
-        probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
-        return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
-
-    def _windows(self, case: CaseReader) -> Windows:
-        grid_map = case.grid_map
-        size = grid_map.streamed(self.plan.patch_size)
-        windows = Windows.covering(grid_map.shape, size, self.config.predict.overlap)
-        return windows.mirrored(grid_map.streamed_flips)
-
-    def _tiles(self, case: CaseReader, tiling: Tiling) -> Iterator[Region]:
-        """The tiles of this process: of its share of the file's grid along the first axis."""
-        edges = borders(case.grid_map, self._windows(case), 0, self.ranks.count)
-        if self.ranks.rank + 1 < len(edges):
-            yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
-
     def _tiling(self, case: CaseReader, outputs: Mapping[str, Output], result: int = 0) -> Tiling:
         """How the work on a case is cut, if ``result`` bytes of RAM are for what comes of it."""
-        work = Work(
-            grid_map=case.grid_map,
-            windows=self._windows(case),
-            channels=len(self.plan.channels),
-            classes=len(self.plan.classes),
-            stored=case.stored_bytes,
-            chunk=case.chunk,
-            written=self._values.itemsize + 4 * len(self.plan.classes),
-            network=self._network_bytes[0],
-            per_window=self._network_bytes[1],
-            files=case.ram
-            + result
-            + sum(
-                ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
-                for one in outputs.values()
-            ),
-            on_gpu=self.device.type == "cuda",
+        files = sum(
+            ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
+            for one in outputs.values()
         )
-        most = self.config.predict.window_batch
-        return choose_tiling(work, self.limit, most, str(case.images[0]))
-
-    @cached_property
-    def _network_bytes(self) -> tuple[int, int]:
-        """Of the parameters, and of what one window needs besides."""
-        own = sum(one.nbytes for one in (*self.network.parameters(), *self.network.buffers()))
-        shape = (1, len(self.plan.channels), *self.plan.patch_size)
-        # A GPU that shares the RAM is counted as the CPU is.
-        kind = "cuda" if self.device.type == "cuda" else "cpu"
-        peak = inference_memory(self.scores, shape, device=kind, workspaces=True)
-        return own, peak - own
+        labels = self._values.itemsize
+        return self.streaming.tiling(case, labels=labels, files=files, result=result)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -483,33 +421,6 @@ class Predictor:
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-def _limit(memory: float | None, device: torch.device, processes: int) -> Memory:
-    """What a prediction may take."""
-    if device.type != "cuda":
-        return Memory(memory or SHARE_OF_RAM * free_ram() / processes)
-    free, total = torch.cuda.mem_get_info(device)
-    limit = Memory(
-        memory or SHARE_OF_RAM * free_ram() / processes,
-        memory or SHARE_OF_GPU * free,
-    )
-    # Convolutions choose a way that needs less workspace when they meet with the limit.
-    taken = torch.cuda.memory_reserved(device) + limit.gpu
-    torch.cuda.set_per_process_memory_fraction(min(taken / total, 1.0), device)
-    return limit
-
-
-def _count(case: CaseReader, windows: Windows, regions: Iterable[Region]) -> int:
-    """Windows that are needed for regions of the file's grid."""
-    return sum(windows.touching(case.grid_map.backward.needed(one)).count for one in regions)
-
-
-def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
-    """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
-    for part in slab[1].split(slices_at_once, dim=1):
-        part.copy_(part.softmax(0))
-    return slab
 
 
 def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:

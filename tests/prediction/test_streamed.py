@@ -192,7 +192,7 @@ def test_an_interrupted_prediction_has_noted_each_plane_once(
 ) -> None:
     """However few slices it writes at once; and it goes on with the batch it was begun with."""
     monkeypatch.setattr(
-        "seg3d.prediction.predictor.choose_tiling",
+        "seg3d.prediction.streaming.choose_tiling",
         lambda *given: replace(choose_tiling(*given), slices_written=1),
     )
     job = Job((inputs / "scan.nii",), tmp_path / "scan.nii")

@@ -1,0 +1,155 @@
+"""How a network goes through volumes of any size: cut into tiles that a limit of memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from seg3d.common.free_ram import free_ram
+from seg3d.common.ranks import Ranks
+from seg3d.config import PredictConfig
+from seg3d.data.case_reader import CaseReader
+from seg3d.io.regions import Region
+from seg3d.io.resampling import resample_slabs
+from seg3d.memory import inference_memory
+from seg3d.plan import Plan
+from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
+from seg3d.prediction.windows import Windows, WindowScores, stream_scores
+
+# Without --memory: of the RAM, and of the GPU's memory, that is free.
+SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """What it takes to go through a case, whatever becomes of its class probabilities.
+
+    Attributes:
+        scores: of windows, by the network.
+        settings: overlap and batch of the windows.
+        plan: of the run that trained the network.
+        device: where to compute.
+        limit: of the memory.
+        ranks: the processes that share the work.
+    """
+
+    scores: WindowScores
+    settings: PredictConfig
+    plan: Plan
+    device: torch.device
+    limit: Memory
+    ranks: Ranks
+
+    def windows(self, case: CaseReader) -> Windows:
+        """All windows of a case, in streaming order."""
+        grid_map = case.grid_map
+        size = grid_map.streamed(self.plan.patch_size)
+        windows = Windows.covering(grid_map.shape, size, self.settings.overlap)
+        return windows.mirrored(grid_map.streamed_flips)
+
+    def count(self, case: CaseReader, regions: Iterable[Region]) -> int:
+        """Windows that are needed for regions of the file's grid."""
+        windows = self.windows(case)
+        return sum(windows.touching(case.grid_map.backward.needed(one)).count for one in regions)
+
+    def tiling(self, case: CaseReader, *, labels: int, files: int, result: int = 0) -> Tiling:
+        """How the work on a case is cut.
+
+        Args:
+            case: open.
+            labels: bytes of a label.
+            files: bytes of RAM that the outputs take.
+            result: bytes of RAM for what comes of it.
+
+        Raises:
+            UserError: if the memory does not suffice.
+        """
+        work = Work(
+            grid_map=case.grid_map,
+            windows=self.windows(case),
+            channels=len(self.plan.channels),
+            classes=len(self.plan.classes),
+            stored=case.stored_bytes,
+            chunk=case.chunk,
+            written=labels + 4 * len(self.plan.classes),
+            network=self._network_bytes[0],
+            per_window=self._network_bytes[1],
+            files=case.ram + result + files,
+            on_gpu=self.device.type == "cuda",
+        )
+        return choose_tiling(work, self.limit, self.settings.window_batch, str(case.images[0]))
+
+    def tiles(self, case: CaseReader, tiling: Tiling) -> Iterator[Region]:
+        """The tiles of this process: of its share of the file's grid along the first axis."""
+        edges = borders(case.grid_map, self.windows(case), 0, self.ranks.count)
+        if self.ranks.rank + 1 < len(edges):
+            yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
+
+    def measure(self, case: CaseReader, tiling: Tiling) -> None:
+        """Let a case find the moments of its intensities, in reads that the limit allows."""
+        case.slices_at_once = tiling.slices_read
+        second, third = (len(edges) - 1 for edges in tiling.borders)
+        case.measure((second, third))
+
+    def probabilities(
+        self, case: CaseReader, tiling: Tiling, region: Region, advance: Advance
+    ) -> Iterator[tuple[Region, Tensor]]:
+        """Class probabilities `(K, d, h, w)` of a region of the file's grid, slab by slab."""
+        grid_map = case.grid_map
+        case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
+        case.slices_at_once = tiling.slices_read
+        slabs = stream_scores(
+            lambda windows: grid_map.from_network(self.scores(grid_map.to_network(windows))),
+            case.read,
+            self.windows(case),
+            grid_map.backward.needed(region),
+            window_batch=tiling.window_batch,
+            device=self.device,
+            advance=advance,
+        )
+        # A map, unlike a generator, holds no slab while it waits for the next.
+        probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
+        return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
+
+    @cached_property
+    def _network_bytes(self) -> tuple[int, int]:
+        """Of the parameters, and of what one window needs besides."""
+        own = sum(one.nbytes for one in (*self.scores.parameters(), *self.scores.buffers()))
+        shape = (1, len(self.plan.channels), *self.plan.patch_size)
+        # A GPU that shares the RAM is counted as the CPU is.
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
+        peak = inference_memory(self.scores, shape, device=kind, workspaces=True)
+        return own, peak - own
+
+
+def limit_of(memory: float | None, device: torch.device, processes: int) -> Memory:
+    """What a prediction may take.
+
+    Args:
+        memory: bytes, of RAM in all and of the GPU's memory besides what is taken already; None
+            for a share of what is free.
+        device: where it computes; a GPU is told the limit.
+        processes: that share the RAM.
+    """
+    ram = memory or SHARE_OF_RAM * free_ram() / processes
+    if device.type != "cuda":
+        return Memory(ram)
+    free, total = torch.cuda.mem_get_info(device)
+    limit = Memory(ram, memory or SHARE_OF_GPU * free)
+    # Convolutions choose a way that needs less workspace when they meet with the limit.
+    taken = torch.cuda.memory_reserved(device) + limit.gpu
+    torch.cuda.set_per_process_memory_fraction(min(taken / total, 1.0), device)
+    return limit
+
+
+def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+    """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
+    for part in slab[1].split(slices_at_once, dim=1):
+        part.copy_(part.softmax(0))
+    return slab
