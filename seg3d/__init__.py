@@ -14,7 +14,7 @@ from seg3d.common.version import __version__
 if TYPE_CHECKING:
     from seg3d.common.errors import UserError
     from seg3d.config import Config, load_config
-    from seg3d.evaluation import evaluate, find_classes, find_pairs
+    from seg3d.evaluation import compare_labels, evaluate, find_classes, find_pairs
     from seg3d.io import read_volume, write_volume
     from seg3d.memory import training_memory
     from seg3d.networks import UNet3d
@@ -29,6 +29,7 @@ __all__ = [
     "UNet3d",
     "UserError",
     "__version__",
+    "compare_labels",
     "evaluate",
     "find_classes",
     "find_pairs",
@@ -46,6 +47,7 @@ _HOMES = {
     "Predictor": "seg3d.prediction.predictor",
     "UNet3d": "seg3d.networks",
     "UserError": "seg3d.common.errors",
+    "compare_labels": "seg3d.evaluation",
     "evaluate": "seg3d.evaluation",
     "find_classes": "seg3d.evaluation",
     "find_pairs": "seg3d.evaluation",

@@ -16,16 +16,34 @@ from seg3d.io import LARGEST_LABEL, UNLABELLED, Volume, read_labels, read_volume
 
 
 def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int, Overlap]:
-    """Count all classes of a case in one pass over its voxels."""
+    """Count all classes of a case."""
     assert pair.prediction and pair.reference
-    ignored = classes.ignored
     turn = require_same_grid(pair.prediction, pair.reference)
     reference = _read(pair.reference, classes)
     predicted = turn.array(_read(pair.prediction, classes).array)
-    size = 1 + max(int(predicted.max()), int(reference.array.max()), 0)
+    voxel_ml = reference.grid.voxel_volume_ml
+    return count_overlaps(predicted[0], reference.array[0], voxel_ml, classes.ignored, tolerance)
+
+
+def count_overlaps(
+    predicted: np.ndarray,
+    reference: np.ndarray,
+    voxel_ml: float,
+    ignored: int | None,
+    tolerance: int | None,
+) -> dict[int, Overlap]:
+    """Count all values, background too, in one pass over the voxels.
+
+    Args:
+        predicted, reference: `(X, Y, Z)`, integers, `UNLABELLED` where nothing is said.
+        voxel_ml: volume of a voxel, ml.
+        ignored: voxels whose reference has this value count nowhere.
+        tolerance: see `seg3d.evaluation.evaluate`.
+    """
+    size = 1 + max(int(predicted.max()), int(reference.max()), 0)
     in_reference, in_prediction, in_both = counts = np.zeros((3, size), dtype=np.int64)
     # bincount makes 64-bit copies: slice by slice, they stay small.
-    for theirs, ours in zip(reference.array[0].T, predicted[0].T, strict=True):
+    for theirs, ours in zip(reference.T, predicted.T, strict=True):
         theirs, ours = theirs.ravel(), ours.ravel()
         counted = _counted(theirs, ours, ignored)
         theirs, ours = theirs[counted], ours[counted]
@@ -35,7 +53,6 @@ def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int
             (in_both, ours[ours == theirs]),
         ):
             count += np.bincount(labels.astype(np.intp), minlength=size)
-    voxel_ml = reference.grid.voxel_volume_ml
     return {
         int(value): Overlap(
             reference_ml=float(in_reference[value] * voxel_ml),
@@ -45,7 +62,7 @@ def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int
             intersection_voxels=int(in_both[value]),
             near=None
             if tolerance is None or value == 0
-            else _near(reference.array[0], predicted[0], int(value), ignored, tolerance),
+            else _near(reference, predicted, int(value), ignored, tolerance),
         )
         for value in np.flatnonzero(counts.any(axis=0))
     }
@@ -86,7 +103,7 @@ def _near(
 def _read(path: Path, classes: Classes) -> Volume:
     """Labels, each class by the value that stands for it."""
     volume = read_labels(path, classes.label_rest)
-    largest = _largest(path, volume.array)
+    largest = largest_label(path, volume.array)
     merged = {value: first for value, first in classes.merged.items() if value <= largest}
     if not merged:
         return volume
@@ -101,12 +118,21 @@ def _read(path: Path, classes: Classes) -> Volume:
     return Volume(array, volume.header)
 
 
-def _largest(path: Path, labels: np.ndarray) -> int:
+def largest_label(name: Path | str, labels: np.ndarray) -> int:
+    """The largest value.
+
+    Args:
+        name: of the labels, for messages.
+        labels: integers of any shape, `UNLABELLED` where nothing is said.
+
+    Raises:
+        UserError: if a value can be no class.
+    """
     largest = int(labels.max())
     smallest = int(labels.min(where=labels != UNLABELLED, initial=largest))
     if smallest < 0 or largest > LARGEST_LABEL:
         raise UserError(
-            f"{path} is used as a label but has values that are no class",
+            f"{name} is used as a label but has values that are no class",
             given=f"values from {smallest} to {largest}",
             legal=f"0 (background) to {LARGEST_LABEL}",
         )
