@@ -81,13 +81,13 @@ def find_pairs(
 
     predicted = {
         name: path
-        for name, path in _volumes(predictions, recursive).items()
+        for name, path in _volumes(predictions, recursive, references).items()
         if not name.endswith(PROBABILITIES)
     }
     if pattern:
         referenced = volumes_by_case(references, pattern)
     else:
-        referenced = _volumes(references, recursive)
+        referenced = _volumes(references, recursive, predictions)
     if not predicted.keys() & referenced.keys():
         raise UserError(
             "no prediction has the name of a reference",
@@ -130,9 +130,10 @@ def some_names(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _volumes(folder: Path, recursive: bool) -> dict[str, Path]:
+def _volumes(folder: Path, recursive: bool, other: Path) -> dict[str, Path]:
+    """Label volumes by the names of their cases; one folder may lie in the other."""
     found: dict[str, Path] = {}
-    for inner, way in folders_below(folder) if recursive else [(folder, Path())]:
+    for inner, way in folders_below(folder, but=other) if recursive else [(folder, Path())]:
         for path in labels_in(inner):
             name = (way / stem(path)).as_posix()
             if name in found:

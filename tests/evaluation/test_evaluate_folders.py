@@ -11,7 +11,11 @@ import pytest
 
 from seg3d.common.errors import UserError
 from seg3d.evaluation import find_classes, find_pairs
+from seg3d.plan import build_network
+from seg3d.runs.checkpoint import save_checkpoint
 from tests.conftest import Cli
+from tests.plans import classes, small_config, small_plan
+from tests.volumes import write_nifti
 
 LABELS = {"labels": {"background": 0, "bone": [1, 2]}}
 
@@ -73,3 +77,31 @@ def test_both_at_once_and_files(tree: Path) -> None:
     files = [folder / "east" / "knee.nii.gz" for folder in folders]
     with pytest.raises(UserError, match="are for folders"):
         find_pairs(*files, recursive=True)
+
+
+def test_predictions_within_the_references(tree: Path, cli: Cli) -> None:
+    """They are not taken for references that lack a prediction."""
+    inside = tree / "references" / "predictions"
+    (tree / "predictions").rename(inside)
+    cli("evaluate", inside, tree / "references", "--recursive")
+    metrics = json.loads((inside / "metrics.json").read_text())
+    assert [*metrics["cases"]] == ["east/knee", "west/knee"]
+    assert metrics["missing"] == ["west/hip"]
+
+
+def test_what_predict_recursive_leaves(tree: Path, cli: Cli) -> None:
+    config, plan = small_config(), small_plan(classes=classes([0], [1, 2]))
+    state = {"network": build_network(config, plan).state_dict()}
+    save_checkpoint(tree / "last.pt", config, plan, state)
+    for site in ("east", "west"):
+        write_nifti(tree / "scans" / site / "knee.nii.gz")
+        write_nifti(tree / "labels" / site / "knee.nii.gz")
+    out = tree / "out"
+    cli("predict", tree / "last.pt", tree / "scans", "--recursive", "--output", out,
+        "--probabilities")  # fmt: skip
+    cli("evaluate", out, tree / "labels", "--recursive")
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [*metrics["cases"]] == ["east/knee", "west/knee"]
+    assert metrics["average_precision"]["cases"] == 2
+    rows = (out / "metrics.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == {"east/knee", "west/knee"}
