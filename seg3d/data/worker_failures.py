@@ -97,10 +97,21 @@ def ends_of_workers_explained(workers: Sequence[BaseProcess]) -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith(WORKER):
             raise
-        # The news may be here before the end, and PyTorch may tell it once more meanwhile.
+        raise RunFailed(_end_of_worker(error, _statuses(workers))) from error
+
+
+def _statuses(workers: Sequence[BaseProcess]) -> set[int | None]:
+    # The news may be here before the end.
+    for _ in range(2):
+        # PyTorch may tell it once more meanwhile, and then for the last time.
         with suppress(RuntimeError):
-            wait([worker.sentinel for worker in workers], timeout=1)
-        raise RunFailed(_end_of_worker(error, {worker.exitcode for worker in workers})) from error
+            closed = wait([worker.sentinel for worker in workers], timeout=1)
+            # A process closes what it has open some time before it has ended.
+            for worker in workers:
+                if worker.sentinel in closed:
+                    worker.join()
+            break
+    return {worker.exitcode for worker in workers}
 
 
 def _end_of_worker(error: RuntimeError, statuses: set[int | None]) -> str:

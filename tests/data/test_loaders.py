@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from seg3d.data.cache import DiskCache, training_cache
 from seg3d.data.cases import Case
 from seg3d.data.loaders import PatchStream, patch_batches, patch_stream
 from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.data.worker_failures import WORKER, ends_of_workers_explained
 from seg3d.data.workers import share_ram, start_method, worker_count
 from tests.data.conftest import NAMES
 from tests.plans import small_config, small_plan
@@ -148,6 +151,23 @@ def test_a_worker_that_is_killed(
         deque(batches, 0)
     assert not multiprocessing.active_children()
     assert capfd.readouterr().err == ""
+
+
+def closes_all_and_lingers() -> None:
+    os.closerange(3, 1024)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_worker_that_has_hung_up_but_not_yet_ended() -> None:
+    worker = multiprocessing.get_context("fork").Process(target=closes_all_and_lingers)
+    worker.start()
+    with (
+        pytest.raises(RunFailed, match="a data worker found no room in shared memory"),
+        ends_of_workers_explained([worker]),
+    ):
+        raise RuntimeError(f"{WORKER} hung up")
 
 
 def test_worker_count() -> None:
