@@ -238,6 +238,8 @@ def passes(device: torch.device, scale: Scale) -> Result:
     found: Result = {"copy_tb_per_s": copy}
     one = torch.ones(scale.volume[:2], device=device)
     how = Normalisation(one, one * 0, lambda values: values, 0.01)
+    moments = _milliseconds(partial(pooled_moments, x, how.pool))
+    found["moments"] = gigabytes / moments / copy
     for bits in (1, 0.125, 4):
         sketch, key = RotatedSketch(bits), ProbeKey()
         record = normalise(x, y, one[0], one[0] * 0, how, sketch, key)
@@ -247,7 +249,6 @@ def passes(device: torch.device, scale: Scale) -> Result:
         make = partial(normalise, x, y, one[0], one[0] * 0, how, sketch, key)
         back = partial(normalise_backward, x, y, record, one, how.pool)
         for name, volumes, run in (
-            ("moments", 1, partial(pooled_moments, x, how.pool)),
             ("normalise and sketch", 2, make),
             ("gradient of the norm", 3, back),
             ("surrogate", 1, partial(fill, y, *whole)),

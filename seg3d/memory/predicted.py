@@ -90,7 +90,8 @@ def training_memory(
         target_dtype: of the target, `(B, 1, D, H, W)`; the loaders give int16.
         device: whose operators are to be counted. ``cuda`` needs a CUDA build of PyTorch.
         workspaces: count as well the copies of its input and its output that a convolution makes
-            for itself, on a GPU (where the peak then is what a step takes) and on a CPU.
+            for itself, on a CPU and on a GPU (where the peak then comes nearer to what a step
+            takes).
 
     Raises:
         UserError: if the shape does not describe a batch of images.

@@ -15,8 +15,8 @@ Part = TypeVar("Part")
 
 
 MIB = 1 << 20  # bytes
-# A GPU has to work on a slab for longer than the CPU takes to ask for it, some tenths of a
-# millisecond: an H100 does so from here on.
+# A GPU should work on a slab for as long as the CPU takes to ask for it, some tenths of a
+# millisecond. With this the two were about even on an H100 at 320³; more would cost memory.
 GPU_SLAB = 32 * MIB
 # Lots are of float32, several at a time. They are for GPUs without the fused kernels.
 GPU_LOT = (1 << 20, 1 << 21)

@@ -6,6 +6,7 @@ None needs more memory than 12 bytes a brick, which is less than what lots take.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
@@ -230,10 +231,8 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
     device = (arguments["out"] if "out" in arguments else arguments["y"]).device
-    if device.index is None or device.index == torch.cuda.current_device():
-        kernel[(programs,)](**arguments)
-        return
-    with torch.cuda.device(device):
+    elsewhere = device.index is not None and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else nullcontext():
         kernel[(programs,)](**arguments)
 
 
