@@ -33,7 +33,8 @@ MAY_IMPORT = {
     # Those who do it.
     "runs": "common config plan",
     "prediction": "common geometry io losses memory probing config plan data runs",
-    "training": "common io losses memory probing config plan data pictures runs prediction",
+    "training": "common geometry io losses memory probing config plan data pictures runs "
+    "prediction",
     "evaluation": "common geometry io config plan data runs prediction",
     # The doors.
     "info": "common io probing config plan runs",

@@ -18,6 +18,7 @@ from seg3d.cli.exit_status import Commands
 from seg3d.cli.info import info
 from seg3d.cli.layers import layers
 from seg3d.cli.options import debug_option
+from seg3d.cli.plan import plan
 from seg3d.cli.predict import predict
 from seg3d.cli.synth import synth
 from seg3d.cli.train import train
@@ -41,5 +42,5 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for command in (train, predict, evaluate, convert, config, layers, synth, demo, info):
+for command in (plan, train, predict, evaluate, convert, config, layers, synth, demo, info):
     main.add_command(command)

@@ -54,6 +54,8 @@ def keys_without_effect(config: Config) -> dict[str, str]:
         found["probing.bits"] = f"probing.sketch is {probing.sketch}"
     if probing.sketch not in PROBES:
         found["probing.rank"] = f"probing.sketch is {probing.sketch}"
+    if config.plan.memory is not None:
+        found["patch.voxels"] = "plan.memory is given"
     if config.patch.size != "auto":
         found["patch.voxels"] = "patch.size is given"
     if config.preprocess.intensity not in ("auto", "ct"):

@@ -83,6 +83,15 @@ class PreprocessConfig(Section):
     percentiles: Percentiles = Field((0.5, 99.5), description="for ct, of the foreground")
 
 
+class PlanConfig(Section):
+    memory: Literal["auto"] | Bytes | None = Field(
+        None,
+        description="what a training step may take: the largest patch that fits is planned, up to "
+        "a typical volume; auto is what is free on the GPU, or half of the free RAM; null goes by "
+        "patch.voxels instead",
+    )
+
+
 class PatchConfig(Section):
     size: Literal["auto"] | Size3 = Field(
         "auto", description="voxels; auto follows spacing, volumes"
@@ -191,6 +200,7 @@ class Config(Section):
 
     data: DataConfig = DataConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
+    plan: PlanConfig = PlanConfig()
     patch: PatchConfig = PatchConfig()
     augment: AugmentConfig = AugmentConfig()
     network: NetworkConfig = UNet3dConfig()

@@ -19,8 +19,8 @@ from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
 
 
 @dataclass(frozen=True)
-class TrainingMemory:
-    """The memory of one training step, in bytes. ``print`` shows it as a table.
+class StepMemory:
+    """The memory of one training step, in bytes.
 
     Attributes:
         saved_by_layer: what autograd keeps from the forward to the backward pass, without
@@ -28,20 +28,29 @@ class TrainingMemory:
         peak: all that is allocated at the worst moment: also parameters, their gradients and
             the batch, but not the optimiser's state.
         peak_at: the operator at that moment, its layer, and the pass it belongs to.
-        inference_peak: the worst moment of a forward pass in eval mode under ``no_grad``.
         parameters: of parameters and buffers.
     """
 
     saved_by_layer: dict[str, int]
     peak: int
     peak_at: str
-    inference_peak: int
     parameters: int
 
     @property
     def saved(self) -> int:
         """All that autograd keeps from the forward to the backward pass."""
         return sum(self.saved_by_layer.values())
+
+
+@dataclass(frozen=True)
+class TrainingMemory(StepMemory):
+    """The memory of one training step, in bytes. ``print`` shows it as a table.
+
+    Attributes:
+        inference_peak: the worst moment of a forward pass in eval mode under ``no_grad``.
+    """
+
+    inference_peak: int
 
     def __str__(self) -> str:
         width = max(len(name) for name in ("inference, peak", *self.saved_by_layer))
@@ -96,10 +105,28 @@ def training_memory(
     Raises:
         UserError: if the shape does not describe a batch of images.
     """
+    how: dict[str, Any] = {"amp": amp, "device": device, "workspaces": workspaces}
+    step = step_memory(network, input_shape, dtype, loss=loss, target_dtype=target_dtype, **how)
+    inference_peak = inference_memory(network, input_shape, dtype, **how)
+    return TrainingMemory(**vars(step), inference_peak=inference_peak)
+
+
+def step_memory(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    *,
+    loss: Loss | None = None,
+    amp: bool = False,
+    target_dtype: torch.dtype = torch.int16,
+    device: torch.device | str = "cpu",
+    workspaces: bool = False,
+) -> StepMemory:
+    """As :func:`training_memory`, without the forward pass in eval mode."""
     stored = torch.float32 if amp else dtype
     device = torch.device(device)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = _fake_copy(network, fakes, stored, device).train()
+    fake = fake_copy(network, fakes, stored, device).train()
     with fakes:
         image, target = batch(input_shape, stored, target_dtype, device)
     counter = Counter(Layers(fake), workspaces)
@@ -110,10 +137,7 @@ def training_memory(
             error = loss_of(fake, image, target, loss or dice_cross_entropy, amp, dtype)
         saved = counter.made_by_layer(but=error)
         error.backward()
-    inference_peak = inference_memory(
-        network, input_shape, dtype, amp=amp, device=device, workspaces=workspaces
-    )
-    return TrainingMemory(saved, counter.peak, counter.peak_at, inference_peak, parameters)
+    return StepMemory(saved, counter.peak, counter.peak_at, parameters)
 
 
 def inference_memory(
@@ -132,7 +156,7 @@ def inference_memory(
     stored = torch.float32 if amp else dtype
     device = torch.device(device)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = _fake_copy(network, fakes, stored, device).eval()
+    fake = fake_copy(network, fakes, stored, device).eval()
     with fakes:
         image, _ = batch(input_shape, stored, torch.int16, device)
     counter = Counter(Layers(fake), workspaces)
@@ -142,7 +166,7 @@ def inference_memory(
     return counter.peak
 
 
-def _fake_copy(
+def fake_copy(
     network: nn.Module, fakes: FakeTensorMode, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """Copy the network, with fake parameters and buffers of ``dtype`` on ``device``."""

@@ -5,17 +5,28 @@ needs besides the weights.
 """
 
 from seg3d.plan.build import build_loss, build_network
+from seg3d.plan.by_memory import (
+    USABLE,
+    Choice,
+    Peak,
+    memory_to_plan_for,
+    plan_for_memory,
+    predicted_peak,
+)
 from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
-from seg3d.plan.make import make_plan, source_of
+from seg3d.plan.make import make_plan, source_of, typical_volume
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
 
 __all__ = [
     "MOST_CLASSES",
     "IGNORE_NAME",
+    "USABLE",
     "CaseFingerprint",
     "ChannelIntensity",
+    "Choice",
     "LabelClass",
+    "Peak",
     "Plan",
     "background_values",
     "build_loss",
@@ -23,8 +34,12 @@ __all__ = [
     "label_classes",
     "label_counts",
     "make_plan",
+    "memory_to_plan_for",
     "named_labels",
+    "plan_for_memory",
+    "predicted_peak",
     "rest_of",
     "save_plan",
     "source_of",
+    "typical_volume",
 ]

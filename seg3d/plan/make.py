@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from seg3d.config import Config, UNet3dConfig
-from seg3d.geometry import Vector3
+from seg3d.config import Config
+from seg3d.geometry import Shape3, Vector3
 from seg3d.plan.classes import label_classes, rest_of
 from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.intensities import channel_intensities
-from seg3d.plan.network import AUTO_CHANNELS, as_shape, plan_network
+from seg3d.plan.network import as_shape, features_of, plan_network
 from seg3d.plan.plan import ANISOTROPIC, Plan
 
 
@@ -22,22 +22,8 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         UserError: if the patch size does not suit the network.
     """
     classes, ignore = label_classes(config, dataset, fingerprints)
-    spacings = np.array([one.spacing for one in fingerprints.values()])
-    spacing = _target_spacing(config.preprocess.spacing, spacings)
-    typical = _vector(np.median(spacings, axis=0)) if spacing is None else spacing
-    if not all(len(set(one.units)) == 1 for one in fingerprints.values()):
-        # Metres and milliseconds have no common scale: no axis is thicker than another.
-        spacing = None if config.preprocess.spacing == "auto" else spacing
-        typical = (1.0, 1.0, 1.0)
-    shapes = np.array([one.shape for one in fingerprints.values()], dtype=float)
-    if spacing is not None:
-        shapes = np.rint(shapes * spacings / np.array(spacing))
-    patch_size, kernels, strides = plan_network(
-        config, typical, as_shape(np.maximum(np.median(shapes, axis=0), 1))
-    )
-    features = list(AUTO_CHANNELS[: len(strides)])
-    if isinstance(config.network, UNet3dConfig) and config.network.channels != "auto":
-        features = config.network.channels
+    spacing, typical, shape = typical_volume(config, fingerprints)
+    patch_size, kernels, strides = plan_network(config, typical, shape)
     return Plan(
         dataset=source_of(dataset),
         orientation=config.preprocess.orientation,
@@ -50,8 +36,28 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         patch_size=patch_size,
         kernels=kernels,
         strides=strides,
-        features=features,
+        features=features_of(config, len(strides)),
     )
+
+
+def typical_volume(
+    config: Config, fingerprints: dict[str, CaseFingerprint]
+) -> tuple[Vector3 | None, Vector3, Shape3]:
+    """The spacing to work in, None if volumes keep theirs; and the typical spacing and shape.
+
+    The spacings are in mm (m in surveys), the shape is the median in voxels of that spacing.
+    """
+    spacings = np.array([one.spacing for one in fingerprints.values()])
+    spacing = _target_spacing(config.preprocess.spacing, spacings)
+    typical = _vector(np.median(spacings, axis=0)) if spacing is None else spacing
+    if not all(len(set(one.units)) == 1 for one in fingerprints.values()):
+        # Metres and milliseconds have no common scale: no axis is thicker than another.
+        spacing = None if config.preprocess.spacing == "auto" else spacing
+        typical = (1.0, 1.0, 1.0)
+    shapes = np.array([one.shape for one in fingerprints.values()], dtype=float)
+    if spacing is not None:
+        shapes = np.rint(shapes * spacings / np.array(spacing))
+    return spacing, typical, as_shape(np.maximum(np.median(shapes, axis=0), 1))
 
 
 def source_of(dataset: Source) -> str:

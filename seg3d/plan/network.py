@@ -53,6 +53,13 @@ def plan_network(
     return patch, kernels, strides
 
 
+def features_of(config: Config, levels: int) -> list[int]:
+    """Channels of the U-Net per level."""
+    if isinstance(config.network, UNet3dConfig) and config.network.channels != "auto":
+        return config.network.channels
+    return list(AUTO_CHANNELS[:levels])
+
+
 def auto_patch(patch: PatchConfig, spacing: Vector3, median_shape: Shape3) -> Shape3:
     """A patch of about equal sides in mm within the budget, about as large as the volumes at most.
 

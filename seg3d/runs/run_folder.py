@@ -22,6 +22,7 @@ FIXED_KEYS = (
     "data.folds",
     "data.fold",
     "preprocess",
+    "plan",
     "patch",
     "network",
     "train.optimizer",

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
-from seg3d.common.errors import UserError
 from seg3d.common.files import atomic_write
 from seg3d.common.printing import print_as_is
-from seg3d.common.progress import progress_bar
-from seg3d.config import Config, Rest
+from seg3d.config import Config
 from seg3d.data.cases import Case, Dataset
-from seg3d.data.fingerprint import (
-    require_foreground,
-    take_fingerprints,
-)
-from seg3d.data.layouts import describe, find_dataset, read_json
+from seg3d.data.layouts import read_json
 from seg3d.data.notes import notes_on
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
-from seg3d.plan import (
-    CaseFingerprint,
-    Plan,
-    background_values,
-    label_counts,
-    make_plan,
-    named_labels,
-    rest_of,
-    source_of,
-)
+from seg3d.plan import CaseFingerprint, Plan, label_counts, source_of
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run
+from seg3d.training.planning import dataset_of, look_and_plan, look_at
 
 # Notes on the cases that are printed; more are in the log alone.
 PRINTED_NOTES = 10
@@ -62,7 +48,9 @@ class Prepared:
     notes: list[str]
 
 
-def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepared:
+def prepare(
+    config: Config, run: Run, resume: bool, console: Console, device: torch.device
+) -> Prepared:
     """Find, check and plan; nothing is written yet.
 
     Args:
@@ -71,14 +59,12 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
         resume: take the plan from the last checkpoint; of the cases, only those are looked at that
             have come or changed since.
         console: for what was found.
+        device: to train on; what is free there may be planned for.
 
     Raises:
         UserError: if the data cannot be used, or does not fit the config.
     """
-    if config.data.folder is None:
-        raise UserError("no dataset is given", fix="--data FOLDER, or data.folder in the config")
-    dataset = find_dataset(config.data.folder, config.data.labels, config.data.files)
-    print_as_is(console, describe(dataset))
+    dataset = dataset_of(config, console)
     notes: list[str] = []
 
     def say(note: str) -> None:
@@ -92,7 +78,7 @@ def prepare(config: Config, run: Run, resume: bool, console: Console) -> Prepare
             say(_change_in_words(plan, changed))
             fingerprints = _look_again(plan, changed, console)
     else:
-        plan, fingerprints = _look_and_plan(config, dataset, console)
+        plan, fingerprints = look_and_plan(config, dataset, device, console)
         if absent := _absent_classes(plan, fingerprints):
             say(f"no labelled case contains {', '.join(absent)}.")
     splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)
@@ -137,7 +123,7 @@ def _change_in_words(plan: Plan, changed: Dataset) -> str:
 
 def _look_again(plan: Plan, changed: Dataset, console: Console) -> dict[str, CaseFingerprint]:
     """Data that are not those of the plan may go on with it if they are of the same kind."""
-    return _look_at(
+    return look_at(
         changed,
         plan.orientation,
         plan.named_values,
@@ -148,66 +134,9 @@ def _look_again(plan: Plan, changed: Dataset, console: Console) -> dict[str, Cas
     )
 
 
-def _look_at(
-    dataset: Dataset,
-    orientation: str,
-    legal: set[int] | None,
-    background: set[int],
-    channels: Sequence[str] | None,
-    rest: Rest | None,
-    console: Console,
-) -> dict[str, CaseFingerprint]:
-    with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
-        return take_fingerprints(
-            dataset,
-            orientation,
-            legal,
-            background,
-            channels=channels,
-            rest=rest,
-            advance=bar.advance,
-        )
-
-
-def _look_and_plan(
-    config: Config, dataset: Dataset, console: Console
-) -> tuple[Plan, dict[str, CaseFingerprint]]:
-    labels = named_labels(config, dataset)
-    legal = None if labels is None else set().union(*labels.values())
-    background = background_values(labels)
-    orientation = config.preprocess.orientation
-    fingerprints = _look_at(
-        dataset, orientation, legal, background, dataset.channels, rest_of(config), console
-    )
-    require_foreground(dataset, fingerprints, background)
-    plan = make_plan(config, dataset, fingerprints)
-    unit = next(iter(fingerprints.values())).units[0]
-    print_as_is(console, _in_words(plan, unit))
-    return plan, fingerprints
-
-
 def _absent_classes(plan: Plan, fingerprints: dict[str, CaseFingerprint]) -> list[str]:
     found = label_counts(fingerprints)
     return [one.name for one in plan.classes[1:] if not any(value in found for value in one.values)]
-
-
-def _in_words(plan: Plan, unit: str) -> str:
-    spacing = "as stored" if plan.spacing is None else f"{_by(plan.spacing)} {unit}"
-    return "\n".join(
-        [
-            "plan:",
-            f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
-            f"  orientation {plan.orientation}, spacing {spacing}, "
-            f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
-            f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels",
-        ]
-    )
-
-
-def _rest(plan: Plan) -> str:
-    if plan.rest is None:
-        return ""
-    return f"; other values are {'ignored' if plan.rest == 'ignore' else plan.rest}"
 
 
 def save_stamps(stamps: dict[str, str], path: Path) -> None:
@@ -219,7 +148,3 @@ def save_stamps(stamps: dict[str, str], path: Path) -> None:
 def _load_stamps(path: Path) -> dict[str, str]:
     stamps: dict[str, str] = read_json(path) if path.exists() else {}
     return stamps
-
-
-def _by(values: Sequence[float]) -> str:
-    return " × ".join(f"{value:g}" for value in values)

@@ -59,7 +59,7 @@ def train(
         UserError: if a setting, the data or the folder cannot be used.
         RunFailed: if the loss stops being finite.
     """
-    choose_device(device)
+    where = choose_device(device)
     overrides = (*overrides, *data_override(data))
     asked = _asked(config, overrides)
     folder = Run(_folder(config, asked) if run is None else Path(run))
@@ -79,7 +79,7 @@ def train(
             settings = asked
         for note in ignored_overrides(settings, overrides):
             print_as_is(console, f"Note: {note}")
-        prepared = prepare(settings, folder, resume, console)
+        prepared = prepare(settings, folder, resume, console, where)
         ending = train_prepared(prepared, folder, device, resume, console)
     return Trained(folder, ending)
 

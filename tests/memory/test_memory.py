@@ -230,7 +230,7 @@ def test_shapes_that_are_none(shape: tuple[int, ...]) -> None:
 
 
 def test_table() -> None:
-    step = TrainingMemory({"decoder": 3 * GIB, "loss": GIB}, 5 * GIB, "cat of up", 2**20, 100)
+    step = TrainingMemory({"decoder": 3 * GIB, "loss": GIB}, 5 * GIB, "cat of up", 100, 2**20)
     assert str(step).splitlines() == [
         "training, peak      5.00 GiB in cat of up",
         "inference, peak     1.00 MiB",

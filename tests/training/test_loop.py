@@ -67,7 +67,9 @@ def go_on(folder: Path, *overrides: str) -> str:
 def go(folder: Path, config: Any, *, resume: bool) -> str:
     console = Console(file=io.StringIO(), width=200)
     run = Run(folder)
-    ending = train_prepared(prepare(config, run, resume, console), run, "cpu", resume, console)
+    ending = train_prepared(
+        prepare(config, run, resume, console, torch.device("cpu")), run, "cpu", resume, console
+    )
     assert ending == "finished"
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -190,7 +192,7 @@ def test_a_run_that_ended_in_preprocessing_goes_on_there(
     run = Run(tmp_path / "broken")
     console = Console(file=io.StringIO(), width=200)
     config = load_config(tmp_path / "whole" / "config.yaml")
-    prepared = prepare(config, run, False, console)
+    prepared = prepare(config, run, False, console, torch.device("cpu"))
     assert train_prepared(prepared, run, "cpu", False, console) == "interrupted"
 
     def rest(case: Any, *arguments: Any) -> None:

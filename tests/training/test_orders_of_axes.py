@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from seg3d.config import config_from_tree
@@ -44,7 +45,7 @@ def trained(data: Path) -> tuple[str, list[dict[str, Any]]]:
         "train": {"epochs": 1, "iterations_per_epoch": 2, "seed": 3},
     }
     run, console = Run(data.parent / f"{data.name} run"), Console(file=io.StringIO(), width=200)
-    prepared = prepare(config_from_tree(tree), run, False, console)
+    prepared = prepare(config_from_tree(tree), run, False, console, torch.device("cpu"))
     assert train_prepared(prepared, run, "cpu", False, console) == "finished"
     rows = [json.loads(line) for line in run.log.read_text().splitlines()]
     log = [

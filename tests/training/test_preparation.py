@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from seg3d.common.errors import UserError
@@ -50,7 +51,9 @@ def prepared_from(data: Path, *overrides: str) -> tuple[Prepared, str]:
     """What training would go on with, and what was printed."""
     tree = {"data": {"folder": str(data), "workers": 0, "folds": 2}}
     console = Console(file=io.StringIO(), width=200)
-    prepared = prepare(config_from_tree(tree, overrides), Run(data / "run"), False, console)
+    prepared = prepare(
+        config_from_tree(tree, overrides), Run(data / "run"), False, console, torch.device("cpu")
+    )
     return prepared, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -227,7 +230,7 @@ def test_notes_are_in_the_log_all_of_them(data: Path, monkeypatch: pytest.Monkey
         "train": {"epochs": 1, "iterations_per_epoch": 1},
     }
     run, console = Run(data.parent / "run"), Console(file=io.StringIO(), width=200)
-    prepared = prepare(config_from_tree(tree), run, False, console)
+    prepared = prepare(config_from_tree(tree), run, False, console, torch.device("cpu"))
     assert train_prepared(prepared, run, "cpu", False, console) == "finished"
     first, *epochs = [json.loads(row) for row in run.log.read_text().splitlines()]
     assert first == {
