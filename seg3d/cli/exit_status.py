@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from seg3d.common.errors import RunFailed, UserError
+from seg3d.common.errors import RunFailed, UserError, is_out_of_memory
 from seg3d.common.files import in_plain_words
 from seg3d.common.plain_text import message_of
 from seg3d.common.standard_streams import open_what_is_closed
@@ -91,9 +91,7 @@ def _fit_to_print() -> Iterator[None]:
 
 
 def _in_words(error: Exception) -> str:
-    # PyTorch has no kind of its own for the CPU's memory.
-    out_of_ram = isinstance(error, MemoryError) or "allocate memory" in str(error)
-    if out_of_ram or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return (
             f"out of memory ({str(error).splitlines()[0] if str(error) else 'RAM'})\n"
             "  to do: a smaller patch.size, train.batch_size or predict.window_batch"

@@ -39,3 +39,10 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """Work that began well and then failed; the command line leaves with exit status 1."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory for something, on a GPU or in RAM."""
+    # PyTorch has no kind of its own for the CPU's memory.
+    in_ram = isinstance(error, MemoryError) or "allocate memory" in str(error)
+    return in_ram or type(error).__name__ == "OutOfMemoryError"

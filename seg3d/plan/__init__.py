@@ -15,7 +15,7 @@ from seg3d.plan.by_memory import (
 )
 from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
-from seg3d.plan.make import make_plan, source_of, typical_volume
+from seg3d.plan.make import make_plan, source_of, typical_volume, with_patch
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "save_plan",
     "source_of",
     "typical_volume",
+    "with_patch",
 ]

@@ -11,7 +11,7 @@ from seg3d.geometry import Shape3, Vector3
 from seg3d.plan.classes import label_classes, rest_of
 from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.intensities import channel_intensities
-from seg3d.plan.network import as_shape, features_of, plan_network
+from seg3d.plan.network import as_shape, features_of, plan_network, require_legal_patch
 from seg3d.plan.plan import ANISOTROPIC, Plan
 
 
@@ -58,6 +58,18 @@ def typical_volume(
     if spacing is not None:
         shapes = np.rint(shapes * spacings / np.array(spacing))
     return spacing, typical, as_shape(np.maximum(np.median(shapes, axis=0), 1))
+
+
+def with_patch(config: Config, plan: Plan) -> Plan:
+    """A plan with the patch size that a config gives, if it gives one; its network stays.
+
+    Raises:
+        UserError: if the network does not take such patches.
+    """
+    if config.patch.size == "auto":
+        return plan
+    require_legal_patch(config, config.patch.size, plan.strides)
+    return plan.model_copy(update={"patch_size": config.patch.size})
 
 
 def source_of(dataset: Source) -> str:

@@ -41,7 +41,19 @@ def plan_network(
     factors = np.prod(strides, axis=0)
     if given == "auto":
         patch = as_shape(np.ceil(np.array(patch) / factors) * factors)
-    elif isinstance(config.network, UNet3dConfig) and (np.array(patch) % factors).any():
+    else:
+        require_legal_patch(config, patch, strides)
+    return patch, kernels, strides
+
+
+def require_legal_patch(config: Config, patch: Shape3, strides: Sequence[Shape3]) -> None:
+    """Require of a patch that the U-Net can halve it as often as it has to.
+
+    Raises:
+        UserError: naming the nearest patches that are legal.
+    """
+    factors = np.prod(strides, axis=0)
+    if isinstance(config.network, UNet3dConfig) and (np.array(patch) % factors).any():
         below = np.maximum(np.array(patch) // factors, 1) * factors
         above = np.ceil(np.array(patch) / factors) * factors
         raise UserError(
@@ -50,7 +62,6 @@ def plan_network(
             legal=f"multiples of {factors.tolist()} voxels",
             fix=f"use {below.astype(int).tolist()} or {above.astype(int).tolist()}, or auto",
         )
-    return patch, kernels, strides
 
 
 def features_of(config: Config, levels: int) -> list[int]:

@@ -16,7 +16,7 @@ from seg3d.data.cases import Case, Dataset
 from seg3d.data.layouts import read_json
 from seg3d.data.notes import notes_on
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
-from seg3d.plan import CaseFingerprint, Plan, label_counts, source_of
+from seg3d.plan import CaseFingerprint, Plan, label_counts, source_of, with_patch
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run
 from seg3d.training.planning import dataset_of, look_and_plan, look_at
@@ -72,7 +72,7 @@ def prepare(
         print_as_is(console, f"Note: {note}")
 
     if resume:
-        plan = load_checkpoint(run.last)[1]
+        plan = with_patch(config, load_checkpoint(run.last)[1])
         fingerprints: dict[str, CaseFingerprint] = {}
         if changed := _changed(dataset, _load_stamps(run.cases)):
             say(_change_in_words(plan, changed))

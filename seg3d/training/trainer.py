@@ -26,6 +26,7 @@ from seg3d.probing.bits import rotated_layers, summary
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
+from seg3d.training.out_of_memory import out_of_memory_explained
 from seg3d.training.validation import Validation
 
 
@@ -81,6 +82,7 @@ class Trainer:
         self.loss = build_loss(config.loss, plan.class_names)
         self.position = Position()
         self.bits_are_chosen = False
+        self.room_explained = partial(out_of_memory_explained, config, plan, device, self.dtype)
 
     def save(self, path: Path) -> None:
         state = {
@@ -126,11 +128,12 @@ class Trainer:
                 self.scaler.update()
 
         runs = [partial(backward, patch) for patch in patches]
-        if self.position.step == 0:
-            chosen = first_bits(self.network, runs[0])
-            self.optimizer.zero_grad(set_to_none=True)
-        else:
-            chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+        with self.room_explained():
+            if self.position.step == 0:
+                chosen = first_bits(self.network, runs[0])
+                self.optimizer.zero_grad(set_to_none=True)
+            else:
+                chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
         self.bits_are_chosen = True
         return f"bits per voxel: {summary(chosen)}"
 
@@ -147,24 +150,35 @@ class Trainer:
         """One optimiser step from ``accumulate`` batches.
 
         Raises:
-            RunFailed: if the loss is not finite, naming the cases of the batch.
+            RunFailed: if the loss is not finite, naming the cases of the batch, or if there is
+                too little memory, naming the settings that would help.
         """
         train = self.config.train
         set_probe_step(self.network, train.seed, self.position.step)
         for _ in range(train.accumulate):
             batch = next(batches)
-            losses = self.losses(batch)
-            values = {name: float(value.detach()) for name, value in losses.items()}
-            if not math.isfinite(values["loss"]):
-                raise RunFailed(
-                    f"the loss became {values['loss']} in step {self.position.step + 1}\n"
-                    f"  cases: {', '.join(batch['name'])}\n"
-                    "  to do: look at these volumes; lower train.learning_rate; or train.amp=off"
-                )
-            for name, value in values.items():
-                share = value / train.accumulate
-                self.position.sums[name] = self.position.sums.get(name, 0.0) + share
-            self.scaler.scale(losses["loss"] / train.accumulate).backward()
+            with self.room_explained():
+                self._backward(batch)
+        with self.room_explained():
+            self._update()
+
+    def _backward(self, batch: dict[str, Any]) -> None:
+        accumulate = self.config.train.accumulate
+        losses = self.losses(batch)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(values["loss"]):
+            raise RunFailed(
+                f"the loss became {values['loss']} in step {self.position.step + 1}\n"
+                f"  cases: {', '.join(batch['name'])}\n"
+                "  to do: look at these volumes; lower train.learning_rate; or train.amp=off"
+            )
+        for name, value in values.items():
+            share = value / accumulate
+            self.position.sums[name] = self.position.sums.get(name, 0.0) + share
+        self.scaler.scale(losses["loss"] / accumulate).backward()
+
+    def _update(self) -> None:
+        train = self.config.train
         self.scaler.unscale_(self.optimizer)
         if train.clip is not None:
             clip_grad_norm_(self.network.parameters(), train.clip)

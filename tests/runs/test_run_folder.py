@@ -93,7 +93,7 @@ def test_set_changes_a_resumed_run_for_good(stored):
 @pytest.mark.parametrize(
     "override, key, was, asked",
     [
-        ("patch.size=[64, 64, 64]", "patch.size", "auto", r"\[64, 64, 64\]"),
+        ("patch.foreground=0.25", "patch.foreground", "0.5", "0.25"),
         ("preprocess.spacing=none", "preprocess.spacing", "auto", "none"),
         ("train.seed=3", "train.seed", "0", "3"),
         ("train.batch_size=3", "train.batch_size", "2", "3"),
