@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
+from seg3d.common.device import compute_dtype
 from seg3d.common.errors import RunFailed, UserError, is_out_of_memory
 from seg3d.common.sizes import GIB, readable
 from seg3d.config import Config, config_from_tree, config_tree
@@ -20,30 +20,25 @@ SMALLER = 0.75
 
 
 @contextmanager
-def out_of_memory_explained(
-    config: Config, plan: Plan, device: torch.device, dtype: torch.dtype
-) -> Iterator[None]:
+def out_of_memory_explained(config: Config, plan: Plan, device: torch.device) -> Iterator[None]:
     """Turn the error of an allocation in a training step into `RunFailed` with advice."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        # What the step held is free for whoever is told, but its frames hold it.
-        error.__traceback__ = None
         taken = readable(peak_gib(device) * GIB)
-        raise RunFailed(_in_words(config, plan, device, dtype, taken)) from error
+        raise RunFailed(_in_words(config, plan, device, taken)) from error
 
 
-def _in_words(
-    config: Config, plan: Plan, device: torch.device, dtype: torch.dtype, taken: str
-) -> str:
+def _in_words(config: Config, plan: Plan, device: torch.device, taken: str) -> str:
+    dtype = compute_dtype(config.train.amp, device)
     lines = [
         "out of memory in a training step",
         f"  predicted to take {readable(predicted_peak(config, plan, dtype).total)} at its peak; "
         f"{taken} had been taken",
     ]
-    found = list(_ways_out(config, plan, device, dtype))
+    found = list(_ways_out(config, plan, device))
     for resumed, begin in (
         (True, "to do: --resume with one of these, each with its predicted peak"),
         (False, "or a new run with"),
@@ -57,27 +52,26 @@ def _in_words(
     return "\n".join(lines)
 
 
-def _ways_out(
-    config: Config, plan: Plan, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[int, str, bool]]:
+def _ways_out(config: Config, plan: Plan, device: torch.device) -> Iterator[tuple[int, str, bool]]:
     """Peaks, the settings that lead to them, and whether a run can go on with these."""
     factors = np.prod(plan.strides, axis=0)
     smaller = np.maximum(np.array(plan.patch_size) * SMALLER // factors, 1).astype(int) * factors
     size = ",".join(map(str, smaller.tolist()))
-    settings: list[tuple[str, Any, bool]] = [(f"patch.size=[{size}]", None, True)]
+    settings = [(f"patch.size=[{size}]", True)]
     if config.probing.sketch != "rotated":
-        settings.append(("probing.sketch=rotated", None, True))
+        settings.append(("probing.sketch=rotated", True))
     elif config.probing.bits != 0.125:
-        settings.append(("probing.bits=0.125", None, True))
-    if device.type == "cuda" and dtype == torch.float32:
-        settings.append(("train.amp=auto", torch.bfloat16, True))
+        settings.append(("probing.bits=0.125", True))
+    if device.type == "cuda" and config.train.amp == "off":
+        settings.append(("train.amp=auto", True))
     if config.train.batch_size > 1:
-        settings.append(("train.batch_size=1", None, False))
-    for setting, other, goes_on in settings:
+        settings.append(("train.batch_size=1", False))
+    for setting, goes_on in settings:
         changed = config_from_tree(config_tree(config), (setting,))
         try:
-            there = with_patch(changed, plan)
-            yield predicted_peak(changed, there, other or dtype).total, setting, goes_on
+            dtype = compute_dtype(changed.train.amp, device)
+            peak = predicted_peak(changed, with_patch(changed, plan), dtype)
+            yield peak.total, setting, goes_on
         except UserError:
             # A network of MONAI's may not take the smaller patch.
             continue

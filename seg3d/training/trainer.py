@@ -82,7 +82,7 @@ class Trainer:
         self.loss = build_loss(config.loss, plan.class_names)
         self.position = Position()
         self.bits_are_chosen = False
-        self.room_explained = partial(out_of_memory_explained, config, plan, device, self.dtype)
+        self.room_explained = partial(out_of_memory_explained, config, plan, device)
 
     def save(self, path: Path) -> None:
         state = {
