@@ -22,7 +22,7 @@ MAY_IMPORT = {
     # The engine: plain arguments in; it knows no config, no plan, no data and no files.
     "losses": "common",
     "memory": "common losses",
-    "probing": "common memory",
+    "probing": "common losses memory",
     "networks": "common losses probing",
     # What is to be done.
     "config": "common",

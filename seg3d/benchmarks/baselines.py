@@ -39,8 +39,8 @@ class PlainUNet3d(UNet3d):
     ) -> None:
         super().__init__(in_channels, out_channels, channels, "exact", deep_supervision)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """See :meth:`UNet3d.forward`."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
+        """See :meth:`UNet3d.forward`; no scores are left to the loss."""
         skips = []
         for stage in self.encoder:
             x = stage(x)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from seg3d.common.errors import UserError
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+Part = TypeVar("Part")
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 
@@ -54,6 +57,24 @@ def choose_device(name: str) -> torch.device:
 def is_on_cpu(x: Tensor) -> bool:
     """Whether x is really there, and on a CPU: fake tensors stand for those on a GPU."""
     return x.is_cpu and not isinstance(x, FakeTensor)
+
+
+def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
+    """All parts of the work on ``x``; of a fake tensor the first three and the last.
+
+    Fake tensors, with which memory is measured, have no values, and a part takes the memory
+    of the one before.
+    """
+    if not isinstance(x, FakeTensor):
+        yield from parts
+        return
+    last = None
+    for index, part in enumerate(parts):
+        last = None if index < 3 else part
+        if index < 3:
+            yield part
+    if last is not None:
+        yield last
 
 
 def home_of_float64(device: torch.device) -> torch.device:

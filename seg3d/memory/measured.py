@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from seg3d.common.sizes import GIB
-from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
+from seg3d.losses import DiceCrossEntropy
+from seg3d.memory.step import Loss, batch, loss_of
 
 
 def peak_gib(device: torch.device) -> float:
@@ -72,7 +73,7 @@ def measured_training_memory(
     for step in range(3):
         if step == 2:
             torch.cuda.reset_peak_memory_stats(device)
-        loss_of(real, image, target, loss or dice_cross_entropy, amp, dtype).backward()
+        loss_of(real, image, target, loss or DiceCrossEntropy(), amp, dtype).backward()
         real.zero_grad(set_to_none=True)
     return MeasuredMemory(
         torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)

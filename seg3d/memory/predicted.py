@@ -13,9 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from seg3d.common.sizes import readable
+from seg3d.losses import DiceCrossEntropy
 from seg3d.memory.counter import Counter
 from seg3d.memory.layer_at_work import Layers
-from seg3d.memory.step import Loss, batch, dice_cross_entropy, loss_of
+from seg3d.memory.step import Loss, batch, loss_of
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def step_memory(
     counter.give(image, target)
     with fakes, counter, torch.enable_grad():
         with saved_tensors_hooks(counter.saving, lambda tensor: tensor):
-            error = loss_of(fake, image, target, loss or dice_cross_entropy, amp, dtype)
+            error = loss_of(fake, image, target, loss or DiceCrossEntropy(), amp, dtype)
         saved = counter.made_by_layer(but=error)
         error.backward()
     return StepMemory(saved, counter.peak, counter.peak_at, parameters)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from seg3d.common.errors import UserError
-from seg3d.losses import DiceCrossEntropy, heads
+from seg3d.losses import DiceCrossEntropy, heads_for_loss
 
-# Of the output of a network and the target, a scalar.
-Loss = Callable[[Any, Tensor], Tensor]
+# That of training, or of the output of a network and the target a scalar.
+Loss = DiceCrossEntropy | Callable[[Any, Tensor], Tensor]
 
 
 def batch(
@@ -33,11 +33,12 @@ def loss_of(
     network: nn.Module, image: Tensor, target: Tensor, loss: Loss, amp: bool, dtype: torch.dtype
 ) -> Tensor:
     """The loss of a forward pass, under autocast to ``dtype`` if ``amp``."""
-    with torch.autocast(image.device.type, dtype, enabled=amp):
-        output = network(image)
-    return loss(output, target)
-
-
-def dice_cross_entropy(output: Any, target: Tensor) -> Tensor:
-    """The loss that training has by default, over all heads of the output."""
-    return DiceCrossEntropy()(heads(output), target)["loss"]
+    autocast = torch.autocast(image.device.type, dtype, enabled=amp)
+    if not isinstance(loss, DiceCrossEntropy):
+        with autocast:
+            output = network(image)
+        return loss(output, target)
+    with autocast:
+        scores = heads_for_loss(network, image)
+    value: Tensor = loss(scores, target)["loss"]
+    return value

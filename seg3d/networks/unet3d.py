@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from seg3d.losses import Scores, heads
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
 from seg3d.probing.sequential import ProbedSequential, apply_to
 from seg3d.probing.upsampled import Upsampled
@@ -121,12 +122,14 @@ class UNet3d(nn.Module):
         )
         self.apply(_initialise)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, unscored: bool = False) -> Tensor | Sequence[Scores]:
         """Class scores (before softmax).
 
         Args:
             x: `(B, in_channels, D, H, W)`; each of D, H, W a multiple of the product of the
                 strides along it.
+            unscored: return a list for :func:`seg3d.losses.heads_for_loss`, with features where
+                the loss had better make the scores itself, slab by slab.
 
         Returns:
             `(B, out_channels, D, H, W)`; in training mode with deep supervision the list of the
@@ -143,14 +146,20 @@ class UNet3d(nn.Module):
             first, second = _blocks(stage)
             _descend(first, held, skips)
             apply_to(second, held)
-        scores = []
+        scores: list[Scores] = []
         for level in reversed(range(len(self.decoder))):
             first, second = _blocks(self.decoder[level])
             held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
             apply_to(second, held)
             if level == 0 or (self.deep_supervision and self.training):
-                scores.append(self.heads[level](held[0]))
-        return scores[::-1] if self.deep_supervision and self.training else scores[-1]
+                head = self.heads[level]
+                assert isinstance(head, ProbedConv3d)
+                leave = unscored and _is_lighter_unscored(head, level)
+                scores.append(head.unscored(held[0]) if leave else head(held[0]))
+        if unscored:
+            return scores[::-1]
+        made = heads(scores[::-1])
+        return made if self.deep_supervision and self.training else made[0]
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]
@@ -165,6 +174,16 @@ def _descend(block: ConvBlock, held: list[Tensor], skips: list[Tensor]) -> None:
     x, skip = block.with_skip(held.pop())
     held.append(x)
     skips.append(skip)
+
+
+def _is_lighter_unscored(head: ProbedConv3d, level: int) -> bool:
+    """Whether training takes less memory if the loss makes the scores of a level.
+
+    Features are kept in place of scores then. At the finest level their gradient takes their
+    place, which is there in any case at the end; scores and their gradient come on top.
+    """
+    share = 4 if level == 0 else 1
+    return share * head.out_channels >= head.in_channels
 
 
 def _blocks(stage: nn.Module) -> tuple[ConvBlock, ConvBlock]:

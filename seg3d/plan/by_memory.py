@@ -10,11 +10,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seg3d.common.errors import UserError
@@ -22,7 +21,6 @@ from seg3d.common.free_ram import free_ram
 from seg3d.common.sizes import readable
 from seg3d.config import Config, TrainConfig
 from seg3d.geometry import Shape3
-from seg3d.losses import heads
 from seg3d.memory import fake_copy, step_memory
 from seg3d.plan.build import build_loss, build_network
 from seg3d.plan.network import features_of, plan_network
@@ -195,11 +193,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
 
         set_bits(network, first_bits(fake, run))
 
-    def error(output: Any, target: Tensor) -> Tensor:
-        value: Tensor = loss(heads(output), target)["loss"]
-        return value
-
-    step = step_memory(network, shape, dtype, loss=error, amp=amp, workspaces=True)
+    step = step_memory(network, shape, dtype, loss=loss, amp=amp, workspaces=True)
     kept = _kept_by_optimiser(config.train)
     weights = step.parameters * (1 + kept)
     # Between the batches of one step the gradients stay.

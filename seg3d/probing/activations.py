@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg3d.common.private import is_private
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.names import make_norm_sketch
-from seg3d.probing.private import is_private
 from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,

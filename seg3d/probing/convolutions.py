@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seg3d.common.choices import BITS, PROBES
+from seg3d.common.private import is_alone, is_private
+from seg3d.losses import Scores, Unscored
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.names import make_sketch
-from seg3d.probing.private import is_alone, is_private
 from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
@@ -173,6 +174,18 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
                 y, stop = self._of_channels(part, stop, y)
         assert y is not None
         return y
+
+    def unscored(self, x: Tensor) -> Scores:
+        """The same, for a loss; it is left undone if the loss can do it slab by slab.
+
+        Args:
+            x: ``(B, C, D, H, W)``.
+        """
+        plainly = {*self.kernel_size, *self.stride, self.groups} == {1}
+        if not (plainly and self.is_probing()) or is_watched(self, x):
+            return self(x)
+        self.sources = ()
+        return Unscored(_autocast(plain(x)), self.weight, self.bias)
 
     def _of_channels(
         self, part: Callable[[], Tensor], stop: int, onto: Tensor | None

@@ -26,12 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg3d.common.device import telling
+from seg3d.common.private import is_private
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.kernels import kernels_for
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.packing import exceeds
-from seg3d.probing.private import is_private
 from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
@@ -43,7 +44,7 @@ from seg3d.probing.probed_layer import (
 from seg3d.probing.records import KeptSketch, Record, attach, columns_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype
-from seg3d.probing.work_sizes import bricks_of, lot_elements, telling
+from seg3d.probing.work_sizes import bricks_of, lot_elements
 
 Pool = Callable[[Tensor], Tensor]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from seg3d.common.private import is_alone
 from seg3d.probing.activations import ProbedLeakyReLU, ProbedReLU
 from seg3d.probing.convolutions import ProbedConv3d
 from seg3d.probing.norms import ProbedNorm
-from seg3d.probing.private import is_alone
 from seg3d.probing.probed_layer import is_watched
 
 # A tuple, which torch.compile of PyTorch 2.8 understands.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seg3d.common.device import is_on_cpu
+from seg3d.common.device import is_on_cpu, telling
 from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, added, copy_rows, rows_of
-from seg3d.probing.work_sizes import slab_elements, telling
+from seg3d.probing.work_sizes import slab_elements
 
 LARGE = 4  # slabs
 CUDNN_LIMIT = 2**31  # elements, above which cuDNN's 3D convolutions need huge workspaces

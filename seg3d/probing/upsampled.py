@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seg3d.common.device import telling
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.probed_layer import ProbedFunction, refuse_second_derivatives
 from seg3d.probing.records import KeptSketch, Record, sketched
 from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, Slab, added, rows_of
-from seg3d.probing.work_sizes import slab_elements, telling
+from seg3d.probing.work_sizes import slab_elements
 
 
 class Upsampled:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from seg3d.common.device import is_on_cpu
+from seg3d.common.device import is_on_cpu, telling
 from seg3d.probing.bricks import BrickGrid, Where
-
-Part = TypeVar("Part")
-
 
 MIB = 1 << 20  # bytes
 # A GPU should work on a slab for as long as the CPU takes to ask for it, some tenths of a
@@ -44,21 +39,3 @@ def bricks_of(
     """The lots of ``grid`` in which work on ``x`` is best done; see :meth:`BrickGrid.lots`."""
     elements = lot_elements(x, grid.bricks * grid.voxels)
     return telling(grid.lots(elements, samples, layers), x)
-
-
-def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
-    """All parts of the work on ``x``; of a fake tensor the first three and the last.
-
-    Fake tensors, with which memory is measured, have no values, and a part takes the memory
-    of the one before.
-    """
-    if not isinstance(x, FakeTensor):
-        yield from parts
-        return
-    last = None
-    for index, part in enumerate(parts):
-        last = None if index < 3 else part
-        if index < 3:
-            yield part
-    if last is not None:
-        yield last

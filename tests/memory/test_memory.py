@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
 
-from seg3d import losses
 from seg3d.benchmarks import memory as benchmark
 from seg3d.benchmarks.baselines import (
     Compiled,
@@ -32,15 +31,17 @@ from seg3d.benchmarks.baselines import (
     stages,
 )
 from seg3d.benchmarks.tables import write_results
+from seg3d.common import device
 from seg3d.common.errors import UserError
 from seg3d.common.sizes import GIB, readable
-from seg3d.losses import DiceCrossEntropy, heads
+from seg3d.losses import DiceCrossEntropy, slabs
 from seg3d.memory import (
     TrainingMemory,
     inference_memory,
     measured_training_memory,
     training_memory,
 )
+from seg3d.memory.step import loss_of
 from seg3d.networks import UNet3d
 from seg3d.probing import slab_convolutions, work_sizes
 
@@ -60,8 +61,8 @@ def unet(deep_supervision: bool = False) -> PlainUNet3d:
     return PlainUNet3d(1, 3, (4, 8, 8), deep_supervision=deep_supervision)
 
 
-def dice_cross_entropy(output: Any, target: Tensor) -> Tensor:
-    return DiceCrossEntropy()(heads(output), target)["loss"]
+def dice_cross_entropy(network: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    return loss_of(network, image, target, DiceCrossEntropy(), False, torch.float32)
 
 
 class Branches(nn.Module):
@@ -129,7 +130,7 @@ def test_peak_agrees_with_mem_tracker(make: Callable[[], nn.Module]) -> None:
         tracker = MemTracker()
         tracker.track_external(network, image, target)
         with tracker:
-            dice_cross_entropy(network(image), target).backward()
+            dice_cross_entropy(network, image, target).backward()
     peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     assert training_memory(make(), SHAPE).peak == pytest.approx(peak, rel=0.01)
 
@@ -153,15 +154,16 @@ def test_peak_agrees_with_the_allocator(network: Callable[[], nn.Module], tmp_pa
     assert predicted - batch == pytest.approx(peak, rel=0.001)
 
 
+@pytest.mark.parametrize("classes", [3, 40])
 def test_loops_shortened_for_fake_tensors_take_what_whole_loops_take(
-    monkeypatch: pytest.MonkeyPatch,
+    classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Large enough for several slabs and a dozen lots.
-    network, shape = UNet3d(1, 3, (64, 8)), (1, 1, 64, 64, 64)
+    network, shape = UNet3d(1, classes, (64, 8)), (1, 1, 64, 64, 64)
     shortened = training_memory(network, shape)
     # Now fake tensors are not recognised, though the parts keep their size.
-    monkeypatch.setattr(work_sizes, "FakeTensor", type("Nobody", (), {}))
-    for module in (work_sizes, slab_convolutions, losses):
+    monkeypatch.setattr(device, "FakeTensor", type("Nobody", (), {}))
+    for module in (work_sizes, slab_convolutions, slabs):
         monkeypatch.setattr(module, "is_on_cpu", lambda x: False)
     assert training_memory(network, shape) == shortened
 
@@ -176,7 +178,7 @@ def test_saved_is_what_autograd_packs() -> None:
         return kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        dice_cross_entropy(network(image), target)
+        dice_cross_entropy(network, image, target)
     packed = sum(
         tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in known
     )
@@ -264,7 +266,7 @@ def test_checkpointing_saves_memory_and_changes_no_gradient(
     image, target = torch.randn(SHAPE), torch.randint(0, 3, SHAPE, dtype=torch.int16)
     plain, lean = unet(), checkpointed(unet(), parts)
     for network in (plain, lean):
-        dice_cross_entropy(network(image), target).backward()
+        dice_cross_entropy(network, image, target).backward()
     for expected, found in zip(plain.parameters(), lean.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad)
     assert training_memory(lean, SHAPE).saved < 0.75 * training_memory(plain, SHAPE).saved

@@ -119,9 +119,10 @@ def test_what_the_peak_is_made_of() -> None:
     assert peaks["adamw"].weights == 3 * parameters
     assert peaks["adamw"].total == peaks["sgd"].total + parameters
     assert peaks["accumulated"].total == peaks["sgd"].total + parameters
-    # Float32 scores of three classes, at this resolution and the half.
+    # In float32: the eight features of which three classes' scores are made, and those at half the
+    # resolution.
     voxels = 2 * 64**3
-    assert peaks["sgd"].scores == pytest.approx(4 * 3 * (voxels + voxels // 8), rel=1e-3)
+    assert peaks["sgd"].scores == pytest.approx(4 * (8 * voxels + 3 * voxels // 8), rel=1e-3)
 
 
 def test_the_optimisers_own_step_may_be_the_peak() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seg3d.common.private import is_private
 from seg3d.probing import ProbedConv3d, ProbedGroupNorm, set_probe_step
 from seg3d.probing.activations import ProbedLeakyReLU
-from seg3d.probing.private import is_private
 
 SHAPE = (1, 4, 4, 5, 6)
 

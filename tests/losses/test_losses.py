@@ -18,10 +18,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional as F
 
-from seg3d import losses
 from seg3d.common.errors import UserError
 from seg3d.config import LossConfig
-from seg3d.losses import IGNORE, DiceCrossEntropy
+from seg3d.losses import IGNORE, DiceCrossEntropy, slabs
 from seg3d.plan import build_loss
 
 PARTS = ("loss", "dice", "cross_entropy")
@@ -377,7 +376,7 @@ def test_against_plain_autograd(
     target[:blank_samples] = IGNORE
     expected = plain(heads, target, batch_dice, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_slab_elements", lambda scores: slab)
+        patch.setattr(slabs, "slab_elements", lambda target: slab)
         parts = DiceCrossEntropy(batch_dice=batch_dice, **options)(heads, target)
         computed = grad([parts[part] for part in PARTS], heads, torch.tensor(shares).unbind())
     for part in PARTS:
@@ -402,7 +401,7 @@ def test_the_target_is_resampled_as_by_torch(
     labels = F.interpolate(target.float(), size=coarse, mode="nearest-exact").long()
     scores = torch.full((1, 5, *coarse), -50.0).scatter_(1, labels, 50.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_slab_elements", lambda scores: slab)
+        patch.setattr(slabs, "slab_elements", lambda target: slab)
         assert DiceCrossEntropy()([scores], target)["cross_entropy"].item() == 0
 
 
@@ -520,13 +519,13 @@ def test_only_scores_and_target_are_kept() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, RARE], ids=["dice", "rare"])
-@pytest.mark.parametrize("slab", [losses.SLAB, 2**16])
+@pytest.mark.parametrize("slab", [slabs.SLAB, 2**16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_peak_memory(
     slab: int, dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, their gradient, the target, and a few slabs in float32."""
-    monkeypatch.setattr(losses, "_slab_elements", lambda scores: slab)
+    monkeypatch.setattr(slabs, "slab_elements", lambda target: slab)
     loss = DiceCrossEntropy(**options)
     with FakeTensorMode(), MemTracker() as tracker:
         scores = torch.empty(2, 4, 64, 64, 64, dtype=dtype, requires_grad=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def is_private(gradient: Tensor) -> bool:
@@ -30,6 +31,22 @@ def is_private(gradient: Tensor) -> bool:
             gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last_3d)
         )
     )
+
+
+def is_private_though_saved(saved: Tensor) -> bool:
+    """Whether the caller, the ``backward`` of an autograd Function, alone holds what it has saved.
+
+    Counted as in :func:`is_private`. Where hooks for saved tensors stand between, their holders
+    cannot be seen, and the answer is no; but fake tensors, of which memory is counted through such
+    hooks, have no values that could be lost.
+
+    Args:
+        saved: of ``ctx.saved_tensors``, a local variable and nothing else; an input of the Function
+            that another one has put out.
+    """
+    if torch._C._autograd._get_current_graph_task_keep_graph():
+        return False  # it will be needed again
+    return isinstance(saved, FakeTensor) or _holders(saved) == _holders_of_a_saved_tensor()
 
 
 def is_alone(x: Tensor) -> bool:
@@ -68,6 +85,28 @@ def _holders_of_a_private_gradient() -> tuple[int, int, int] | str:
     with torch.enable_grad():
         x = torch.zeros(2, requires_grad=True)
         Witness.apply(Witness.apply(x)).sum().backward()
+    return seen[-1] or "unknown"
+
+
+@lru_cache(maxsize=1)
+def _holders_of_a_saved_tensor() -> tuple[int, int, int] | str:
+    """The counts of an input that a Function has saved, seen from its backward pass."""
+    seen: list[tuple[int, int, int] | None] = []
+
+    class Witness(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sum()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            seen.append(_counted(x))
+            return x.clone()
+
+    with torch.enable_grad():
+        Witness.apply(torch.zeros(2, requires_grad=True).clone()).backward()
     return seen[-1] or "unknown"
 
 

@@ -1,0 +1,59 @@
+"""The class scores of a network: of one or several heads, made already or still to be made."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """Class scores that nobody has made yet: the loss makes them slab by slab.
+
+    Those of a hundred classes would be larger than all else that a training step needs.
+
+    Attributes:
+        features: `(B, C, D, H, W)`, in the type that the scores are to have.
+        weight: of the convolution that scores them, `(K, C, 1, 1, 1)`.
+        bias: `(K,)` or None.
+    """
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+# Of one head.
+Scores = Tensor | Unscored
+
+
+def heads(output: Any) -> list[Tensor]:
+    """The class scores of a network as a list, finest first.
+
+    Args:
+        output: one tensor `(B, K, D, H, W)`, a list of such, or MONAI's stack
+            `(B, heads, K, D, H, W)`.
+    """
+    if isinstance(output, Tensor):
+        return list(output.unbind(1)) if output.ndim == 6 else [output]
+    return list(output)
+
+
+def heads_for_loss(network: nn.Module, image: Tensor) -> list[Scores]:
+    """The heads of a network in training, finest first, in as little memory as it can.
+
+    A network whose ``forward`` has an argument ``unscored``, as :class:`seg3d.networks.UNet3d` has,
+    can leave scores to the loss. Nobody else should hold what this returns when the backward pass
+    begins, which writes gradients over the features.
+
+    Args:
+        network: in training mode.
+        image: `(B, C, D, H, W)`.
+    """
+    if "unscored" not in inspect.signature(network.forward).parameters:
+        return [*heads(network(image))]
+    unscored: list[Scores] = network(image, unscored=True)
+    return unscored
