@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.graph import saved_tensors_hooks
 
 
 def is_private(gradient: Tensor) -> bool:
@@ -37,16 +39,19 @@ def is_private_though_saved(saved: Tensor) -> bool:
     """Whether the caller, the ``backward`` of an autograd Function, alone holds what it has saved.
 
     Counted as in :func:`is_private`. Where hooks for saved tensors stand between, their holders
-    cannot be seen, and the answer is no; but fake tensors, of which memory is counted through such
+    cannot be seen, and the answer is no; but fake tensors, whose memory is counted through such
     hooks, have no values that could be lost.
 
     Args:
         saved: of ``ctx.saved_tensors``, a local variable and nothing else; an input of the Function
             that another one has put out.
     """
-    if torch._C._autograd._get_current_graph_task_keep_graph():
+    if torch._C._autograd._get_current_graph_task_keep_graph() or saved._base is not None:
         return False  # it will be needed again
-    return isinstance(saved, FakeTensor) or _holders(saved) == _holders_of_a_saved_tensor()
+    holders = _holders(saved)
+    if isinstance(saved, FakeTensor) and holders == _holders_of_a_saved_tensor(hooked=True):
+        return True
+    return holders == _holders_of_a_saved_tensor(hooked=False)
 
 
 def is_alone(x: Tensor) -> bool:
@@ -88,8 +93,8 @@ def _holders_of_a_private_gradient() -> tuple[int, int, int] | str:
     return seen[-1] or "unknown"
 
 
-@lru_cache(maxsize=1)
-def _holders_of_a_saved_tensor() -> tuple[int, int, int] | str:
+@lru_cache(maxsize=2)
+def _holders_of_a_saved_tensor(hooked: bool) -> tuple[int, int, int] | str:
     """The counts of an input that a Function has saved, seen from its backward pass."""
     seen: list[tuple[int, int, int] | None] = []
 
@@ -105,8 +110,10 @@ def _holders_of_a_saved_tensor() -> tuple[int, int, int] | str:
             seen.append(_counted(x))
             return x.clone()
 
-    with torch.enable_grad():
-        Witness.apply(torch.zeros(2, requires_grad=True).clone()).backward()
+    hooks = saved_tensors_hooks(lambda one: one, lambda one: one) if hooked else nullcontext()
+    with torch.enable_grad(), hooks:
+        total = Witness.apply(torch.zeros(2, requires_grad=True).clone())
+    total.backward()
     return seen[-1] or "unknown"
 
 

@@ -44,6 +44,8 @@ def sums_over_voxels(scores: Scores, target: Tensor, focal: float) -> Sums:
 
 
 class _SumsOfScores(torch.autograd.Function):
+    """The gradient is written over the scores, if nobody else holds them."""
+
     @staticmethod
     def forward(ctx: Any, scores: Tensor, target: Tensor, focal: float) -> Sums:
         ctx.save_for_backward(scores, target)
@@ -58,7 +60,7 @@ class _SumsOfScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *by_sums: Tensor) -> tuple[Tensor | None, ...]:
         scores, target = ctx.saved_tensors
-        dscores = torch.empty_like(scores)
+        dscores = scores if is_private_though_saved(scores) else torch.empty_like(scores)
         for place, labels in slabs(scores.shape[2:], scores.shape[1], target):
             by = _of_sample(by_sums, place[0])
             slab = dscores[place]
@@ -67,7 +69,7 @@ class _SumsOfScores(torch.autograd.Function):
 
 
 class _SumsOfUnscored(torch.autograd.Function):
-    """The gradient with respect to the features is written over them, if nobody else holds them."""
+    """The gradient with respect to the features is written over them, likewise."""
 
     @staticmethod
     def forward(

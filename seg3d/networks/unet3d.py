@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seg3d.losses import Scores, heads
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
+from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.sequential import ProbedSequential, apply_to
 from seg3d.probing.upsampled import Upsampled
 
@@ -152,10 +153,7 @@ class UNet3d(nn.Module):
             held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
             apply_to(second, held)
             if level == 0 or (self.deep_supervision and self.training):
-                head = self.heads[level]
-                assert isinstance(head, ProbedConv3d)
-                leave = unscored and _is_lighter_unscored(head, level)
-                scores.append(head.unscored(held[0]) if leave else head(held[0]))
+                scores.append(_score(self.heads[level], held, level, unscored))
         if unscored:
             return scores[::-1]
         made = heads(scores[::-1])
@@ -174,6 +172,19 @@ def _descend(block: ConvBlock, held: list[Tensor], skips: list[Tensor]) -> None:
     x, skip = block.with_skip(held.pop())
     held.append(x)
     skips.append(skip)
+
+
+def _score(head: nn.Module, held: list[Tensor], level: int, unscored: bool) -> Scores:
+    """The scores of a level, whose features stay held for the level above it."""
+    assert isinstance(head, ProbedConv3d)
+    if unscored and _is_lighter_unscored(head, level):
+        return head.unscored(held[0])
+    if level == 0 or is_watched(head, held[0]):
+        scores: Tensor = head(held[0])
+        return scores
+    scores, features = head.with_skip(held.pop())
+    held.append(features)
+    return scores
 
 
 def _is_lighter_unscored(head: ProbedConv3d, level: int) -> bool:
