@@ -19,7 +19,7 @@ from seg3d.benchmarks.baselines import BASELINES, PlainUNet3d, dynunet, monai_un
 from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.tables import print_table
 from seg3d.benchmarks.training import backward_passes, draw_batch
-from seg3d.losses import DiceCrossEntropy, heads_for_loss
+from seg3d.losses import DiceCrossEntropy, unscored_heads
 from seg3d.networks import UNet3d
 from seg3d.networks.unet3d import ConvBlock
 from seg3d.probing import choose_bits, kernels, set_bits, set_probe_step
@@ -197,7 +197,7 @@ def network_step(way: Way, image: Tensor, target: Tensor) -> Step:
         network.zero_grad(set_to_none=True)
         set_probe_step(network, seed=0, step=number)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=way.amp):
-            scores = heads_for_loss(network, image)
+            scores = unscored_heads(network, image)
         loss(scores, target)["loss"].backward()
 
     return step

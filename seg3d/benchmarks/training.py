@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seg3d.losses import DiceCrossEntropy, heads_for_loss
+from seg3d.losses import DiceCrossEntropy, unscored_heads
 from seg3d.prediction.windows import best_classes, score_slabs
 from seg3d.probing import set_probe_step
 from seg3d.training.validation import dice_per_class
@@ -96,7 +96,7 @@ def train(
         patches = draw_batch(task, cohort, edge, generator)
         image, target = (torch.cat(parts) for parts in zip(*patches, strict=True))
         set_probe_step(network, seed, step)
-        value = loss(heads_for_loss(network, image), target)["loss"]
+        value = loss(unscored_heads(network, image), target)["loss"]
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
@@ -127,7 +127,7 @@ def backward_passes(
     """For each patch a function that runs the network forward and backward on it."""
 
     def run(image: Tensor, target: Tensor) -> None:
-        DiceCrossEntropy()(heads_for_loss(network, image), target)["loss"].backward()
+        DiceCrossEntropy()(unscored_heads(network, image), target)["loss"].backward()
 
     return [partial(run, *patch) for patch in patches]
 

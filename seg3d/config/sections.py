@@ -184,6 +184,12 @@ class ValidationConfig(Section):
 
 
 class PredictConfig(Section):
+    windows: Literal["auto", "whole", "patch"] = Field(
+        "auto",
+        description="patch: of the size of training; whole: the volume at once or, where memory "
+        "does not allow it, the largest windows that fit; auto is whole for volumes hardly larger "
+        "than a patch",
+    )
     overlap: BelowOne = Field(0.5, description="of neighbouring windows")
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"

@@ -102,6 +102,11 @@ class GridMap:
         return _ordered(shape, np.argsort(self.permutation))
 
     @property
+    def working(self) -> Shape3:
+        """Shape of the network's grid, in the order of its axes."""
+        return _ordered(self.shape, self.permutation)
+
+    @property
     def streamed_flips(self) -> tuple[int, ...]:
         """`flips` in streaming order."""
         return tuple(self.permutation[axis] for axis in self.flips)

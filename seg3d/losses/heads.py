@@ -6,14 +6,15 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """Class scores that nobody has made yet: the loss makes them slab by slab.
+    """Class scores that nobody has made yet: whoever needs them makes them slab by slab.
 
-    Those of a hundred classes would be larger than all else that a training step needs.
+    Those of a hundred classes would be larger than all else that a network needs.
 
     Attributes:
         features: `(B, C, D, H, W)`, in the type that the scores are to have.
@@ -24,6 +25,15 @@ class Unscored:
     features: Tensor
     weight: Tensor
     bias: Tensor | None
+
+    def rows(self, rows: slice) -> Tensor:
+        """The scores of some rows along depth, `(B, K, d, H, W)`."""
+        features = self.features[:, :, rows]
+        weight, bias = (
+            None if one is None else one.to(features.dtype) for one in (self.weight, self.bias)
+        )
+        assert weight is not None
+        return torch.conv3d(features, weight, bias)
 
 
 # Of one head.
@@ -42,15 +52,16 @@ def heads(output: Any) -> list[Tensor]:
     return list(output)
 
 
-def heads_for_loss(network: nn.Module, image: Tensor) -> list[Scores]:
-    """The heads of a network in training, finest first, in as little memory as it can.
+def unscored_heads(network: nn.Module, image: Tensor) -> list[Scores]:
+    """The heads of a network, finest first, in as little memory as it can.
 
     A network whose ``forward`` has an argument ``unscored``, as :class:`seg3d.networks.UNet3d` has,
-    can leave scores to the loss. Nobody else should hold what this returns when the backward pass
-    begins, which writes gradients over the features.
+    can leave class scores to the loss, or to whoever else goes through them slab by slab. In
+    training, nobody else should hold what this returns when the backward pass begins: it writes
+    gradients over scores and features.
 
     Args:
-        network: in training mode.
+        network: takes images.
         image: `(B, C, D, H, W)`.
     """
     if "unscored" not in inspect.signature(network.forward).parameters:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seg3d.common.errors import UserError
-from seg3d.losses import DiceCrossEntropy, heads_for_loss
+from seg3d.losses import DiceCrossEntropy, unscored_heads
 
 # That of training, or of the output of a network and the target a scalar.
 Loss = DiceCrossEntropy | Callable[[Any, Tensor], Tensor]
@@ -39,6 +39,6 @@ def loss_of(
             output = network(image)
         return loss(output, target)
     with autocast:
-        scores = heads_for_loss(network, image)
+        scores = unscored_heads(network, image)
     value: Tensor = loss(scores, target)["loss"]
     return value

@@ -129,8 +129,8 @@ class UNet3d(nn.Module):
         Args:
             x: `(B, in_channels, D, H, W)`; each of D, H, W a multiple of the product of the
                 strides along it.
-            unscored: return a list for :func:`seg3d.losses.heads_for_loss`, with features where
-                the loss had better make the scores itself, slab by slab.
+            unscored: return a list, with features (:class:`seg3d.losses.Unscored`) where that takes
+                less memory; see :func:`seg3d.losses.unscored_heads`.
 
         Returns:
             `(B, out_channels, D, H, W)`; in training mode with deep supervision the list of the
@@ -188,10 +188,10 @@ def _score(head: nn.Module, held: list[Tensor], level: int, unscored: bool) -> S
 
 
 def _is_lighter_unscored(head: ProbedConv3d, level: int) -> bool:
-    """Whether training takes less memory if the loss makes the scores of a level.
+    """Whether it takes less memory if somebody else makes the scores of a level in slabs.
 
-    Features are kept in place of scores then. At the finest level their gradient takes their
-    place, which is there in any case at the end; scores and their gradient come on top.
+    In training features are kept in place of scores then. At the finest level their gradient takes
+    their place, which is there in any case at the end; scores and their gradient come on top.
     """
     share = 4 if level == 0 else 1
     return share * head.out_channels >= head.in_channels

@@ -16,6 +16,7 @@ from seg3d.plan.by_memory import (
 from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, source_of, typical_volume, with_patch
+from seg3d.plan.network import as_shape, divisors_of
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "LabelClass",
     "Peak",
     "Plan",
+    "as_shape",
     "background_values",
     "build_loss",
     "build_network",
+    "divisors_of",
     "label_classes",
     "label_counts",
     "make_plan",

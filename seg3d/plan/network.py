@@ -10,6 +10,7 @@ import numpy as np
 from seg3d.common.errors import UserError
 from seg3d.config import Config, PatchConfig, UNet3dConfig
 from seg3d.geometry import Shape3, Vector3
+from seg3d.plan.plan import Plan
 
 AUTO_CHANNELS = (32, 64, 128, 256, 320, 320)
 # nnU-Net's thresholds: axes are pooled together once their spacings are within this factor, ...
@@ -62,6 +63,13 @@ def require_legal_patch(config: Config, patch: Shape3, strides: Sequence[Shape3]
             legal=f"multiples of {factors.tolist()} voxels",
             fix=f"use {below.astype(int).tolist()} or {above.astype(int).tolist()}, or auto",
         )
+
+
+def divisors_of(config: Config, plan: Plan) -> Shape3 | None:
+    """What the sides of patches have to be multiples of; None if a network takes its own only."""
+    if not isinstance(config.network, UNet3dConfig):
+        return None
+    return as_shape(np.prod(plan.strides, axis=0))
 
 
 def features_of(config: Config, levels: int) -> list[int]:

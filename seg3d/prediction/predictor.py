@@ -34,14 +34,15 @@ from seg3d.data.images import Image
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
-from seg3d.plan import Plan
+from seg3d.plan import Plan, divisors_of
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
+from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.streaming import Advance, Streaming, limit_of
 from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.unfinished import Task, Unfinished
-from seg3d.prediction.windows import WindowScores, best_classes
+from seg3d.prediction.windows import best_classes
 from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
 # Bytes that go from what is unfinished to the output.
@@ -94,6 +95,7 @@ class Predictor:
             WindowScores(self.network, mirror_axes, self.dtype),
             config.predict,
             plan,
+            divisors_of(config, plan),
             device,
             limit_of(memory, device, self.ranks.local_count),
             self.ranks,
@@ -236,7 +238,7 @@ class Predictor:
             for one in case.header.notes:
                 note(one)
             tiling = self._tiling(case, self._outputs(job, probabilities))
-            return self.streaming.count(case, self.streaming.tiles(case, tiling))
+            return self.streaming.count(case, tiling, self.streaming.tiles(case, tiling))
 
     def segment(
         self,
@@ -373,7 +375,9 @@ class Predictor:
         case.moments = task.moments
         tiles = list(self.streaming.tiles(case, task.tiling))
         left = [region for tile in tiles for region in unfinished.left(tile)]
-        advance(self.streaming.count(case, tiles) - self.streaming.count(case, left))
+        tiling = task.tiling
+        done = self.streaming.count(case, tiling, tiles) - self.streaming.count(case, tiling, left)
+        advance(done)
         for region in left:
             self._fill_region(case, task, unfinished, region, advance)
 

@@ -9,16 +9,20 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from seg3d.common.errors import UserError
 from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import Ranks
 from seg3d.config import PredictConfig
 from seg3d.data.case_reader import CaseReader
+from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
 from seg3d.io.resampling import resample_slabs
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan
+from seg3d.prediction.scores import WindowScores, reordered
 from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
-from seg3d.prediction.windows import Windows, WindowScores, stream_scores
+from seg3d.prediction.window_sizes import window_sizes
+from seg3d.prediction.windows import Windows, stream_scores
 
 # Without --memory: of the RAM, and of the GPU's memory, that is free.
 SHARE_OF_RAM, SHARE_OF_GPU = 0.5, 0.8
@@ -34,6 +38,7 @@ class Streaming:
         scores: of windows, by the network.
         settings: overlap and batch of the windows.
         plan: of the run that trained the network.
+        divisors: of the sides of what the network takes; None if it takes patches only.
         device: where to compute.
         limit: of the memory.
         ranks: the processes that share the work.
@@ -42,20 +47,20 @@ class Streaming:
     scores: WindowScores
     settings: PredictConfig
     plan: Plan
+    divisors: Shape3 | None
     device: torch.device
     limit: Memory
     ranks: Ranks
 
-    def windows(self, case: CaseReader) -> Windows:
-        """All windows of a case, in streaming order."""
+    def windows(self, case: CaseReader, window: Shape3) -> Windows:
+        """All windows of a size of a case, in streaming order."""
         grid_map = case.grid_map
-        size = grid_map.streamed(self.plan.patch_size)
-        windows = Windows.covering(grid_map.shape, size, self.settings.overlap)
+        windows = Windows.covering(grid_map.shape, window, self.settings.overlap)
         return windows.mirrored(grid_map.streamed_flips)
 
-    def count(self, case: CaseReader, regions: Iterable[Region]) -> int:
+    def count(self, case: CaseReader, tiling: Tiling, regions: Iterable[Region]) -> int:
         """Windows that are needed for regions of the file's grid."""
-        windows = self.windows(case)
+        windows = self.windows(case, tiling.window)
         return sum(windows.touching(case.grid_map.backward.needed(one)).count for one in regions)
 
     def tiling(self, case: CaseReader, *, labels: int, files: int, result: int = 0) -> Tiling:
@@ -70,24 +75,33 @@ class Streaming:
         Raises:
             UserError: if the memory does not suffice.
         """
-        work = Work(
-            grid_map=case.grid_map,
-            windows=self.windows(case),
-            channels=len(self.plan.channels),
-            classes=len(self.plan.classes),
-            stored=case.stored_bytes,
-            chunk=case.chunk,
-            written=labels + 4 * len(self.plan.classes),
-            network=self._network_bytes[0],
-            per_window=self._network_bytes[1],
-            files=case.ram + result + files,
-            on_gpu=self.device.type == "cuda",
-        )
-        return choose_tiling(work, self.limit, self.settings.window_batch, str(case.images[0]))
+        refused: UserError | None = None
+        for size in window_sizes(self.settings, self.plan, case.grid_map.working, self.divisors):
+            own, besides = self._network_bytes(size)
+            work = Work(
+                grid_map=case.grid_map,
+                windows=self.windows(case, case.grid_map.streamed(size)),
+                channels=len(self.plan.channels),
+                classes=len(self.plan.classes),
+                stored=case.stored_bytes,
+                chunk=case.chunk,
+                written=labels + 4 * len(self.plan.classes),
+                network=own,
+                per_window=besides,
+                files=case.ram + result + files,
+                on_gpu=self.device.type == "cuda",
+            )
+            batch, name = self.settings.window_batch, str(case.images[0])
+            try:
+                return choose_tiling(work, self.limit, batch, name)
+            except UserError as error:
+                refused = error
+        assert refused is not None
+        raise refused
 
     def tiles(self, case: CaseReader, tiling: Tiling) -> Iterator[Region]:
         """The tiles of this process: of its share of the file's grid along the first axis."""
-        edges = borders(case.grid_map, self.windows(case), 0, self.ranks.count)
+        edges = borders(case.grid_map, self.windows(case, tiling.window), 0, self.ranks.count)
         if self.ranks.rank + 1 < len(edges):
             yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
 
@@ -105,9 +119,11 @@ class Streaming:
         case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
         case.slices_at_once = tiling.slices_read
         slabs = stream_scores(
-            lambda windows: grid_map.from_network(self.scores(grid_map.to_network(windows))),
+            lambda windows: reordered(
+                self.scores(grid_map.to_network(windows)), grid_map.from_network
+            ),
             case.read,
-            self.windows(case),
+            self.windows(case, tiling.window),
             grid_map.backward.needed(region),
             window_batch=tiling.window_batch,
             device=self.device,
@@ -117,15 +133,19 @@ class Streaming:
         probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
         return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
 
-    @cached_property
-    def _network_bytes(self) -> tuple[int, int]:
-        """Of the parameters, and of what one window needs besides."""
+    def _network_bytes(self, size: Shape3) -> tuple[int, int]:
+        """Of the parameters, and of what one window of a size needs besides."""
         own = sum(one.nbytes for one in (*self.scores.parameters(), *self.scores.buffers()))
-        shape = (1, len(self.plan.channels), *self.plan.patch_size)
-        # A GPU that shares the RAM is counted as the CPU is.
-        kind = "cuda" if self.device.type == "cuda" else "cpu"
-        peak = inference_memory(self.scores, shape, device=kind, workspaces=True)
-        return own, peak - own
+        if size not in self._peaks:
+            shape = (1, len(self.plan.channels), *size)
+            # A GPU that shares the RAM is counted as the CPU is.
+            kind = "cuda" if self.device.type == "cuda" else "cpu"
+            self._peaks[size] = inference_memory(self.scores, shape, device=kind, workspaces=True)
+        return own, self._peaks[size] - own
+
+    @cached_property
+    def _peaks(self) -> dict[Shape3, int]:
+        return {}
 
 
 def limit_of(memory: float | None, device: torch.device, processes: int) -> Memory:

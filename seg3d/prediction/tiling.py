@@ -23,6 +23,7 @@ from seg3d.data.grid_map import GridMap
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
 from seg3d.io.resampling import Resampling
+from seg3d.prediction.scores import SCORES_AT_ONCE
 from seg3d.prediction.windows import Windows
 
 FLOAT, DOUBLE = 4, 8
@@ -105,6 +106,7 @@ class Tiling:
     """The cut that was chosen.
 
     Attributes:
+        window: voxels of a window, on the network's grid.
         borders: where tiles begin and end along the second and the third axis of the file's grid.
         window_batch: windows per forward pass, at most.
         sums_on_gpu: whether image and sums are held on the GPU.
@@ -112,6 +114,7 @@ class Tiling:
         slices_written: of the file's grid, at once.
     """
 
+    window: Shape3
     borders: tuple[tuple[int, ...], tuple[int, ...]]
     window_batch: int
     sums_on_gpu: bool
@@ -237,8 +240,9 @@ class _Use:
         thickness = min(work.windows.size[0], work.grid_map.shape[0])
         self.held = FLOAT * (
             thickness * work.channels * seen
-            # Besides, the weights of the slab being finished, and slices that wait for the next.
-            + thickness * (work.classes + 1) * scored
+            # Besides, the weights of the slab being finished, and slices that wait for the next. A
+            # single window needs no sums.
+            + (thickness * (work.classes + 1) * scored if work.windows.count > 1 else 0)
             + work.slices_to_write * work.classes * scored
         )
         # A slice in passing, at its largest; what it is made from, and the steps in between.
@@ -277,17 +281,20 @@ class _Use:
             room = min(max(IN_PASSING * free, in_ram), free - self.held)
         edges = self.cuts[0].borders, self.cuts[1].borders
         slices = (max(1, int(room / one)) for one in (self.read, self.written))
-        return Tiling(edges, window_batch, self.sums_on_gpu, *slices)
+        return Tiling(self.work.windows.size, edges, window_batch, self.sums_on_gpu, *slices)
 
     def _at_work(self, window_batch: int) -> tuple[int, int]:
         """What a batch of windows takes of RAM and of the GPU's memory."""
         work = self.work
-        network = work.network + work.per_window * window_batch
+        depth, *cross = work.windows.size
+        row = window_batch * work.classes * math.prod(cross)
+        # Scores as the network makes them, and in float32.
+        scores = 2 * FLOAT * min(max(SCORES_AT_ONCE, row), depth * row)
+        network = work.network + work.per_window * window_batch + scores
         if not work.on_gpu:
             return network, 0
-        voxels = math.prod(work.windows.size) * window_batch
-        copies = 0 if self.sums_on_gpu else FLOAT * (work.channels + work.classes) * voxels
-        return copies, network
+        image = FLOAT * work.channels * depth * math.prod(cross) * window_batch
+        return 0 if self.sums_on_gpu else image + scores, network
 
     def _chunks_kept(self) -> int:
         """What `seg3d.data.read_ahead` keeps."""

@@ -127,8 +127,9 @@ class Unfinished:
             )
         cut = stored["tiling"]
         second, third = map(tuple, cut.pop("borders"))
+        x, y, z = cut.pop("window")
         moments = [Moments(**one) for one in stored["moments"]]
-        return Task(begun, Tiling(borders=(second, third), **cut), moments)
+        return Task(begun, Tiling((x, y, z), (second, third), **cut), moments)
 
     def write(self, name: str, region: Region, array: np.ndarray) -> None:
         """Store the voxels `(C, d, h, w)` of a region of an array."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from seg3d.data.grid_map import flipped
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
-from seg3d.losses import heads
+from seg3d.losses import Scores
+from seg3d.prediction.scores import WindowScores, by_rows
 
 # Of the side of a window, and the least weight, both as in MONAI.
 SIGMA = 0.125
@@ -85,44 +85,8 @@ def _starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
     return (*range(0, length - side, step), length - side)
 
 
-class WindowScores(nn.Module):
-    """A network as the windows need it: one output, averaged over mirror images, in float32.
-
-    Args:
-        network: takes `(B, C, D, H, W)`, gives class scores.
-        mirror_axes: average over all combinations of flips along these axes (0, 1, 2).
-        dtype: of the forward pass (autocast).
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        mirror_axes: Sequence[int] = (),
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.dtype = dtype
-        self.flips = [
-            [axis + 2 for axis in axes]
-            for count in range(len(mirror_axes) + 1)
-            for axes in itertools.combinations(mirror_axes, count)
-        ]
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """From `(B, C, D, H, W)` to `(B, K, D, H, W)`."""
-        total: Tensor | None = None
-        with torch.autocast(windows.device.type, self.dtype, self.dtype != torch.float32):
-            for axes in self.flips:
-                scores = heads(self.network(flipped(windows, axes)))[0]
-                scores = flipped(scores, axes).float()
-                total = scores if total is None else total.add_(scores)
-        assert total is not None
-        return total if len(self.flips) == 1 else total.div_(len(self.flips))
-
-
 def stream_scores(
-    score: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor], Scores],
     read: Callable[[Region], Tensor],
     windows: Windows,
     region: Region | None = None,
@@ -151,6 +115,9 @@ def stream_scores(
         volume's first axis, and its scores `(K, d, h, w)` float32.
     """
     region = region or whole(windows.shape)
+    if windows.count == 1:
+        yield from _of_one_window(score, read, windows, region, device, advance)
+        return
     windows = windows.touching(region)
     extent, (side, *_) = windows.extent, windows.size
     planes, *cross = windows.starts
@@ -165,19 +132,52 @@ def stream_scores(
             places = [(plane, *column) for column in columns_at_once]
             with torch.inference_mode():
                 result = score(_cut_out(image, places, windows.size, extent).to(device))
-                result = result.to(image.any.device)
-            if weight is None:
-                weight = importance_map(windows.size).to(result.device)
-            for part in sums.missing(plane + side):
-                shape = result.shape[1], *_lengths((part, *region[1:]))
-                sums.add(part.start, torch.zeros(shape, device=result.device))
-            _blend_all(sums, result, weight, places, region)
-            # Here and below, no name may hold what is done with while the network works.
+            for rows, found in by_rows(result):
+                scores = found.to(image.any.device)
+                if weight is None:
+                    weight = importance_map(windows.size).to(scores.device)
+                for part in sums.missing(plane + side):
+                    shape = scores.shape[1], *_lengths((part, *region[1:]))
+                    sums.add(part.start, torch.zeros(shape, device=scores.device))
+                _blend_all(sums, scores, weight[rows], _below(places, rows.start), region)
+                # Here and below, no name may hold what is done with while the network works.
+                del found, scores
             del result
             advance(len(places))
         assert weight is not None
         for start in sums.before(following):
             yield start, _finished(sums.take(start), start, weight, windows, region)
+
+
+def _of_one_window(
+    score: Callable[[Tensor], Scores],
+    read: Callable[[Region], Tensor],
+    windows: Windows,
+    region: Region,
+    device: torch.device,
+    advance: Callable[[int], object],
+) -> Iterator[tuple[int, Tensor]]:
+    """As :func:`stream_scores`, where nothing is to be blended, and no sums need be held."""
+    ((x, y, z),) = itertools.product(*windows.starts)
+    image = _Slabs((windows.extent[0].start, windows.extent[0].stop))
+    for part in image.missing(windows.extent[0].stop):
+        image.add(part.start, read((part, *windows.extent[1:])))
+    kept_on = image.any.device
+    with torch.inference_mode():
+        window = _cut_out(image, [(x, y, z)], windows.size, windows.extent).to(device)
+        image.drop(windows.extent[0].stop)
+        result = score(window)
+    del window
+    advance(1)
+    height, width = (
+        slice(part.start - start, part.stop - start)
+        for start, part in zip((y, z), region[1:], strict=True)
+    )
+    for rows, scores in by_rows(result):
+        first, last = max(rows.start + x, region[0].start), min(rows.stop + x, region[0].stop)
+        if first < last:
+            depth = slice(first - x - rows.start, last - x - rows.start)
+            yield first, scores[0, :, depth, height, width].to(kept_on)
 
 
 def score_slabs(
@@ -337,6 +337,11 @@ def _fill(window: Tensor, image: _Slabs, place: tuple[int, ...], extent: Region)
         a, x = _common(place[0], window.shape[1], first, first + slab.shape[1])
         if a.start < a.stop:
             window[:, a, b, c] = slab[:, x, y, z]
+
+
+def _below(places: Sequence[tuple[int, ...]], rows: int) -> list[tuple[int, ...]]:
+    """The places so many rows further along the first axis."""
+    return [(place[0] + rows, *place[1:]) for place in places]
 
 
 def _blend_all(

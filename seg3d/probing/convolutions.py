@@ -176,13 +176,13 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         return y
 
     def unscored(self, x: Tensor) -> Scores:
-        """The same, for a loss; it is left undone if the loss can do it slab by slab.
+        """The same, left undone if it can be done slab by slab by whoever needs it.
 
         Args:
             x: ``(B, C, D, H, W)``.
         """
         plainly = {*self.kernel_size, *self.stride, self.groups} == {1}
-        if not (plainly and self.is_probing()) or is_watched(self, x):
+        if not (plainly and self.is_sparing()) or is_watched(self, x):
             return self(x)
         self.sources = ()
         return Unscored(_autocast(plain(x)), self.weight, self.bias)

@@ -18,7 +18,7 @@ from seg3d.common.device import compute_dtype
 from seg3d.common.errors import RunFailed
 from seg3d.config import Config
 from seg3d.data.transforms import IMAGE, LABEL
-from seg3d.losses import heads_for_loss
+from seg3d.losses import unscored_heads
 from seg3d.memory import peak_gib
 from seg3d.plan import Plan, build_loss, build_network
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
@@ -142,7 +142,7 @@ class Trainer:
         image = batch[IMAGE].to(self.device, non_blocking=True)
         target = batch[LABEL].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-            scores = heads_for_loss(self.network, image)
+            scores = unscored_heads(self.network, image)
         losses: dict[str, torch.Tensor] = self.loss(scores, target)
         return losses
 

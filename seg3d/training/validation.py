@@ -24,7 +24,8 @@ from seg3d.data.reference import ReferenceReader
 from seg3d.io.regions import Region, columns, portions
 from seg3d.pictures.planes import three_planes
 from seg3d.plan import Plan
-from seg3d.prediction.windows import Windows, WindowScores, best_classes, stream_scores
+from seg3d.prediction.scores import WindowScores, reordered
+from seg3d.prediction.windows import Windows, best_classes, stream_scores
 
 # Voxels along each axis that are kept for a picture; its panels have fewer pixels.
 MOST_IN_PICTURE = 300
@@ -127,7 +128,7 @@ def _segment(
     image.measure()
     for column in columns(grid_map.shape, _parts(windows, len(plan.classes))):
         found = stream_scores(
-            lambda some: grid_map.from_network(scores(grid_map.to_network(some))),
+            lambda some: reordered(scores(grid_map.to_network(some)), grid_map.from_network),
             image.read,
             windows,
             column,

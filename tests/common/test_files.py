@@ -155,7 +155,7 @@ def test_no_space_for_the_metadata_of_a_store(tmp_path):
 
 def test_no_space_for_what_a_prediction_notes_down(tmp_path):
     unfinished = Unfinished(tmp_path / "a.nii")
-    task = Task({"network": "x" * 1000}, Tiling(((0, 2), (0, 2)), 1, False, 1, 1), [])
+    task = Task({"network": "x" * 1000}, Tiling((2, 2, 2), ((0, 2), (0, 2)), 1, False, 1, 1), [])
     arrays = {"labels": (np.dtype("uint8"), 1)}
     full = r"a\.nii\.unfinished(/task\.json)?: no more space on the disk"
     with pytest.raises(UserError, match=full), files_no_longer_than(500):

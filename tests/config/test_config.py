@@ -95,6 +95,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "train.seed": ("4294967295", 2**32 - 1),
     "validation.every": ("1", 1),
     "validation.overlap": ("0.5", 0.5),
+    "predict.windows": ("whole", "whole"),
     "predict.overlap": ("0", 0),
     "predict.mirror": ("true", True),
     "predict.window_batch": ("4", 4),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.autograd.graph import saved_tensors_hooks
 
-from seg3d.losses import IGNORE, DiceCrossEntropy, Unscored, heads, heads_for_loss, slabs
+from seg3d.losses import IGNORE, DiceCrossEntropy, Unscored, heads, slabs, unscored_heads
 from seg3d.networks import UNet3d
 from seg3d.probing import set_bits
 
@@ -137,7 +137,7 @@ def test_a_network_learns_the_same_of_scores_that_are_left_to_the_loss(
     image = torch.randn(2, 1, 16, 16, 16)
     target = torch.randint(IGNORE, classes, (2, 1, 16, 16, 16))
     gradients = []
-    for of in (scored, heads_for_loss):
+    for of in (scored, unscored_heads):
         network = unet(classes, "exact", deep_supervision)
         scores = of(network, image)
         left = [isinstance(one, Unscored) for one in scores]
@@ -155,7 +155,7 @@ def test_under_autocast_scores_are_rounded_as_ever() -> None:
     image = torch.randn(1, 1, 16, 16, 16)
     target = torch.randint(IGNORE, 4, (1, 1, 16, 16, 16))
     losses = []
-    for of in (scored, heads_for_loss):
+    for of in (scored, unscored_heads):
         with torch.autocast("cpu", torch.bfloat16):
             scores = of(unet(4, 1), image)
         losses.append(DiceCrossEntropy()(scores, target)["loss"])
@@ -165,17 +165,17 @@ def test_under_autocast_scores_are_rounded_as_ever() -> None:
 def test_who_watches_the_head_sees_scores() -> None:
     network, seen = unet(4, 1), []
     network.heads[0].register_forward_hook(lambda *args: seen.append(args[-1].shape))
-    heads_for_loss(network, torch.randn(1, 1, 16, 16, 16))
+    unscored_heads(network, torch.randn(1, 1, 16, 16, 16))
     assert seen == [(1, 4, 16, 16, 16)]
 
 
 def test_other_networks_make_their_scores_themselves() -> None:
-    (scores,) = heads_for_loss(nn.Conv3d(1, 2, 1), torch.randn(1, 1, 4, 4, 4))
+    (scores,) = unscored_heads(nn.Conv3d(1, 2, 1), torch.randn(1, 1, 4, 4, 4))
     assert isinstance(scores, Tensor) and scores.shape == (1, 2, 4, 4, 4)
     network = unet(4, 1)
     for layer in network.modules():
         if hasattr(layer, "set_sketch"):
             layer.set_sketch("exact")
     assert not any(
-        isinstance(one, Unscored) for one in heads_for_loss(network, torch.randn(1, 1, 16, 16, 16))
+        isinstance(one, Unscored) for one in unscored_heads(network, torch.randn(1, 1, 16, 16, 16))
     )

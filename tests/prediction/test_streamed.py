@@ -273,7 +273,7 @@ def test_what_is_written_in_the_end_is_never_mapped_whole(tmp_path: Path) -> Non
         "unfinished = Unfinished(Path('labels.nii'))\n"
         "with CaseReader([Path('scan.nii')], small_plan()) as case:\n"
         "    arrays = {'labels': (np.dtype(np.uint8), 1)}\n"
-        "    tiling = Tiling(((0, 1), (0, 1)), 1, False, 1, 1)\n"
+        "    tiling = Tiling((2, 2, 2), ((0, 1), (0, 1)), 1, False, 1, 1)\n"
         "    unfinished.begin(Task({}, tiling, []), case.grid_map.stored, arrays)\n"
         "    unfinished.write('labels', (slice(5, 6), slice(7, 8), slice(9, 10)), 1)\n"
         "    begin()\n    _write(Path('labels.nii'), unfinished, 'labels', case)"

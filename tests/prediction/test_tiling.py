@@ -151,7 +151,7 @@ def test_the_gpu_holds_the_sums_if_it_can() -> None:
     work = work_on((256, 256, 256), on_gpu=True)
     roomy = choose_tiling(work, beside_process(200, 1000), 4, "volume")
     assert roomy.sums_on_gpu and roomy.window_batch == 4
-    small = choose_tiling(work, beside_process(1000, 40), 8, "volume")
+    small = choose_tiling(work, beside_process(1000, 56), 8, "volume")
     assert not small.sums_on_gpu and small.window_batch == 4
     assert tiles(work, small) == [whole(work.grid_map.stored)]
     with pytest.raises(UserError, match=r"at least .* of RAM and .* of the GPU's memory"):
@@ -161,7 +161,7 @@ def test_the_gpu_holds_the_sums_if_it_can() -> None:
 def test_auto_takes_as_many_windows_as_fit_on_a_gpu() -> None:
     work = work_on((256, 256, 256), on_gpu=True)
     batches = []
-    for mib in (12, 20, 40, 60, 80, 200, 1000, 10000):
+    for mib in (24, 36, 56, 76, 90, 200, 1000, 10000):
         limit = beside_process(1000, mib)
         tiling = choose_tiling(work, limit, "auto", "volume")
         batches.append(tiling.window_batch)

@@ -18,7 +18,7 @@ WHOLE = (slice(0, 4), slice(0, 2), slice(0, 2))
 @pytest.fixture
 def begun(tmp_path: Path) -> Unfinished:
     unfinished = Unfinished(tmp_path / "a.nii")
-    task = Task({"network": "x"}, Tiling(((0, 2), (0, 2)), 1, False, 1, 1), [])
+    task = Task({"network": "x"}, Tiling((2, 2, 2), ((0, 2), (0, 2)), 1, False, 1, 1), [])
     unfinished.begin(task, SHAPE, {"labels": (np.dtype("uint8"), 1)})
     return unfinished
 
@@ -62,7 +62,7 @@ def test_notes_that_are_damaged_count_for_nothing(begun: Unfinished, line: str) 
 
 def test_another_memory_is_told_as_the_option(tmp_path: Path) -> None:
     unfinished = Unfinished(tmp_path / "a.nii")
-    task = Task({"memory": 700 * 2**20}, Tiling(((0, 2), (0, 2)), 1, False, 1, 1), [])
+    task = Task({"memory": 700 * 2**20}, Tiling((2, 2, 2), ((0, 2), (0, 2)), 1, False, 1, 1), [])
     unfinished.begin(task, SHAPE, {"labels": (np.dtype("uint8"), 1)})
     with pytest.raises(UserError, match=r"given: no --memory\n.*legal: --memory 700.00MiB\n"):
         unfinished.task({"memory": None})

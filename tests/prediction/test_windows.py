@@ -17,9 +17,9 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor, nn
 
 from seg3d.io.regions import Region
+from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.windows import (
     Windows,
-    WindowScores,
     best_classes,
     importance_map,
     score_slabs,

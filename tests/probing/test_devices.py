@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seg3d.losses import DiceCrossEntropy, heads_for_loss
+from seg3d.losses import DiceCrossEntropy, unscored_heads
 from seg3d.networks import UNet3d
 from seg3d.probing import ProbeKey, kernels, set_probe_step
 from tests.probing.helpers import PROBING, probed_copy
@@ -64,7 +64,7 @@ def test_a_training_step_asks_the_device_for_no_float64(sketch: str) -> None:
     image = torch.empty(2, 1, 16, 16, 16, device=META)
     target = torch.empty(2, 1, 16, 16, 16, dtype=torch.int16, device=META)
     with NoFloat64():
-        DiceCrossEntropy()(heads_for_loss(step, image), target)["loss"].backward()
+        DiceCrossEntropy()(unscored_heads(step, image), target)["loss"].backward()
     assert all(one.grad is not None and one.grad.device == META for one in step.parameters())
 
 

@@ -1,0 +1,40 @@
+"""How large the windows of a volume may be: a patch, or larger, up to the whole volume."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seg3d.config import PredictConfig
+from seg3d.geometry import Shape3
+from seg3d.plan import Plan, as_shape
+
+# A volume up to this much longer than a patch, along every axis, is seen whole by `auto`.
+NEARLY = 1.25
+# Of the sides of a window, in the next smaller one.
+STEP = 0.8
+
+
+def window_sizes(
+    settings: PredictConfig, plan: Plan, shape: Shape3, divisors: Shape3 | None
+) -> list[Shape3]:
+    """Sizes of windows that may be tried, the one wanted most first, the patch of training last.
+
+    Args:
+        settings: how large windows are wanted.
+        plan: of the run that trained the network.
+        shape: voxels of the volume, on the network's grid, in the order of its axes.
+        divisors: of the sides of what the network takes; None if it takes patches only.
+    """
+    patch = np.array(plan.patch_size)
+    nearly = bool((np.array(shape) <= NEARLY * patch).all())
+    large = settings.windows == "whole" or (settings.windows == "auto" and nearly)
+    if divisors is None or not large:
+        return [plan.patch_size]
+    # Volumes smaller than a patch were padded to one in training, too.
+    whole = np.maximum(np.ceil(np.array(shape) / divisors) * divisors, patch)
+    found, side = [as_shape(whole)], STEP * whole
+    while (side > patch).any():
+        rounded = np.ceil(side / divisors) * divisors
+        found.append(as_shape(np.clip(rounded, patch, whole)))
+        side = STEP * side
+    return list(dict.fromkeys([*found, plan.patch_size]))

@@ -1,0 +1,128 @@
+"""Scores that are made row by row, and how large windows may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seg3d.config import PredictConfig
+from seg3d.geometry import Shape3
+from seg3d.losses import Unscored
+from seg3d.networks import UNet3d
+from seg3d.prediction import scores as scores_module
+from seg3d.prediction.scores import WindowScores, by_rows, reordered
+from seg3d.prediction.window_sizes import NEARLY, window_sizes
+from seg3d.prediction.windows import Windows, stream_scores
+from tests.plans import small_plan
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of a storage that an operator makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor):
+            self.bytes = max(self.bytes, result.untyped_storage().nbytes())
+        return result
+
+
+def network_of(classes: int) -> UNet3d:
+    torch.manual_seed(0)
+    return UNet3d(1, classes, (16, 16)).eval()
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (40, 16, 24)])
+def test_scores_are_those_of_the_network(
+    classes: int, shape: Shape3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made in rows of axes in another order, blended or not; to the last bit for one window."""
+    monkeypatch.setattr(scores_module, "SCORES_AT_ONCE", 5000)
+    network, image = network_of(classes), torch.randn(1, *shape)
+    order = (0, 1, 4, 2, 3)
+
+    def score(windows: torch.Tensor) -> Any:
+        turned = windows.permute(order).contiguous()
+        found = WindowScores(network)(turned)
+        assert isinstance(found, Unscored) == (classes == 40)
+        return reordered(found, lambda one: one.permute(0, 1, 3, 4, 2))
+
+    for size in ((16, 16, 16), shape):
+        windows = Windows.covering(shape, size, 0.5)
+        slabs = stream_scores(
+            score, lambda part: image[:, *part], windows, device=torch.device("cpu")
+        )
+        found = torch.cat([slab for _, slab in slabs], 1)
+        with torch.inference_mode():
+            whole = network(image[None].permute(order).contiguous()).permute(0, 1, 3, 4, 2)[0]
+        if windows.count == 1:
+            torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+        assert found.shape == (classes, *shape)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 9), at_once=st.integers(1, 500), left=st.booleans())
+def test_rows_are_all_rows(rows: int, at_once: int, left: bool) -> None:
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores_module, "SCORES_AT_ONCE", at_once)
+        features, head = torch.randn(2, 3, rows, 4, 5), nn.Conv3d(3, 6, 1)
+        scores = Unscored(features, head.weight, head.bias) if left else head(features)
+        parts = dict((part.start, one) for part, one in by_rows(scores))
+        assert all(one.numel() <= max(at_once, 2 * 6 * 20) for one in parts.values())
+        found = torch.cat([parts[start] for start in sorted(parts)], 2)
+    torch.testing.assert_close(found, head(features))
+
+
+def test_no_tensor_has_the_scores_of_a_whole_window() -> None:
+    """120 classes would be 15 times the features."""
+    windows = Windows.covering((64,) * 3, (64,) * 3, 0.5)
+    with FakeTensorMode(allow_non_fake_inputs=True), Largest() as largest:
+        image = torch.empty(1, 64, 64, 64)
+        fake = UNet3d(1, 120, (8, 16)).eval()
+        for _ in stream_scores(
+            WindowScores(fake), lambda part: image[:, *part], windows, device=torch.device("cpu")
+        ):
+            pass
+    assert largest.bytes < 120 * 64**3 * 4 / 10
+
+
+PATCH = (64, 64, 32)
+
+
+def sizes(windows: str, shape: Shape3, **plan: Any) -> list[Shape3]:
+    settings = PredictConfig.model_validate({"windows": windows})
+    return window_sizes(settings, small_plan(patch_size=PATCH, **plan), shape, (16, 16, 8))
+
+
+def test_windows_of_the_patch() -> None:
+    assert sizes("patch", (500, 500, 30)) == [PATCH]
+    # Far larger than what the network was trained on.
+    assert sizes("auto", (500, 500, 30)) == [PATCH]
+    assert window_sizes(
+        PredictConfig(windows="whole"), small_plan(patch_size=PATCH), (70,) * 3, None
+    ) == [PATCH]
+
+
+def test_windows_from_the_whole_volume_to_the_patch() -> None:
+    found = sizes("whole", (301, 200, 30))
+    assert found[0] == (304, 208, 32) and found[-1] == PATCH
+    volumes = [one[0] * one[1] * one[2] for one in found]
+    assert volumes == sorted(volumes, reverse=True)
+    assert all(side % by == 0 for one in found for side, by in zip(one, (16, 16, 8), strict=True))
+    assert all(side >= least for one in found for side, least in zip(one, PATCH, strict=True))
+
+
+def test_auto_sees_volumes_whole_that_are_hardly_larger_than_a_patch() -> None:
+    assert sizes("auto", (int(64 * NEARLY), 50, 33))[0] == (80, 64, 40)
+    assert sizes("auto", (int(64 * NEARLY) + 1, 50, 33)) == [PATCH]
