@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -35,7 +36,8 @@ class UNet3d(nn.Module):
         blocks: residual blocks of the encoder per level; None for an encoder of plain ones.
 
     Raises:
-        ValueError: if the lengths of ``channels``, ``kernels``, ``strides`` and ``blocks`` disagree.
+        ValueError: if ``channels``, ``kernels``, ``strides`` and ``blocks`` are not as long as one
+            another.
     """
 
     def __init__(
@@ -74,10 +76,10 @@ class UNet3d(nn.Module):
             )
 
         kind = ConvBlock if plain else ResidualBlock
-        stem = stage(ConvBlock, 1, in_channels, 0)
+        begin = ConvBlock(in_channels, channels[0], kernels[0], ONE, probing, rank)
         # The image is alive during the step anyway: a sketch of it would save nothing.
-        stem[0].conv.set_sketch("exact", rank)
-        stem.extend(stage(kind, blocks[0], channels[0], 0))
+        begin.conv.set_sketch("exact", rank)
+        stem = ProbedSequential(begin, *stage(kind, blocks[0], channels[0], 0))
         self.encoder = nn.ModuleList([stem])
         self.encoder.extend(
             stage(kind, blocks[level], channels[level - 1], level, strides[level])
@@ -123,13 +125,14 @@ class UNet3d(nn.Module):
         held = [self.encoder[0](x)]
         skips: list[Tensor] = []
         for stage in self.encoder[1:]:
-            first, *others = stage
+            first, *others = _blocks(stage)
             _descend(first, held, skips)
             for block in others:
                 apply_to(block, held)
         scores = []
         for level in reversed(range(len(self.decoder))):
-            first, *others = self.decoder[level]
+            first, *others = _blocks(self.decoder[level])
+            assert isinstance(first, ConvBlock)
             held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
             for block in others:
                 apply_to(block, held)
@@ -150,6 +153,11 @@ def _descend(block: Block, held: list[Tensor], skips: list[Tensor]) -> None:
     x, skip = block.with_skip(held.pop())
     held.append(x)
     skips.append(skip)
+
+
+def _blocks(stage: nn.Module) -> list[Block]:
+    assert isinstance(stage, nn.Sequential)
+    return cast(list[Block], list(stage))
 
 
 def _initialise(module: nn.Module) -> None:

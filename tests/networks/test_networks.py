@@ -116,6 +116,7 @@ def test_sizes_that_do_not_fit(size: tuple[int, int, int]) -> None:
         {"channels": (4,)},
         {"kernels": [(3, 3, 3)]},
         {"strides": [(1, 1, 1), (2, 2, 2)]},
+        {"blocks": (1, 3)},
     ],
 )
 def test_numbers_of_levels_that_disagree(changes: dict[str, Any]) -> None:
