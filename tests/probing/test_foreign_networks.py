@@ -299,14 +299,18 @@ def test_gradients_of_tensors_in_the_middle(name: str, monkeypatch: pytest.Monke
     assert all(map(torch.equal, ours, expected))
 
 
-@pytest.mark.parametrize("bits", [1, 0.125])
+def small_unet() -> nn.Module:
+    return UNet(3, 1, 2, channels=(2, 4), strides=(2,), num_res_units=1)
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("make", "bits"),
     [
-        lambda: UNet(3, 1, 2, channels=(2, 4), strides=(2,), num_res_units=1),
-        lambda: residual_unet3d((2, 4), (1, 1)),
+        (small_unet, 1),
+        (small_unet, 0.125),
+        (partial(residual_unet3d, (2, 4), (1, 1)), 0.125),
     ],
-    ids=["UNet", "UNet3d, residual"],
+    ids=["UNet", "UNet, an eighth", "UNet3d, residual, an eighth"],
 )
 def test_gradients_are_unbiased(make: Callable[[], nn.Module], bits: Bits) -> None:
     torch.manual_seed(1)
