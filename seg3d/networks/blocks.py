@@ -19,7 +19,10 @@ ONE: Triple = (1, 1, 1)
 
 
 class ConvBlock(ProbedSequential):
-    """Convolution, instance norm, leaky ReLU: `(B, C_in, D, H, W)` to `(B, C_out, D', H', W')`."""
+    """Convolution, instance norm, leaky ReLU: `(B, C_in, D, H, W)` to `(B, C_out, D', H', W')`.
+
+    Without the leaky ReLU if ``slope`` is None.
+    """
 
     conv: ProbedConv3d
     norm: ProbedInstanceNorm3d
@@ -93,6 +96,7 @@ class ResidualBlock(nn.Module):
         else:
             past, x = self.pool.with_skip(x)
             y, x = self.first.with_skip(x)
+        # In a list of ours alone, so that it may be written over.
         held = [y]
         del y
         apply_to(self.second, held)
@@ -117,6 +121,6 @@ def stacked(
     sketch: str,
     rank: int,
 ) -> ProbedSequential:
-    """So many blocks of a kind, the first of which has the stride."""
+    """So many blocks of a kind, one or more, the first of which has the stride."""
     shapes = [(c_in, stride), *[(c_out, ONE)] * (count - 1)]
     return ProbedSequential(*(kind(c, c_out, kernel, by, sketch, rank) for c, by in shapes))

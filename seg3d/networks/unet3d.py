@@ -58,8 +58,9 @@ class UNet3d(nn.Module):
         kernels = kernels or [(3, 3, 3)] * levels
         strides = strides or [(1, 1, 1)] + [(2, 2, 2)] * (levels - 1)
         plain = blocks is None
-        # Behind the block that begins the network.
-        blocks = blocks or [1] + [2] * (levels - 1)
+        if blocks is None:
+            # In the first level, behind the block that begins the network.
+            blocks = [1] + [2] * (levels - 1)
         if not len(kernels) == len(strides) == len(blocks) == levels >= 2:
             raise ValueError(
                 f"channels, kernels, strides and blocks should have one entry for each of two or "

@@ -1,7 +1,7 @@
 """The residual encoder: a training step beside the plain one, and beside nnU-Net's own network.
 
-nnU-Net's widths and blocks, a bit per voxel in every layer. Its 102 million weights and their
-gradients are 0.78 GiB however large the cube is, so that the share is the less, the larger the cube.
+nnU-Net's widths and blocks, a bit per voxel in every layer. The 102 million weights and their
+gradients are 0.76 GiB however large the cube is, so that the share falls with its size.
 """
 
 from __future__ import annotations

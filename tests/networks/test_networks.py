@@ -171,6 +171,15 @@ def test_unet3d_from_a_plan() -> None:
     training_step(network, plan)
 
 
+def test_the_plan_has_the_residual_blocks() -> None:
+    """Not the config: what is stored with the weights is the plan."""
+    plan = plan_for(blocks=[2, 1])
+    network = build_network(small_config(), Plan.model_validate(plan.model_dump(mode="json")))
+    kinds = [[type(block).__name__ for block in stage] for stage in network.encoder]
+    assert kinds == [["ConvBlock", "ResidualBlock", "ResidualBlock"], ["ResidualBlock"]]
+    training_step(network, plan)
+
+
 @pytest.mark.parametrize("name", MONAI_NETWORKS)
 @pytest.mark.parametrize("anisotropic", [False, True])
 def test_monai_networks_from_a_plan(name: str, anisotropic: bool) -> None:
