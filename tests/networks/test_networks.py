@@ -173,10 +173,11 @@ def test_unet3d_from_a_plan() -> None:
 
 def test_the_plan_has_the_residual_blocks() -> None:
     """Not the config: what is stored with the weights is the plan."""
-    plan = plan_for(blocks=[2, 1])
+    plan = plan_for(blocks=[2, 1, 1])
     network = build_network(small_config(), Plan.model_validate(plan.model_dump(mode="json")))
     kinds = [[type(block).__name__ for block in stage] for stage in network.encoder]
-    assert kinds == [["ConvBlock", "ResidualBlock", "ResidualBlock"], ["ResidualBlock"]]
+    residual = "ResidualBlock"
+    assert kinds == [["ConvBlock", residual, residual], [residual], [residual]]
     training_step(network, plan)
 
 
