@@ -21,7 +21,7 @@ from seg3d.benchmarks.tables import print_table
 from seg3d.benchmarks.training import backward_passes, draw_batch
 from seg3d.losses import DiceCrossEntropy, unscored_heads
 from seg3d.networks import UNet3d
-from seg3d.networks.unet3d import ConvBlock
+from seg3d.networks.blocks import ConvBlock
 from seg3d.probing import choose_bits, kernels, set_bits, set_probe_step
 from seg3d.probing.kernels import kernels_for
 

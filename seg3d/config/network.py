@@ -17,12 +17,18 @@ MONAI_NETWORKS = (
     "monai.UNet",
     "monai.VNet",
 )
+PRESETS = ("plain", "resenc-m", "resenc-l", "resenc-xl")
 _NETWORKS = ", ".join(("UNet3d", *MONAI_NETWORKS))
 
 
 class UNet3dConfig(Section):
     name: Annotated[Literal["UNet3d"], _NETWORKS] = Field(
         "UNet3d", description="or one of MONAI's, see above"
+    )
+    preset: Literal[PRESETS] = Field(  # type: ignore[valid-type]
+        "plain",
+        description="plain convolutions, or nnU-Net's residual encoder, whose m, l and xl differ "
+        "only in what patch.voxels: auto is",
     )
     channels: Literal["auto"] | Channels = Field(
         "auto", description="per level; auto is 32, 64, 128, 256, 320, 320 for as many as fit"

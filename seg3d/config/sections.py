@@ -96,7 +96,11 @@ class PatchConfig(Section):
     size: Literal["auto"] | Size3 = Field(
         "auto", description="voxels; auto follows spacing, volumes"
     )
-    voxels: PositiveInt = Field(128**3, description="most voxels that auto may choose")
+    voxels: Literal["auto"] | PositiveInt = Field(
+        "auto",
+        description="most voxels that patch.size: auto may choose; auto is 128³, with "
+        "network.preset resenc-l 192³, with resenc-xl 224 · 224 · 256",
+    )
     foreground: Probability = Field(
         0.5, description="share of patches centred on a foreground class"
     )

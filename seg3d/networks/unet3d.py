@@ -1,54 +1,28 @@
-"""The plain-convolution 3D U-Net of nnU-Net, with probed convolutions."""
+"""The 3D U-Nets of nnU-Net, plain or with a residual encoder, with probed convolutions."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from seg3d.losses import Scores, heads
-from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
+from seg3d.networks.blocks import ONE, Block, ConvBlock, ResidualBlock, Triple, stacked
+from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.sequential import ProbedSequential, apply_to
 from seg3d.probing.upsampled import Upsampled
-
-Triple = tuple[int, int, int]
-
-
-class ConvBlock(ProbedSequential):
-    """Convolution, instance norm, leaky ReLU: `(B, C_in, D, H, W)` to `(B, C_out, D', H', W')`."""
-
-    conv: ProbedConv3d
-    norm: ProbedInstanceNorm3d
-
-    def __init__(
-        self, c_in: int, c_out: int, kernel: Triple, stride: Triple, sketch: str, rank: int
-    ) -> None:
-        padding = tuple(size // 2 for size in kernel)
-        conv = ProbedConv3d(c_in, c_out, kernel, stride, padding, sketch=sketch, rank=rank)
-        norm = ProbedInstanceNorm3d(c_out, affine=True, sketch=sketch, rank=rank)
-        # Nobody but the norm sees what the convolution puts out.
-        norm.activate(slope=0.01, inplace=True)
-        super().__init__(OrderedDict(conv=conv, norm=norm))
-
-    def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and ``x`` for another use; see :meth:`ProbedConv3d.with_skip`."""
-        y, skip = self.conv.with_skip(x)
-        z: Tensor = self.norm(y)
-        return z, skip
-
-    def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
-        """The same for the parts' concatenation; see :meth:`ProbedConv3d.of_parts`."""
-        z: Tensor = self.norm(self.conv.of_parts(parts))
-        return z
 
 
 class UNet3d(nn.Module):
     """3D U-Net after nnU-Net (Isensee et al., Nature Methods 18, 2021; Çiçek et al., MICCAI 2016).
 
     Every level has two `ConvBlock` in the encoder and two in the decoder. Levels are joined by
-    strided convolutions on the way down and transposed convolutions on the way up.
+    strided convolutions on the way down and transposed convolutions on the way up. With ``blocks``
+    it is nnU-Net's residual encoder U-Net (Isensee et al., "nnU-Net Revisited", MICCAI 2024): a
+    `ConvBlock`, so many `ResidualBlock` in every level of the encoder, and one `ConvBlock` in
+    every level of the decoder.
 
     Args:
         in_channels: channels of the image.
@@ -61,9 +35,11 @@ class UNet3d(nn.Module):
             as a list, finest first, each at its own resolution.
         kernels: kernel size per level; default 3×3×3.
         strides: stride from the level above per level, the first being (1, 1, 1); default 2×2×2.
+        blocks: residual blocks of the encoder per level; None for an encoder of plain ones.
 
     Raises:
-        ValueError: if the lengths of ``channels``, ``kernels`` and ``strides`` disagree.
+        ValueError: if ``channels``, ``kernels``, ``strides`` and ``blocks`` are not as long as one
+            another.
     """
 
     def __init__(
@@ -77,32 +53,40 @@ class UNet3d(nn.Module):
         rank: int = 64,
         kernels: Sequence[Triple] | None = None,
         strides: Sequence[Triple] | None = None,
+        blocks: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         levels = len(channels)
         kernels = kernels or [(3, 3, 3)] * levels
         strides = strides or [(1, 1, 1)] + [(2, 2, 2)] * (levels - 1)
-        if not len(kernels) == len(strides) == levels >= 2:
+        plain = blocks is None
+        if blocks is None:
+            # In the first level, behind the block that begins the network.
+            blocks = [1] + [2] * (levels - 1)
+        if not len(kernels) == len(strides) == len(blocks) == levels >= 2:
             raise ValueError(
-                f"channels, kernels and strides should have one entry for each of two or more "
-                f"levels, not {levels}, {len(kernels)} and {len(strides)}"
+                f"channels, kernels, strides and blocks should have one entry for each of two or "
+                f"more levels, not {levels}, {len(kernels)}, {len(strides)} and {len(blocks)}"
             )
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
 
-        def stage(c_in: int, level: int, stride: Triple = (1, 1, 1)) -> ProbedSequential:
-            c_out, kernel = channels[level], kernels[level]
-            return ProbedSequential(
-                ConvBlock(c_in, c_out, kernel, stride, probing, rank),
-                ConvBlock(c_out, c_out, kernel, (1, 1, 1), probing, rank),
+        def stage(
+            kind: type[Block], count: int, c_in: int, level: int, stride: Triple = ONE
+        ) -> ProbedSequential:
+            return stacked(
+                kind, count, c_in, channels[level], kernels[level], stride, probing, rank
             )
 
-        stem = stage(in_channels, 0)
+        kind = ConvBlock if plain else ResidualBlock
+        begin = ConvBlock(in_channels, channels[0], kernels[0], ONE, probing, rank)
         # The image is alive during the step anyway: a sketch of it would save nothing.
-        _blocks(stem)[0].conv.set_sketch("exact", rank)
+        begin.conv.set_sketch("exact", rank)
+        stem = ProbedSequential(begin, *stage(kind, blocks[0], channels[0], 0))
         self.encoder = nn.ModuleList([stem])
         self.encoder.extend(
-            stage(channels[level - 1], level, strides[level]) for level in range(1, levels)
+            stage(kind, blocks[level], channels[level - 1], level, strides[level])
+            for level in range(1, levels)
         )
         decoded = range(levels - 1)
         self.up = nn.ModuleList(
@@ -116,7 +100,9 @@ class UNet3d(nn.Module):
             )
             for level in decoded
         )
-        self.decoder = nn.ModuleList(stage(2 * channels[level], level) for level in decoded)
+        self.decoder = nn.ModuleList(
+            stage(ConvBlock, 2 if plain else 1, 2 * channels[level], level) for level in decoded
+        )
         self.heads = nn.ModuleList(
             ProbedConv3d(channels[level], out_channels, 1, sketch=probing, rank=rank)
             for level in (decoded if deep_supervision else [0])
@@ -144,14 +130,17 @@ class UNet3d(nn.Module):
         held = [self.encoder[0](x)]
         skips: list[Tensor] = []
         for stage in self.encoder[1:]:
-            first, second = _blocks(stage)
+            first, *others = _blocks(stage)
             _descend(first, held, skips)
-            apply_to(second, held)
+            for block in others:
+                apply_to(block, held)
         scores: list[Scores] = []
         for level in reversed(range(len(self.decoder))):
-            first, second = _blocks(self.decoder[level])
+            first, *others = _blocks(self.decoder[level])
+            assert isinstance(first, ConvBlock)
             held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
-            apply_to(second, held)
+            for block in others:
+                apply_to(block, held)
             if level == 0 or (self.deep_supervision and self.training):
                 scores.append(_score(self.heads[level], held, level, unscored))
         if unscored:
@@ -168,7 +157,7 @@ class UNet3d(nn.Module):
             raise ValueError(f"input of {size} voxels should have multiples of {factors}")
 
 
-def _descend(block: ConvBlock, held: list[Tensor], skips: list[Tensor]) -> None:
+def _descend(block: Block, held: list[Tensor], skips: list[Tensor]) -> None:
     x, skip = block.with_skip(held.pop())
     held.append(x)
     skips.append(skip)
@@ -197,11 +186,9 @@ def _is_lighter_unscored(head: ProbedConv3d, level: int) -> bool:
     return share * head.out_channels >= head.in_channels
 
 
-def _blocks(stage: nn.Module) -> tuple[ConvBlock, ConvBlock]:
+def _blocks(stage: nn.Module) -> list[Block]:
     assert isinstance(stage, nn.Sequential)
-    first, second = stage
-    assert isinstance(first, ConvBlock) and isinstance(second, ConvBlock)
-    return first, second
+    return cast(list[Block], list(stage))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -31,6 +31,7 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
             rank=probing.rank,
             kernels=plan.kernels,
             strides=plan.strides,
+            blocks=plan.blocks,
         )
     else:
         network = monai_network(

@@ -25,6 +25,7 @@ from seg3d.memory import fake_copy, step_memory
 from seg3d.plan.build import build_loss, build_network
 from seg3d.plan.network import features_of, plan_network
 from seg3d.plan.plan import Plan
+from seg3d.plan.presets import blocks_of
 from seg3d.probing import first_bits, set_bits
 
 # Of a memory, what is planned for. An allocator cannot use all of it, and peaks are predicted to
@@ -248,6 +249,7 @@ def _plans(config: Config, plan: Plan, typical_shape: Shape3) -> list[Plan]:
                 "kernels": kernels,
                 "strides": strides,
                 "features": features_of(config, len(strides)),
+                "blocks": blocks_of(config, len(strides)),
             }
         )
     if not found and refused:

@@ -13,6 +13,7 @@ from seg3d.plan.fingerprint import CaseFingerprint, Source
 from seg3d.plan.intensities import channel_intensities
 from seg3d.plan.network import as_shape, features_of, plan_network, require_legal_patch
 from seg3d.plan.plan import ANISOTROPIC, Plan
+from seg3d.plan.presets import blocks_of
 
 
 def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFingerprint]) -> Plan:
@@ -37,6 +38,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         kernels=kernels,
         strides=strides,
         features=features_of(config, len(strides)),
+        blocks=blocks_of(config, len(strides)),
     )
 
 

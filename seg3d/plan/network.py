@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.config import Config, PatchConfig, UNet3dConfig
+from seg3d.config import Config, UNet3dConfig
 from seg3d.geometry import Shape3, Vector3
 from seg3d.plan.plan import Plan
+from seg3d.plan.presets import voxels_of
 
 AUTO_CHANNELS = (32, 64, 128, 256, 320, 320)
 # nnU-Net's thresholds: axes are pooled together once their spacings are within this factor, ...
@@ -28,7 +29,7 @@ def plan_network(
         UserError: if a given patch size is not a multiple of the network's total stride.
     """
     given = config.patch.size
-    patch = auto_patch(config.patch, spacing, median_shape) if given == "auto" else given
+    patch = auto_patch(voxels_of(config), spacing, median_shape) if given == "auto" else given
     channels = config.network.channels if isinstance(config.network, UNet3dConfig) else "auto"
     levels = len(AUTO_CHANNELS) if channels == "auto" else len(channels)
     kernels, strides = topology(spacing, patch, levels)
@@ -79,23 +80,23 @@ def features_of(config: Config, levels: int) -> list[int]:
     return list(AUTO_CHANNELS[:levels])
 
 
-def auto_patch(patch: PatchConfig, spacing: Vector3, median_shape: Shape3) -> Shape3:
-    """A patch of about equal sides in mm within the budget, about as large as the volumes at most.
+def auto_patch(voxels: int, spacing: Vector3, median_shape: Shape3) -> Shape3:
+    """A patch of about equal sides in mm: of so many voxels, or as the volumes, if these are less.
 
     It suits `topology`: pooling an axis while it keeps `SMALLEST_FEATURE_MAP` voxels divides it.
     """
     limit = np.array(median_shape, dtype=float)
     sides = 1 / np.array(spacing)
-    size = np.minimum(sides * (patch.voxels / sides.prod()) ** (1 / 3), limit)
+    size = np.minimum(sides * (voxels / sides.prod()) ** (1 / 3), limit)
     # What one clipped axis leaves of the budget goes to the others.
     for _ in range(3):
         free = size < limit
         if free.any():
-            size[free] *= (patch.voxels / size.prod()) ** (1 / free.sum())
+            size[free] *= (voxels / size.prod()) ** (1 / free.sum())
             size = np.minimum(size, limit)
     step = _grain(size)
     size = np.maximum(np.rint(size / step), 1) * step
-    while size.prod() > patch.voxels:
+    while size.prod() > voxels:
         longest = size.argmax()
         size[longest] -= _grain(size - 1)[longest]
     return as_shape(size)

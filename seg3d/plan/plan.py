@@ -64,6 +64,7 @@ class Plan(Section):
         kernels: kernel sizes of the U-Net, per level.
         strides: strides of the U-Net from the level above, per level.
         features: channels of the U-Net, per level.
+        blocks: residual blocks of the U-Net's encoder, per level; None if it has none.
     """
 
     dataset: str
@@ -78,11 +79,14 @@ class Plan(Section):
     kernels: list[Size3]
     strides: list[Size3]
     features: list[PositiveInt]
+    blocks: list[PositiveInt] | None = None
 
     @model_validator(mode="after")
     def _as_many_of_each_level(self) -> Plan:
         if not len(self.kernels) == len(self.strides) == len(self.features):
             raise ValueError("kernels, strides and features are not of as many levels")
+        if self.blocks is not None and len(self.blocks) != len(self.features):
+            raise ValueError("blocks are not of as many levels as features")
         return self
 
     @property

@@ -66,8 +66,8 @@ class ProbedNorm(ProbedLayer):
         super()._become_probed(*choice)
         self.slope, self.inplace = None, False
 
-    def activate(self, slope: float, inplace: bool) -> None:
-        """Apply a (leaky) ReLU as well; see :attr:`slope` and :attr:`inplace`."""
+    def activate(self, slope: float | None, inplace: bool) -> None:
+        """Choose what follows; see :attr:`slope` and :attr:`inplace`."""
         self.slope, self.inplace = slope, inplace
 
     @uncompiled

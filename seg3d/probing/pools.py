@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
+from seg3d.common.private import is_private
 from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
@@ -17,6 +19,7 @@ from seg3d.probing.probed_layer import (
     single_under_autocast,
     uncompiled,
 )
+from seg3d.probing.records import attach, record_of
 
 
 class ProbedPool(ProbedLayer):
@@ -63,6 +66,28 @@ class ProbedMaxPool3d(ProbedPool, nn.MaxPool3d):
 class ProbedAvgPool3d(ProbedPool, nn.AvgPool3d):
     """:class:`torch.nn.AvgPool3d` that keeps nothing."""
 
+    @uncompiled
+    def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of ``x``, and x for another use, such as a skip connection.
+
+        As in :meth:`ProbedConv3d.with_skip`, the gradient of the means is added to the other
+        use's, in place if that is allowed.
+
+        Args:
+            x: ``(B, C, D, H, W)``, divided by the windows, which lie side by side.
+
+        Returns:
+            ``(B, C, D', H', W')``, and x or a tensor that shares its memory.
+        """
+        # The means are in the type of x under autocast too: nobody needs them in a finer one.
+        with torch.autocast(x.device.type, enabled=False):
+            if not (self.is_probing() and x.requires_grad):
+                return nn.AvgPool3d.forward(self, x), x
+            means, skip = _MeansWithSkip.apply(plain(x), _triple(self.kernel_size))
+        if record := record_of(x):
+            attach(record, skip)
+        return means, skip
+
     def pool(self, x: Tensor) -> tuple[Tensor, ...]:
         return (F.avg_pool3d(x, *self._geometry()),)
 
@@ -88,3 +113,23 @@ class _Pool(ProbedFunction):
         refuse_second_derivatives()
         like = dy.new_empty(1).expand(ctx.shape)
         return ctx.layer.gradient(dy, like, *ctx.saved_tensors).to(ctx.dtype), None
+
+
+class _MeansWithSkip(ProbedFunction):
+    """Means over windows that lie side by side, and x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        ctx.window = window
+        return F.avg_pool3d(x, window), x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, dmeans: Tensor, dskip: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivatives()
+        dx = dskip if is_private(dskip) else dskip.clone()
+        windows, each = dx, dmeans
+        for axis, size in enumerate(ctx.window):
+            windows = windows.unflatten(2 + 2 * axis, (-1, size))
+            each = each.unsqueeze(3 + 2 * axis)
+        windows.add_(each, alpha=1 / math.prod(ctx.window))
+        return dx, None

@@ -69,6 +69,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "augment.low_resolution.prob": ("0.2", 0.2),
     "augment.low_resolution.zoom": ("[0.25, 1]", [0.25, 1]),
     "network.name": ("monai.SegResNet", "monai.SegResNet"),
+    "network.preset": ("resenc-l", "resenc-l"),
     "network.channels": ("[8, 16]", [8, 16]),
     "network.deep_supervision": ("false", False),
     "probing.sketch": ("2bit", "2bit"),
@@ -493,7 +494,7 @@ LEGAL_LABELS = (
         ("loss.class_weights", "{fault: 0}", "mapping of class names to numbers > 0"),
         ("loss", "{dice: 0, cross_entropy: 0}", "dice and cross_entropy should not both be 0"),
         ("augment.flip", "5", "keys prob, axes"),
-        ("network", "UNet3d", "keys name, channels, deep_supervision"),
+        ("network", "UNet3d", "keys name, preset, channels, deep_supervision"),
     ],
 )
 def test_a_wrong_value_is_said_once_with_key_given_and_legal(key, given, legal):

@@ -116,6 +116,7 @@ def test_sizes_that_do_not_fit(size: tuple[int, int, int]) -> None:
         {"channels": (4,)},
         {"kernels": [(3, 3, 3)]},
         {"strides": [(1, 1, 1), (2, 2, 2)]},
+        {"blocks": (1, 3)},
     ],
 )
 def test_numbers_of_levels_that_disagree(changes: dict[str, Any]) -> None:
@@ -167,6 +168,16 @@ def test_unet3d_from_a_plan() -> None:
     probed = [one for one in network.modules() if isinstance(one, ProbedConv3d)]
     assert [one.sketch for one in probed].count("exact") == 1
     assert {one.rank for one in probed} == {3}
+    training_step(network, plan)
+
+
+def test_the_plan_has_the_residual_blocks() -> None:
+    """Not the config: what is stored with the weights is the plan."""
+    plan = plan_for(blocks=[2, 1, 1])
+    network = build_network(small_config(), Plan.model_validate(plan.model_dump(mode="json")))
+    kinds = [[type(block).__name__ for block in stage] for stage in network.encoder]
+    residual = "ResidualBlock"
+    assert kinds == [["ConvBlock", residual, residual], [residual], [residual]]
     training_step(network, plan)
 
 

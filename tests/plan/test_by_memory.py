@@ -186,3 +186,9 @@ def test_few_trials_where_costs_are_on_a_line() -> None:
 def test_what_there_is() -> None:
     assert memory_to_plan_for(5e9, CPU) == 5e9
     assert memory_to_plan_for("auto", CPU) == pytest.approx(free_ram() / 2, rel=0.2)
+
+
+def test_a_preset_keeps_its_blocks_whatever_patch_the_memory_allows() -> None:
+    plan = chosen(40 * MIB, network={"preset": "resenc-xl", **SMALL}).plan
+    assert math.prod(plan.patch_size) < 128**3
+    assert plan.blocks == [1, 3, 4]

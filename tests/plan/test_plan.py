@@ -245,6 +245,22 @@ def test_patches_of_usual_volumes(shape, spacing, patch):
     assert plan_network(config(), spacing, shape)[0] == patch
 
 
+@pytest.mark.parametrize(
+    ("preset", "patch"),
+    [
+        ("plain", (128, 128, 128)),
+        ("resenc-m", (128, 128, 128)),
+        ("resenc-l", (192, 192, 192)),
+        ("resenc-xl", (224, 224, 224)),
+    ],
+)
+def test_patches_of_presets(preset, patch):
+    network = {"preset": preset}
+    assert plan_network(config(network=network), (1, 1, 1), (512, 512, 512))[0] == patch
+    asked = config(network=network, patch={"voxels": 64**3})
+    assert plan_network(asked, (1, 1, 1), (512, 512, 512))[0] == (64, 64, 64)
+
+
 def test_thin_volumes_give_thin_wide_patches():
     x, y, z = plan_network(config(), (0.8, 0.8, 5), (512, 512, 20))[0]
     assert z == 20
@@ -260,7 +276,7 @@ SPACINGS = st.tuples(*[st.floats(0.1, 10)] * 3)
 @given(shape=SHAPES, spacing=SPACINGS, voxels=st.integers(8**3, 256**3))
 def test_automatic_patches(shape, spacing, voxels):
     settled = config(patch={"voxels": voxels})
-    patch = auto_patch(settled.patch, spacing, shape)
+    patch = auto_patch(voxels, spacing, shape)
     assert min(patch) >= 1
     assert np.prod(patch, dtype=float) <= voxels
     # Rounding makes a side at most a fifth longer than the volume.
@@ -277,8 +293,7 @@ def test_automatic_patches(shape, spacing, voxels):
 @given(voxels=st.integers(8**3, 256**3))
 def test_a_larger_budget_never_means_a_smaller_patch(voxels):
     sizes = [
-        np.prod(auto_patch(config(patch={"voxels": budget}).patch, (1, 1, 1), (400, 400, 400)))
-        for budget in (voxels, 2 * voxels)
+        np.prod(auto_patch(budget, (1, 1, 1), (400, 400, 400))) for budget in (voxels, 2 * voxels)
     ]
     assert sizes[0] <= sizes[1]
 
@@ -412,6 +427,15 @@ def test_features_are_one_per_level():
     assert given.features == [4, 8, 16]
 
 
+def test_presets_decide_the_blocks_of_each_level():
+    assert plan_of(survey()).blocks is None
+    assert plan_of(survey(), network={"name": "monai.VNet"}).blocks is None
+    for preset in ("resenc-m", "resenc-l", "resenc-xl"):
+        assert plan_of(survey(), network={"preset": preset}).blocks == [1, 3, 4, 6, 6]
+    given = plan_of(survey(), network={"preset": "resenc-l", "channels": [4, 8, 16]})
+    assert (given.features, given.blocks) == ([4, 8, 16], [1, 3, 4])
+
+
 # Intensities
 
 
@@ -483,7 +507,14 @@ def test_a_plan_with_keys_of_another_version_is_refused():
         Plan.model_validate({key: value for key, value in plan.items() if key != "strides"})
 
 
-def test_a_plan_of_the_time_before_there_was_a_rest():
+@pytest.mark.parametrize("key", ["rest", "blocks"])
+def test_a_plan_of_the_time_before_a_key(key):
     plan = plan_of(survey()).model_dump(mode="json")
-    del plan["rest"]
+    del plan[key]
     assert Plan.model_validate(plan) == plan_of(survey())
+
+
+def test_blocks_of_other_levels_than_there_are():
+    plan = plan_of(survey(), network={"preset": "resenc-m"}).model_dump(mode="json")
+    with pytest.raises(ValidationError, match="blocks are not of as many levels"):
+        Plan.model_validate(plan | {"blocks": [1, 3]})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seg3d.losses import DiceCrossEntropy, heads
 from seg3d.memory import training_memory
+from seg3d.networks import UNet3d
 from seg3d.probing import activations, convolutions, norms, probe_model, sequential, set_probe_step
 from seg3d.probing.names import Bits
 from seg3d.probing.probed_layer import ProbedLayer
@@ -67,6 +68,15 @@ def plain_conv_unet(widths: tuple[int, ...]) -> nn.Module:
     return nnunet(PlainConvUNet, widths, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
 
 
+def residual_unet3d(widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Module:
+    """Of seg3d itself, whose blocks begin as what goes past them: here they do not."""
+    network = UNet3d(1, 3, widths, "exact", deep_supervision=True, blocks=blocks)
+    for name, weight in network.named_parameters():
+        if name.endswith("second.norm.weight"):
+            nn.init.ones_(weight)
+    return network
+
+
 TINY = (4, 8, 8)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "DynUNet": lambda: dynunet(TINY),
@@ -78,6 +88,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ResidualEncoderUNet": lambda: nnunet(
         ResidualEncoderUNet, TINY, n_blocks_per_stage=(1, 2, 1), n_conv_per_stage_decoder=1
     ),
+    "UNet3d, residual": lambda: residual_unet3d(TINY, (1, 2, 1)),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -238,7 +249,7 @@ def watch_outputs(network: nn.Module, watch: Callable[[Tensor], Any]) -> None:
             module.register_forward_hook(lambda module, inputs, output: watch(output) and None)
 
 
-RESIDUAL = ("DynUNet, residual", "SegResNet", "ResidualEncoderUNet")
+RESIDUAL = ("DynUNet, residual", "SegResNet", "ResidualEncoderUNet", "UNet3d, residual")
 
 
 @pytest.mark.parametrize(
@@ -288,10 +299,22 @@ def test_gradients_of_tensors_in_the_middle(name: str, monkeypatch: pytest.Monke
     assert all(map(torch.equal, ours, expected))
 
 
-@pytest.mark.parametrize("bits", [1, 0.125])
-def test_gradients_are_unbiased(bits: Bits) -> None:
+def small_unet() -> nn.Module:
+    return UNet(3, 1, 2, channels=(2, 4), strides=(2,), num_res_units=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "bits"),
+    [
+        (small_unet, 1),
+        (small_unet, 0.125),
+        (partial(residual_unet3d, (2, 4), (1, 1)), 0.125),
+    ],
+    ids=["UNet", "UNet, an eighth", "UNet3d, residual, an eighth"],
+)
+def test_gradients_are_unbiased(make: Callable[[], nn.Module], bits: Bits) -> None:
     torch.manual_seed(1)
-    network = UNet(3, 1, 2, channels=(2, 4), strides=(2,), num_res_units=1)
+    network = make()
     # Norms have a bias of the order of 1 / voxels, which would show in smaller volumes.
     x = torch.randn(1, 1, 16, 16, 16)
 
