@@ -9,6 +9,7 @@ from seg3d.plan.by_memory import (
     USABLE,
     Choice,
     Peak,
+    little_of,
     memory_to_plan_for,
     plan_for_memory,
     predicted_peak,
@@ -16,7 +17,8 @@ from seg3d.plan.by_memory import (
 from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, source_of, typical_volume, with_patch
-from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
+from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
+from seg3d.plan.plan_file import adopted, load_plan, save_plan
 
 __all__ = [
     "MOST_CLASSES",
@@ -28,11 +30,14 @@ __all__ = [
     "LabelClass",
     "Peak",
     "Plan",
+    "adopted",
     "background_values",
     "build_loss",
     "build_network",
     "label_classes",
     "label_counts",
+    "little_of",
+    "load_plan",
     "make_plan",
     "memory_to_plan_for",
     "named_labels",

@@ -2,7 +2,7 @@
 
 With e the energy of a sketch's error relative to what is sketched, the noise in the gradients is
 proportional to e, so that one measurement (:mod:`seg3d.probing.noise`) tells how many bits are
-enough. The bytes of one bit in every layer, or 64 MiB, are not exceeded.
+enough. The bytes of one bit in every layer are not exceeded, but for few that no machine misses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDS = 4
 # nothing.
 FEWEST_VOXELS = 64 * 128
 TINY = 1e-12  # a limit that no sketch keeps
-LITTLE = 2**26  # bytes that no machine misses
+LITTLE = 2**26  # bytes that few machines miss
 RAISE = 1.25  # of the limit, where the bytes do not suffice
 LARGEST_RATIO = 1e6  # instead of an infinite one, where the minibatch's variance drowns
 
@@ -44,24 +44,29 @@ def error_energy(bits: Bits) -> float:
     return (1 + CODE_ENERGY[1]) / bits - 1
 
 
-def first_bits(network: nn.Module, run: Callable[[], None]) -> dict[str, Bits]:
+def first_bits(
+    network: nn.Module, run: Callable[[], None], little: float = LITTLE
+) -> dict[str, Bits]:
     """Give every layer bits without measuring: as many bytes as one bit in every layer takes.
 
-    Or 64 MiB, if that is more: small networks begin with exact layers. It is for the first steps
-    of training. Untrained weights have gradients that hardly differ from volume to volume, so that
-    a measurement would ask for far more bits than training needs. The bytes are shared out by the
-    rule that a sketch's noise in the weight gradients is the smaller, the more voxels it is summed
-    over.
+    Or ``little``, if that is more: small networks begin with exact layers. It is for the first
+    steps of training. Untrained weights have gradients that hardly differ from volume to volume,
+    so that a measurement would ask for far more bits than training needs. The bytes are shared out
+    by the rule that a sketch's noise in the weight gradients is the smaller, the more voxels it is
+    summed over.
 
     Args:
         network: its layers of sketch ``rotated`` are given their bits.
         run: does a forward pass with a volume of the size of those to come.
+        little: bytes that may be kept in any case.
 
     Returns:
         The bits of every such layer, by its name.
     """
     layers = rotated_layers(network)
-    return _apply(layers, _first(_sketched(layers, run)))
+    sketched = _sketched(layers, run)
+    noisiness = {name: 1 / one.shape[2:].numel() for name, one in sketched.items()}
+    return _apply(layers, _least_bits(sketched, noisiness, TINY, _budget(sketched, little)))
 
 
 def choose_bits(
@@ -69,6 +74,7 @@ def choose_bits(
     backward: Sequence[Callable[[], None]],
     limit: float = 0.1,
     seed: int = 0,
+    little: float = LITTLE,
 ) -> dict[str, Bits]:
     """Give every layer the least bits that keep the noise of all weight gradients low.
 
@@ -82,12 +88,14 @@ def choose_bits(
         backward: see :func:`seg3d.probing.noise.gradient_noise`.
         limit: of the ratio of a layer's sketch variance and minibatch variance.
         seed: of the probes.
+        little: see :func:`first_bits`.
 
     Returns:
         The bits of every such layer, by its name.
     """
     layers = rotated_layers(network)
     sketched = _sketched(layers, backward[0])
+    budget = _budget(sketched, little)
     bits = _apply(layers, dict.fromkeys(sketched, 1))
     noisiness: dict[str, float] = {}
     for attempt in range(ROUNDS):
@@ -96,7 +104,7 @@ def choose_bits(
             if energy and (name not in noisiness or ratio > limit):
                 noisiness[name] = max(ratio / energy, noisiness.get(name, 0.0))
         before = bits
-        bits = _apply(layers, _least_bits(sketched, noisiness, limit, _budget(sketched)))
+        bits = _apply(layers, _least_bits(sketched, noisiness, limit, budget))
         if bits == before:
             break
     return bits
@@ -159,11 +167,6 @@ def _is_small(sketched: Sketched) -> bool:
     return sketched.shape[2:].numel() < FEWEST_VOXELS
 
 
-def _first(sketched: Mapping[str, Sketched]) -> dict[str, Bits]:
-    noisiness = {name: 1 / one.shape[2:].numel() for name, one in sketched.items()}
-    return _least_bits(sketched, noisiness, TINY, _budget(sketched))
-
-
 def _ratios(
     network: nn.Module, backward: Sequence[Callable[[], None]], seed: int
 ) -> dict[str, float]:
@@ -201,8 +204,8 @@ def _least_bits(
         limit *= RAISE
 
 
-def _budget(sketched: Mapping[str, Sketched]) -> float:
-    return max(LITTLE, _bytes(sketched, dict.fromkeys(sketched, 1)))
+def _budget(sketched: Mapping[str, Sketched], little: float) -> float:
+    return max(little, _bytes(sketched, dict.fromkeys(sketched, 1)))
 
 
 def _bytes(sketched: Mapping[str, Sketched], bits: Mapping[str, Bits]) -> float:

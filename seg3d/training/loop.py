@@ -76,7 +76,7 @@ def train_prepared(
         except KeyboardInterrupt:
             return "interrupted"
     stream = patch_stream(cache, config, plan)
-    per_step = config.train.batch_size * config.train.accumulate
+    per_step = plan.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
 
@@ -98,7 +98,7 @@ def train_prepared(
         )
         restore_random_states(checkpoint)
         with (
-            patch_batches(stream, config, done * per_step, steps * per_step) as batches,
+            patch_batches(stream, config, plan, done * per_step, steps * per_step) as batches,
             progress_bar(console, "training", steps, done) as bar,
         ):
             ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from seg3d.config import Config
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.losses import heads
 from seg3d.memory import peak_gib
-from seg3d.plan import Plan, build_loss, build_network
+from seg3d.plan import Plan, build_loss, build_network, little_of
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
@@ -82,7 +83,9 @@ class Trainer:
         self.loss = build_loss(config.loss, plan.class_names)
         self.position = Position()
         self.bits_are_chosen = False
-        self.room_explained = partial(out_of_memory_explained, config, plan, device)
+        self.room_explained: Callable[[], AbstractContextManager[None]] = partial(
+            out_of_memory_explained, config, plan, device
+        )
 
     def save(self, path: Path) -> None:
         state = {
@@ -130,10 +133,15 @@ class Trainer:
         runs = [partial(backward, patch) for patch in patches]
         with self.room_explained():
             if self.position.step == 0:
-                chosen = first_bits(self.network, runs[0])
+                chosen = first_bits(self.network, runs[0], little_of(self.config))
                 self.optimizer.zero_grad(set_to_none=True)
             else:
-                chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+                chosen = choose_bits(
+                    self.network,
+                    runs,
+                    seed=self.config.train.seed,
+                    little=little_of(self.config),
+                )
         self.bits_are_chosen = True
         return f"bits per voxel: {summary(chosen)}"
 

@@ -42,6 +42,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "data.cache": ("1.5GiB", 1.5 * 2**30),
     "data.workers": ("0", 0),
     "plan.memory": ("8GiB", 8 * 2**30),
+    "plan.file": ("plan.yaml", "plan.yaml"),
     "preprocess.orientation": ("LPI", "LPI"),
     "preprocess.spacing": ("[1, 1.5, 3]", [1, 1.5, 3]),
     "preprocess.intensity": ("ct", "ct"),

@@ -297,7 +297,7 @@ def test_only_the_own_network_needs_patches_that_divide():
         "patch.size is not divisible by the total stride of the network\n"
         "  given: [50, 50, 50]\n"
         "  legal: multiples of [8, 8, 8] voxels\n"
-        "  to do: use [48, 48, 48] or [56, 56, 56], or auto"
+        "  to do: use [48, 48, 48] or [56, 56, 56]"
     )
     monai = config(patch=size, network={"name": "monai.VNet"})
     assert plan_network(monai, (1, 1, 1), (100, 100, 100))[0] == (50, 50, 50)
