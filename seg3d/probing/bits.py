@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf
 
@@ -18,7 +19,7 @@ from seg3d.common.choices import BITS
 from seg3d.common.errors import UserError
 from seg3d.probing.convolutions import ProbedConvolution
 from seg3d.probing.names import Bits, check_sketch
-from seg3d.probing.noise import gradient_noise
+from seg3d.probing.noise import Noise, gradient_noise
 from seg3d.probing.probed_layer import ProbedLayer, Sketched
 
 CODE_ENERGY = {1: 0.571, 2: 0.133, 4: 0.0096}
@@ -32,6 +33,20 @@ TINY = 1e-12  # a limit that no sketch keeps
 LITTLE = 2**26  # bytes that few machines miss
 RAISE = 1.25  # of the limit, where the bytes do not suffice
 LARGEST_RATIO = 1e6  # instead of an infinite one, where the minibatch's variance drowns
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen by measuring.
+
+    Attributes:
+        bits: of every layer of sketch ``rotated``, by its name.
+        noise: of the weight gradients of every probed convolution, by its name, as it was measured
+            last: if bits were raised thereupon, it is less now.
+    """
+
+    bits: dict[str, Bits]
+    noise: dict[str, Noise]
 
 
 def error_energy(bits: Bits) -> float:
@@ -75,7 +90,7 @@ def choose_bits(
     limit: float = 0.1,
     seed: int = 0,
     little: float = LITTLE,
-) -> dict[str, Bits]:
+) -> Chosen:
     """Give every layer the least bits that keep the noise of all weight gradients low.
 
     It begins with one bit everywhere, takes for every sketch the bits that should be enough for all
@@ -89,17 +104,16 @@ def choose_bits(
         limit: of the ratio of a layer's sketch variance and minibatch variance.
         seed: of the probes.
         little: see :func:`first_bits`.
-
-    Returns:
-        The bits of every such layer, by its name.
     """
     layers = rotated_layers(network)
     sketched = _sketched(layers, backward[0])
     budget = _budget(sketched, little)
     bits = _apply(layers, dict.fromkeys(sketched, 1))
     noisiness: dict[str, float] = {}
+    noise: dict[str, Noise] = {}
     for attempt in range(ROUNDS):
-        for name, ratio in _ratios(network, backward, seed + attempt).items():
+        noise = gradient_noise(network, backward, seed + attempt)
+        for name, ratio in _ratios(network, noise).items():
             energy = error_energy(bits[name])
             if energy and (name not in noisiness or ratio > limit):
                 noisiness[name] = max(ratio / energy, noisiness.get(name, 0.0))
@@ -107,7 +121,7 @@ def choose_bits(
         bits = _apply(layers, _least_bits(sketched, noisiness, limit, budget))
         if bits == before:
             break
-    return bits
+    return Chosen(bits, noise)
 
 
 def set_bits(network: nn.Module, bits: Bits | Mapping[str, Bits]) -> None:
@@ -167,18 +181,16 @@ def _is_small(sketched: Sketched) -> bool:
     return sketched.shape[2:].numel() < FEWEST_VOXELS
 
 
-def _ratios(
-    network: nn.Module, backward: Sequence[Callable[[], None]], seed: int
-) -> dict[str, float]:
+def _ratios(network: nn.Module, noise: Mapping[str, Noise]) -> dict[str, float]:
     """For every layer whose sketch is used, the largest noise ratio of those who use it."""
     names = [name for name, one in network.named_modules() if isinstance(one, ProbedLayer)]
     rotated = rotated_layers(network)
     ratios: dict[str, float] = {}
-    for name, noise in gradient_noise(network, backward, seed).items():
+    for name, one in noise.items():
         convolution = network.get_submodule(name)
         assert isinstance(convolution, ProbedConvolution)
         for source in {names[number] for number in convolution.sources} & rotated.keys():
-            ratios[source] = max(ratios.get(source, 0.0), min(noise.ratio, LARGEST_RATIO))
+            ratios[source] = max(ratios.get(source, 0.0), min(one.ratio, LARGEST_RATIO))
     return ratios
 
 

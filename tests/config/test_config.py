@@ -440,7 +440,7 @@ LEGAL_LABELS = (
         ("data.cache", "true", "auto or a size (512MiB, 8GiB)"),
         ("data.workers", "-1", "auto or integer ≥ 0 and ≤ 1024"),
         ("data.workers", "false", "auto or integer ≥ 0 and ≤ 1024"),
-        ("train.batch_size", "1000000000", "integer ≥ 1 and ≤ 4096"),
+        ("train.batch_size", "1000000000", "integer ≥ 1 and ≤ 4096 or auto"),
         ("train.epochs", "1" + "0" * 30, "integer ≥ 1"),
         ("train.learning_rate", "1e+300", "auto or number > 0"),
         ("network.channels", f"[{10**30}, 16]", "auto or list of two or more integers ≥ 1"),

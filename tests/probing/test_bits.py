@@ -96,7 +96,7 @@ def test_chosen_bits_keep_the_noise_low() -> None:
     passes = [partial(backward, x) for x in data]
     set_bits(network, 0.125)
     before = gradient_noise(network, passes, seed=5)
-    bits = choose_bits(network, passes, limit=0.1, seed=3)
+    bits = choose_bits(network, passes, limit=0.1, seed=3).bits
     assert bits == {name: layer.bits for name, layer in rotated_layers(network).items()}
     after = gradient_noise(network, passes, seed=5)
     assert max(one.ratio for one in before.values()) > 0.3
@@ -112,7 +112,7 @@ def test_norms_of_small_volumes_get_no_fractions(edge: int, least: float) -> Non
     generator = torch.Generator().manual_seed(2)
     shape = (1, 2, edge, edge, edge)
     passes = runs(network, [torch.randn(shape, generator=generator) for _ in range(2)])
-    assert choose_bits(network, passes, limit=1e6)["1"] == least
+    assert choose_bits(network, passes, limit=1e6).bits["1"] == least
 
 
 def saved(network: nn.Module, bits: float | None = None) -> float:
@@ -152,7 +152,7 @@ def test_no_more_bytes_than_one_bit_takes() -> None:
         assert isinstance(output, Tensor)
         output.square().mean().backward()
 
-    bits = choose_bits(network, [backward] * 3, little=0)
+    bits = choose_bits(network, [backward] * 3, little=0).bits
     assert 0.5 * saved(network, 1) < saved(network) <= saved(network, 1)
     assert len(set(bits.values())) > 1
 
