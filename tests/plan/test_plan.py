@@ -22,6 +22,7 @@ from seg3d.plan import (
     Plan,
     background_values,
     label_classes,
+    load_plan,
     make_plan,
     named_labels,
     save_plan,
@@ -469,6 +470,7 @@ def test_a_plan_survives_yaml_and_json(tmp_path):
         data=dataset({"off": 1, "1e5": [7, 9], "ignore": 255}, ("ct",)),
     )
     save_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml") == plan
     assert Plan.model_validate(yaml.safe_load((tmp_path / "plan.yaml").read_text())) == plan
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
