@@ -485,7 +485,7 @@ def test_a_plan_with_keys_of_another_version_is_refused():
         Plan.model_validate({key: value for key, value in plan.items() if key != "strides"})
 
 
-def test_a_plan_of_the_time_before_there_was_a_rest():
+def test_a_plan_of_the_time_before_there_was_a_rest_or_a_batch():
     plan = plan_of(survey()).model_dump(mode="json")
-    del plan["rest"]
+    del plan["rest"], plan["batch_size"]
     assert Plan.model_validate(plan) == plan_of(survey())
