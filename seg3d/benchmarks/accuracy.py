@@ -119,7 +119,7 @@ class BitChooser:
         if step == 0:
             self.bits = summary(first_bits(self.network, self.runs[0]))
         elif step in (STEPS_PER_POINT, 4 * STEPS_PER_POINT, 16 * STEPS_PER_POINT):
-            self.bits = summary(choose_bits(self.network, self.runs))
+            self.bits = summary(choose_bits(self.network, self.runs).bits)
 
 
 def _curve(losses: list[float]) -> dict[str, list[float]]:

@@ -30,7 +30,7 @@ def compare(channels: list[int], steps: int, volumes: int, edge: int) -> dict[st
         network.load_state_dict(plain.state_dict())
         backward = backward_passes(network, patches)
         if bits == "auto":
-            chosen = choose_bits(network, backward)
+            chosen = choose_bits(network, backward).bits
         else:
             set_bits(network, bits)
         noise = gradient_noise(network, backward, seed=9)

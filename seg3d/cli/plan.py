@@ -15,6 +15,7 @@ from seg3d.cli.segy_options import segy_options
 @click.option("--data", type=text_path, help="Dataset folder or list file; overrides data.folder.")
 @click.option("--memory", help="8GiB, or auto: what there is; overrides plan.memory.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
+@click.option("--output", type=text_path, help="File to write the plan to: YAML, to be changed.")
 @device_option
 @segy_options
 @debug_option
@@ -23,17 +24,20 @@ def plan(
     data: Path | None,
     memory: str | None,
     overrides: tuple[str, ...],
+    output: Path | None,
     device: str,
 ) -> None:
     """Show what training would do with the data, and the memory that it would take.
 
     With --memory, the largest patch is found with which training fits. The memory is predicted, so
-    that any machine plans for any other.
+    that any machine plans for any other; on a GPU that has so much, the plan is tried as well.
 
     \b
     Example:
       seg3d plan medical_ct --data Task09_Spleen --memory 8GiB
       seg3d train medical_ct --data Task09_Spleen --set plan.memory=8GiB
+      seg3d plan medical_ct --data Task09_Spleen --output plan.yaml
+      seg3d train medical_ct --data Task09_Spleen --set plan.file=plan.yaml
     """
     from seg3d.common.device import choose_device
     from seg3d.common.printing import make_console, print_as_is
@@ -46,4 +50,4 @@ def plan(
     settings = load_config(config, (*overrides, *data_override(data)))
     for note in ignored_overrides(settings, overrides):
         print_as_is(console, f"Note: {note}")
-    show_plan(settings, choose_device(device), console)
+    show_plan(settings, choose_device(device), console, output)

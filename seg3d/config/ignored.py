@@ -56,6 +56,8 @@ def keys_without_effect(config: Config) -> dict[str, str]:
         found["probing.rank"] = f"probing.sketch is {probing.sketch}"
     if config.plan.memory is not None:
         found["patch.voxels"] = "plan.memory is given"
+    if config.plan.file is not None:
+        found |= dict.fromkeys(("plan.memory", "patch.voxels"), "plan.file is given")
     if config.patch.size != "auto":
         found["patch.voxels"] = "patch.size is given"
     if config.preprocess.intensity not in ("auto", "ct"):

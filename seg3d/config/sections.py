@@ -13,6 +13,7 @@ from seg3d.config.labels import LabelsConfig
 from seg3d.config.network import NetworkConfig, UNet3dConfig
 from seg3d.config.section import Section
 from seg3d.config.values import (
+    BatchSize,
     BelowOne,
     BitsOfLayers,
     BitsPerVoxel,
@@ -90,6 +91,12 @@ class PlanConfig(Section):
         "a typical volume; auto is what is free on the GPU, or half of the free RAM; null goes by "
         "patch.voxels instead",
     )
+    file: Path | None = Field(
+        None,
+        description="train by this plan, such as one that seg3d plan --output has written, in "
+        "place of one made from the dataset; what the config gives of patch.size and "
+        "train.batch_size still counts",
+    )
 
 
 class PatchConfig(Section):
@@ -148,8 +155,10 @@ class LossConfig(Section):
 class TrainConfig(Section):
     epochs: PositiveInt = Field(250, description="the learning rate reaches its end with the last")
     iterations_per_epoch: PositiveInt = Field(250, description="optimiser steps per epoch")
-    batch_size: Annotated[PositiveInt, Field(le=4096)] = Field(
-        2, description="patches per forward pass"
+    batch_size: BatchSize | Literal["auto"] = Field(
+        2,
+        description="patches per forward pass; auto is 2, with plan.memory more if patches of a "
+        "typical volume leave room, and 1 if no two patches fit",
     )
     accumulate: Annotated[PositiveInt, Field(le=65536)] = Field(
         1, description="forward passes per optimiser step"
@@ -198,7 +207,7 @@ class PredictConfig(Section):
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
     )
-    window_batch: Annotated[PositiveInt, Field(le=4096)] | Literal["auto"] = Field(
+    window_batch: BatchSize | Literal["auto"] = Field(
         "auto",
         description="windows per forward pass at most, fewer if they do not fit into the memory; "
         "auto: 8 on a GPU, 1 on a CPU",

@@ -10,6 +10,7 @@ from seg3d.common.choices import BITS
 from seg3d.config.quantities import as_bytes, as_seconds
 
 MOST, LARGEST = 2**40, 1e30
+MOST_PATCHES = 4096
 
 
 def _number(value: Any) -> Any:
@@ -59,6 +60,7 @@ BelowOne = Annotated[Number, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[Number, Field(gt=0)]
 NonNegativeFloat = Annotated[Number, Field(ge=0)]
 PositiveInt = Annotated[Integer, Field(ge=1)]
+BatchSize = Annotated[PositiveInt, Field(le=MOST_PATCHES)]
 Seconds = Annotated[PositiveFloat, BeforeValidator(as_seconds), "a time (90s, 30m, 2h)"]
 Bytes = Annotated[PositiveFloat, BeforeValidator(as_bytes), "a size (512MiB, 8GiB)"]
 Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]

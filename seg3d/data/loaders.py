@@ -81,7 +81,7 @@ def _no_patch(name: str, error: Exception) -> str:
 
 @contextmanager
 def patch_batches(
-    stream: PatchStream, config: Config, first: int, last: int
+    stream: PatchStream, config: Config, plan: Plan, first: int, last: int
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Batches of the patches ``first`` to ``last`` (not included) of the stream.
 
@@ -97,7 +97,7 @@ def patch_batches(
     workers = worker_count(config)
     loader = DataLoader(
         FailuresAsValues(stream),
-        batch_size=config.train.batch_size,
+        batch_size=plan.batch_size,
         sampler=range(first, last),
         num_workers=workers,
         collate_fn=collated,

@@ -9,6 +9,7 @@ from seg3d.plan.by_memory import (
     USABLE,
     Choice,
     Peak,
+    little_of,
     memory_to_plan_for,
     plan_for_memory,
     predicted_peak,
@@ -17,7 +18,8 @@ from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, na
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, source_of, typical_volume, with_patch
 from seg3d.plan.network import as_shape, divisors_of
-from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan, save_plan
+from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
+from seg3d.plan.plan_file import adopted, load_plan, save_plan
 
 __all__ = [
     "MOST_CLASSES",
@@ -30,12 +32,15 @@ __all__ = [
     "Peak",
     "Plan",
     "as_shape",
+    "adopted",
     "background_values",
     "build_loss",
     "build_network",
     "divisors_of",
     "label_classes",
     "label_counts",
+    "little_of",
+    "load_plan",
     "make_plan",
     "memory_to_plan_for",
     "named_labels",

@@ -1,4 +1,4 @@
-"""The largest patch with which a training step fits into a given memory.
+"""The largest patch, and batch, with which a training step fits into a given memory.
 
 Peaks are predicted with fake tensors, so that a network is planned for any card on any machine.
 """
@@ -20,13 +20,15 @@ from seg3d.common.errors import UserError
 from seg3d.common.free_ram import free_ram
 from seg3d.common.sizes import readable
 from seg3d.config import Config, TrainConfig
+from seg3d.config.values import MOST_PATCHES
 from seg3d.geometry import Shape3
 from seg3d.memory import fake_copy, step_memory
 from seg3d.plan.build import build_loss, build_network
-from seg3d.plan.network import features_of, plan_network
+from seg3d.plan.network import features_of, padded, plan_network
 from seg3d.plan.plan import Plan
 from seg3d.plan.presets import blocks_of
 from seg3d.probing import first_bits, set_bits
+from seg3d.probing.bits import LITTLE
 
 # Of a memory, what is planned for. An allocator cannot use all of it, and peaks are predicted to
 # within some per cent.
@@ -36,10 +38,14 @@ SHARE_OF_RAM = 0.5
 # Patches are tried whose voxels differ by about this factor, a few per cent along each side.
 FINENESS = 2 ** (1 / 8)
 FEWEST_VOXELS = 8**3
-# Where the search begins: what a voxel of the patch takes with a batch of two, and how many times
-# that with exact gradients.
-BYTES_OF_VOXEL = 300
+# Where the search begins: what a voxel of the batch takes, and how many times that with exact
+# gradients.
+BYTES_OF_VOXEL = 150
 TIMES_EXACT = 6
+# nnU-Net: a batch has no more than this share of all voxels of the dataset.
+SHARE_OF_DATASET = 0.05
+# Of a small memory, what layers may keep that would do with less.
+SHARE_OF_LITTLE = 1 / 8
 # After so many guesses by a straight line, halving is quicker.
 MOST_GUESSES = 4
 
@@ -70,18 +76,21 @@ class Choice:
     """A plan for a memory, and what lies beside it.
 
     Attributes:
-        plan: with the largest patch that fits.
+        plan: the largest that fits.
         peak: of training with it.
         memory: bytes that there are, or None if nobody asked.
-        larger: the next larger patch and its peak, or None if the patch is a typical volume.
-        exact: the largest patch that fits with exact gradients, with its peak; None if none does.
+        larger: the next larger plan and its peak, or None if there is none.
+        exact: the largest plan that fits with exact gradients, and its peak; None if none does.
+        tried: whether steps were done by this plan, and those by the larger one, where its peak
+            should fit, were out of memory.
     """
 
     plan: Plan
     peak: Peak
     memory: float | None = None
-    larger: tuple[Shape3, Peak] | None = None
-    exact: tuple[Shape3, Peak] | None = None
+    larger: tuple[Plan, Peak] | None = None
+    exact: tuple[Plan, Peak] | None = None
+    tried: bool = False
 
 
 def memory_to_plan_for(memory: Literal["auto"] | float, device: torch.device) -> float:
@@ -93,40 +102,82 @@ def memory_to_plan_for(memory: Literal["auto"] | float, device: torch.device) ->
     return SHARE_OF_RAM * free_ram()
 
 
+def little_of(config: Config) -> float:
+    """Bytes that layers may begin with keeping where one bit in each takes less: 64 MiB at most."""
+    memory = config.plan.memory
+    return LITTLE if memory is None or memory == "auto" else min(LITTLE, SHARE_OF_LITTLE * memory)
+
+
 def plan_for_memory(
-    config: Config, plan: Plan, typical_shape: Shape3, memory: float, dtype: torch.dtype
+    config: Config,
+    plan: Plan,
+    typical_shape: Shape3,
+    cases: int,
+    memory: float,
+    dtype: torch.dtype,
+    fits: Callable[[Plan], bool] | None = None,
 ) -> Choice:
     """Give a plan the largest patch that can be trained with.
 
     The patches are those of :func:`seg3d.plan.network.auto_patch`: of about equal sides in mm, and
-    never larger than a typical volume, padded.
+    never larger than a typical volume, padded. If ``train.batch_size`` is ``auto``, batches of two
+    such volumes are followed by larger ones, and single patches are taken where no two fit.
 
     Args:
-        config: of the run; a patch size that it gives is kept.
+        config: of the run; a patch size that it gives is kept, and so is a batch size.
         plan: of the run.
         typical_shape: voxels of a typical volume.
+        cases: in the dataset.
         memory: bytes that training may take.
         dtype: that training computes in.
+        fits: tries a plan for which there should be room; while it does not fit, the next smaller
+            one is taken.
 
     Raises:
         UserError: if not even the smallest patch fits, or the config asks for what cannot be.
     """
-    plans = _plans(config, plan, typical_shape)
-    sizes = [math.prod(one.patch_size) for one in plans]
-    peak_of = cache(lambda index: predicted_peak(config, plans[index], dtype))
     limit = USABLE * memory
-    best = largest(sizes, lambda index: peak_of(index).total, limit, limit / BYTES_OF_VOXEL)
+    ladder = _Ladder(config, _plans(config, plan, typical_shape, cases), dtype)
+    best = ladder.highest(limit, limit / BYTES_OF_VOXEL)
+    while best >= 0 and fits is not None and not fits(ladder.plans[best]):
+        best -= 1
+    if best < 0 and config.train.batch_size == "auto" and plan.batch_size > 1:
+        single = plan.model_copy(update={"batch_size": 1})
+        return plan_for_memory(config, single, typical_shape, cases, memory, dtype, fits)
     if best < 0:
-        least = readable(peak_of(0).total / USABLE)
+        smallest, peak = ladder.rung(0)
         raise UserError(
             "plan.memory is too small for any patch",
             given=readable(memory),
-            legal=f"{least} or more, for patches of {list(plans[0].patch_size)} voxels",
+            legal=f"{readable(peak.total / USABLE)} or more, for {smallest.batch_size} patches of "
+            f"{list(smallest.patch_size)} voxels",
             fix="a smaller train.batch_size, fewer network.channels, or more memory",
         )
-    larger = (plans[best + 1].patch_size, peak_of(best + 1)) if best + 1 < len(plans) else None
-    exact = _exactly(config, plans[: best + 1], dtype, limit)
-    return Choice(plans[best], peak_of(best), memory, larger, exact)
+    probing = config.probing.model_copy(update={"sketch": "exact"})
+    exact = _Ladder(config.model_copy(update={"probing": probing}), ladder.plans[: best + 1], dtype)
+    best_exact = exact.highest(limit, limit / BYTES_OF_VOXEL / TIMES_EXACT)
+    return Choice(
+        *ladder.rung(best),
+        memory,
+        ladder.rung(best + 1) if best + 1 < len(ladder.plans) else None,
+        exact.rung(best_exact) if best_exact >= 0 else None,
+        tried=fits is not None,
+    )
+
+
+class _Ladder:
+    """Plans of growing size, and the peaks of training with them."""
+
+    def __init__(self, config: Config, plans: Sequence[Plan], dtype: torch.dtype) -> None:
+        self.plans = plans
+        self.peak = cache(lambda index: predicted_peak(config, plans[index], dtype))
+
+    def rung(self, index: int) -> tuple[Plan, Peak]:
+        return self.plans[index], self.peak(index)
+
+    def highest(self, limit: float, first: float) -> int:
+        sizes = [one.batch_size * math.prod(one.patch_size) for one in self.plans]
+        return largest(sizes, lambda index: self.peak(index).total, limit, first)
 
 
 def largest(
@@ -182,7 +233,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
     with torch.device("meta"):
         network = build_network(config, plan)
     loss = build_loss(config.loss, plan.class_names)
-    shape = (config.train.batch_size, len(plan.channels), *plan.patch_size)
+    shape = (plan.batch_size, len(plan.channels), *plan.patch_size)
     amp = dtype != torch.float32
     if config.probing.sketch == "rotated" and config.probing.bits == "auto":
         fakes = FakeTensorMode(allow_non_fake_inputs=True)
@@ -192,7 +243,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
             with fakes, torch.autocast("cpu", dtype, enabled=amp):
                 fake(torch.empty(shape))
 
-        set_bits(network, first_bits(fake, run))
+        set_bits(network, first_bits(fake, run, little_of(config)))
 
     step = step_memory(network, shape, dtype, loss=loss, amp=amp, workspaces=True)
     kept = _kept_by_optimiser(config.train)
@@ -216,32 +267,38 @@ def _kept_by_optimiser(train: TrainConfig) -> int:
     return 2 if train.optimizer == "adamw" else int(train.momentum > 0)
 
 
-def _exactly(
-    config: Config, plans: Sequence[Plan], dtype: torch.dtype, limit: float
-) -> tuple[Shape3, Peak] | None:
-    probing = config.probing.model_copy(update={"sketch": "exact"})
-    exact = config.model_copy(update={"probing": probing})
-    peak_of = cache(lambda index: predicted_peak(exact, plans[index], dtype))
-    sizes = [math.prod(one.patch_size) for one in plans]
-    first = limit / BYTES_OF_VOXEL / TIMES_EXACT
-    best = largest(sizes, lambda index: peak_of(index).total, limit, first)
-    return None if best < 0 else (plans[best].patch_size, peak_of(best))
+def _plans(config: Config, plan: Plan, typical_shape: Shape3, cases: int) -> list[Plan]:
+    """The plan with every patch that there may be, smallest first, and then with larger batches."""
+    plans = _patches(config, plan, typical_shape) if config.patch.size == "auto" else [plan]
+    if config.train.batch_size == "auto":
+        voxels = SHARE_OF_DATASET * math.prod(typical_shape) * cases
+        most = min(round(voxels / math.prod(plans[-1].patch_size)), MOST_PATCHES)
+        plans += [
+            plans[-1].model_copy(update={"batch_size": size})
+            for size in range(plan.batch_size + 1, most + 1)
+        ]
+    return plans
 
 
-def _plans(config: Config, plan: Plan, typical_shape: Shape3) -> list[Plan]:
-    """The plan with every patch there may be, smallest first."""
-    found: dict[Shape3, Plan] = {}
-    most = math.prod(32 * math.ceil(side / 32) for side in typical_shape)
+def _patches(config: Config, plan: Plan, typical_shape: Shape3) -> list[Plan]:
+    spacing = plan.typical_spacing
+    whole = padded(config, spacing, typical_shape)
+    most = math.prod(whole)
     count = 2 + math.ceil(math.log(max(most / FEWEST_VOXELS, 1), FINENESS))
+    budgets = np.geomspace(min(FEWEST_VOXELS, most), most, count)
+    settings = [{"voxels": math.ceil(voxels)} for voxels in budgets] + [{"size": whole}]
+    found: dict[Shape3, Plan] = {}
     refused: UserError | None = None
-    for voxels in np.geomspace(min(FEWEST_VOXELS, most), most, count):
-        patch = config.patch.model_copy(update={"voxels": math.ceil(voxels)})
+    for setting in settings:
+        patch = config.patch.model_copy(update=setting)
         try:
             size, kernels, strides = plan_network(
-                config.model_copy(update={"patch": patch}), plan.typical_spacing, typical_shape
+                config.model_copy(update={"patch": patch}), spacing, whole
             )
         except UserError as error:
             refused = error
+            continue
+        if any(side > length for side, length in zip(size, whole, strict=True)):
             continue
         found[size] = plan.model_copy(
             update={

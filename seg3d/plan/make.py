@@ -15,6 +15,8 @@ from seg3d.plan.network import as_shape, features_of, plan_network, require_lega
 from seg3d.plan.plan import ANISOTROPIC, Plan
 from seg3d.plan.presets import blocks_of
 
+AUTO_BATCH = 2
+
 
 def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFingerprint]) -> Plan:
     """Decide what the config leaves to the data.
@@ -35,6 +37,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         ignore=ignore,
         rest=rest_of(config),
         patch_size=patch_size,
+        batch_size=AUTO_BATCH if config.train.batch_size == "auto" else config.train.batch_size,
         kernels=kernels,
         strides=strides,
         features=features_of(config, len(strides)),
@@ -63,15 +66,18 @@ def typical_volume(
 
 
 def with_patch(config: Config, plan: Plan) -> Plan:
-    """A plan with the patch size that a config gives, if it gives one; its network stays.
+    """A plan with the size and the number of patches that a config gives; its network stays.
 
     Raises:
         UserError: if the network does not take such patches.
     """
-    if config.patch.size == "auto":
-        return plan
-    require_legal_patch(config, config.patch.size, plan.strides)
-    return plan.model_copy(update={"patch_size": config.patch.size})
+    given: dict[str, object] = {}
+    if config.patch.size != "auto":
+        require_legal_patch(config, config.patch.size, plan.strides)
+        given["patch_size"] = config.patch.size
+    if config.train.batch_size != "auto":
+        given["batch_size"] = config.train.batch_size
+    return plan.model_copy(update=given)
 
 
 def source_of(dataset: Source) -> str:

@@ -31,7 +31,7 @@ def plan_network(
     given = config.patch.size
     patch = auto_patch(voxels_of(config), spacing, median_shape) if given == "auto" else given
     channels = config.network.channels if isinstance(config.network, UNet3dConfig) else "auto"
-    levels = len(AUTO_CHANNELS) if channels == "auto" else len(channels)
+    levels = most_levels(config)
     kernels, strides = topology(spacing, patch, levels)
     if channels != "auto" and len(strides) < levels:
         raise UserError(
@@ -48,21 +48,56 @@ def plan_network(
     return patch, kernels, strides
 
 
-def require_legal_patch(config: Config, patch: Shape3, strides: Sequence[Shape3]) -> None:
+def most_levels(config: Config) -> int:
+    """Levels that the network may have, if the patch is large enough for them."""
+    channels = config.network.channels if isinstance(config.network, UNet3dConfig) else "auto"
+    return len(AUTO_CHANNELS if channels == "auto" else channels)
+
+
+def padded(config: Config, spacing: Vector3, shape: Shape3) -> Shape3:
+    """A patch that holds a whole volume, padded as far as the network's strides ask for."""
+    size = np.array(shape)
+    while True:
+        factors = np.prod(topology(spacing, as_shape(size), most_levels(config))[1], axis=0)
+        if not (size % factors).any():
+            return as_shape(size)
+        # A longer side may be halved once more.
+        size = np.ceil(size / factors).astype(int) * factors
+
+
+def require_legal_patch(
+    config: Config, patch: Shape3, strides: Sequence[Shape3], name: str = "patch.size"
+) -> None:
     """Require of a patch that the U-Net can halve it as often as it has to.
+
+    Args:
+        config: of the run.
+        patch: voxels.
+        strides: of the network.
+        name: what the patch is called where it was given.
 
     Raises:
         UserError: naming the nearest patches that are legal.
     """
+    if not isinstance(config.network, UNet3dConfig):
+        return
     factors = np.prod(strides, axis=0)
-    if isinstance(config.network, UNet3dConfig) and (np.array(patch) % factors).any():
+    legal = f"multiples of {factors.tolist()} voxels"
+    if (np.array(patch) % factors).any():
         below = np.maximum(np.array(patch) // factors, 1) * factors
         above = np.ceil(np.array(patch) / factors) * factors
         raise UserError(
-            "patch.size is not divisible by the total stride of the network",
+            f"{name} is not divisible by the total stride of the network",
             given=list(patch),
-            legal=f"multiples of {factors.tolist()} voxels",
-            fix=f"use {below.astype(int).tolist()} or {above.astype(int).tolist()}, or auto",
+            legal=legal,
+            fix=f"use {below.astype(int).tolist()} or {above.astype(int).tolist()}",
+        )
+    if (np.array(patch) == factors).all():
+        raise UserError(
+            f"{name} leaves a single voxel to the coarsest level of the network",
+            given=list(patch),
+            legal=legal,
+            fix=f"use {(2 * factors).tolist()}",
         )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from seg3d.common.files import atomic_write
 from seg3d.config import Rest, Section
 from seg3d.config.values import (
+    BatchSize,
     Number,
     Orientation,
     PositiveFloat,
@@ -22,64 +20,82 @@ from seg3d.config.values import (
 # nnU-Net's threshold: voxels this much thicker than wide are treated as slices.
 ANISOTROPIC = 3.0
 
+
+def _odd(sizes: Size3) -> Size3:
+    if not all(size % 2 for size in sizes):
+        raise ValueError("should be odd")
+    return sizes
+
+
+Kernel = Annotated[Size3, AfterValidator(_odd), "[odd, odd, odd], integers ≥ 1"]
 LabelValue = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
 
 
 class LabelClass(Section):
-    """A class of the network, and the label values that stand for it; the first is written."""
+    """A class of the network, and the label values that stand for it."""
 
     name: str
-    values: Annotated[list[LabelValue], Field(min_length=1)]
+    values: Annotated[list[LabelValue], Field(min_length=1)] = Field(
+        description="in the label files; the first is written"
+    )
 
 
 class ChannelIntensity(Section):
-    """How the intensities of one channel are normalised.
-
-    ``ct``: clip to [low, high], subtract mean, divide by std. ``zscore``: over the voxels of the
-    volume, or over its nonzero voxels.
-    """
+    """How the intensities of one channel are normalised."""
 
     name: str
-    kind: Literal["ct", "zscore", "none"]
-    low: Number = 0.0
+    kind: Literal["ct", "zscore", "none"] = Field(
+        description="ct: clip to low and high, subtract mean, divide by std; zscore: likewise with "
+        "mean and deviation of each volume; none: as they are"
+    )
+    low: Number = Field(0.0, description="of ct, in units of the image, as are high, mean and std")
     high: Number = 0.0
     mean: Number = 0.0
     std: PositiveFloat = 1.0
-    nonzero: bool = False
+    nonzero: bool = Field(False, description="of zscore: over the voxels that are not zero")
 
 
 class Plan(Section):
-    """Everything that was decided for a dataset before training.
+    """Everything that was decided for a dataset before training."""
 
-    Attributes:
-        dataset: where the cases came from and how they were recognised.
-        orientation: axis codes that the network works in, or ``none``.
-        spacing: mm in that orientation (m in surveys), or None if volumes keep theirs.
-        typical_spacing: likewise, median of the dataset; (1, 1, 1) if axes differ in their units.
-        channels: normalisation of each image channel.
-        classes: network classes in order, background first.
-        ignore: label values that carry no information.
-        rest: what values are that neither a class nor ``ignore`` has; None if they are mistakes.
-        patch_size: voxels.
-        kernels: kernel sizes of the U-Net, per level.
-        strides: strides of the U-Net from the level above, per level.
-        features: channels of the U-Net, per level.
-        blocks: residual blocks of the U-Net's encoder, per level; None if it has none.
-    """
-
-    dataset: str
-    orientation: Orientation
-    spacing: Spacing | None
-    typical_spacing: Spacing
-    channels: Annotated[list[ChannelIntensity], Field(min_length=1)]
-    classes: Annotated[list[LabelClass], Field(min_length=2)]
-    ignore: list[LabelValue]
-    rest: Rest | None = None
-    patch_size: Size3
-    kernels: list[Size3]
-    strides: list[Size3]
-    features: list[PositiveInt]
-    blocks: list[PositiveInt] | None = None
+    dataset: str = Field(description="where the cases came from and how they were recognised")
+    orientation: Orientation = Field(
+        description="axis codes of the order that the network works in, or none"
+    )
+    spacing: Spacing | None = Field(
+        description="mm (m in surveys) along each axis, to which volumes are resampled; null: they "
+        "keep theirs"
+    )
+    typical_spacing: Spacing = Field(
+        description="likewise, median of the dataset; [1, 1, 1] if axes differ in their units"
+    )
+    channels: Annotated[list[ChannelIntensity], Field(min_length=1)] = Field(
+        description="normalisation of each image channel"
+    )
+    classes: Annotated[list[LabelClass], Field(min_length=2)] = Field(
+        description="of the network in order, background first"
+    )
+    ignore: list[LabelValue] = Field(description="label values that carry no information")
+    rest: Rest | None = Field(
+        None,
+        description="what label values are that neither a class nor ignore has, background or "
+        "ignore; null: mistakes",
+    )
+    patch_size: Size3 = Field(
+        description="voxels, each side a multiple of the product of the strides along it"
+    )
+    batch_size: BatchSize = Field(2, description="patches per forward pass")
+    kernels: list[Kernel] = Field(
+        description="kernel sizes of the U-Net in voxels, one line for each level, finest first"
+    )
+    strides: Annotated[list[Size3], Field(min_length=2)] = Field(
+        description="voxels of the level above for one of this level"
+    )
+    features: list[PositiveInt] = Field(description="channels of the U-Net, for each level")
+    blocks: list[PositiveInt] | None = Field(
+        None,
+        description="residual blocks of the U-Net's encoder, for each level; null: it has none",
+    )
 
     @model_validator(mode="after")
     def _as_many_of_each_level(self) -> Plan:
@@ -87,6 +103,8 @@ class Plan(Section):
             raise ValueError("kernels, strides and features are not of as many levels")
         if self.blocks is not None and len(self.blocks) != len(self.features):
             raise ValueError("blocks are not of as many levels as features")
+        if set(self.strides[0]) != {1}:
+            raise ValueError("the first of the strides is not [1, 1, 1]")
         return self
 
     @property
@@ -102,10 +120,3 @@ class Plan(Section):
     def anisotropic(self) -> bool:
         """Whether voxels are so thick that rotations should stay within the slices."""
         return max(self.typical_spacing) / min(self.typical_spacing) > ANISOTROPIC
-
-
-def save_plan(plan: Plan, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(
-            yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-        )

@@ -15,7 +15,7 @@ Files of one volume have slabs and regions of their own: see `seg3d.io`.
 """
 
 from seg3d.common.choices import BITS, SKETCHES
-from seg3d.probing.bits import choose_bits, first_bits, set_bits
+from seg3d.probing.bits import Chosen, choose_bits, first_bits, set_bits
 from seg3d.probing.convert import ProbeReport, probe_model
 from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.keys import ProbeKey
@@ -28,6 +28,7 @@ from seg3d.probing.sketches import Sketch
 __all__ = [
     "BITS",
     "SKETCHES",
+    "Chosen",
     "ProbeKey",
     "ProbeReport",
     "ProbedBatchNorm3d",

@@ -2,13 +2,14 @@
 
 With e the energy of a sketch's error relative to what is sketched, the noise in the gradients is
 proportional to e, so that one measurement (:mod:`seg3d.probing.noise`) tells how many bits are
-enough. The bytes of one bit in every layer, or 64 MiB, are not exceeded.
+enough. The bytes of one bit in every layer are not exceeded, but for few that no machine misses.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf
 
@@ -18,7 +19,7 @@ from seg3d.common.choices import BITS
 from seg3d.common.errors import UserError
 from seg3d.probing.convolutions import ProbedConvolution
 from seg3d.probing.names import Bits, check_sketch
-from seg3d.probing.noise import gradient_noise
+from seg3d.probing.noise import Noise, gradient_noise
 from seg3d.probing.probed_layer import ProbedLayer, Sketched
 
 CODE_ENERGY = {1: 0.571, 2: 0.133, 4: 0.0096}
@@ -29,9 +30,23 @@ ROUNDS = 4
 # nothing.
 FEWEST_VOXELS = 64 * 128
 TINY = 1e-12  # a limit that no sketch keeps
-LITTLE = 2**26  # bytes that no machine misses
+LITTLE = 2**26  # bytes that few machines miss
 RAISE = 1.25  # of the limit, where the bytes do not suffice
 LARGEST_RATIO = 1e6  # instead of an infinite one, where the minibatch's variance drowns
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen by measuring.
+
+    Attributes:
+        bits: of every layer of sketch ``rotated``, by its name.
+        noise: of the weight gradients of every probed convolution, by its name, as it was measured
+            last: if bits were raised thereupon, it is less now.
+    """
+
+    bits: dict[str, Bits]
+    noise: dict[str, Noise]
 
 
 def error_energy(bits: Bits) -> float:
@@ -44,24 +59,29 @@ def error_energy(bits: Bits) -> float:
     return (1 + CODE_ENERGY[1]) / bits - 1
 
 
-def first_bits(network: nn.Module, run: Callable[[], None]) -> dict[str, Bits]:
+def first_bits(
+    network: nn.Module, run: Callable[[], None], little: float = LITTLE
+) -> dict[str, Bits]:
     """Give every layer bits without measuring: as many bytes as one bit in every layer takes.
 
-    Or 64 MiB, if that is more: small networks begin with exact layers. It is for the first steps
-    of training. Untrained weights have gradients that hardly differ from volume to volume, so that
-    a measurement would ask for far more bits than training needs. The bytes are shared out by the
-    rule that a sketch's noise in the weight gradients is the smaller, the more voxels it is summed
-    over.
+    Or ``little``, if that is more: small networks begin with exact layers. It is for the first
+    steps of training. Untrained weights have gradients that hardly differ from volume to volume,
+    so that a measurement would ask for far more bits than training needs. The bytes are shared out
+    by the rule that a sketch's noise in the weight gradients is the smaller, the more voxels it is
+    summed over.
 
     Args:
         network: its layers of sketch ``rotated`` are given their bits.
         run: does a forward pass with a volume of the size of those to come.
+        little: bytes that may be kept in any case.
 
     Returns:
         The bits of every such layer, by its name.
     """
     layers = rotated_layers(network)
-    return _apply(layers, _first(_sketched(layers, run)))
+    sketched = _sketched(layers, run)
+    noisiness = {name: 1 / one.shape[2:].numel() for name, one in sketched.items()}
+    return _apply(layers, _least_bits(sketched, noisiness, TINY, _budget(sketched, little)))
 
 
 def choose_bits(
@@ -69,7 +89,8 @@ def choose_bits(
     backward: Sequence[Callable[[], None]],
     limit: float = 0.1,
     seed: int = 0,
-) -> dict[str, Bits]:
+    little: float = LITTLE,
+) -> Chosen:
     """Give every layer the least bits that keep the noise of all weight gradients low.
 
     It begins with one bit everywhere, takes for every sketch the bits that should be enough for all
@@ -82,24 +103,25 @@ def choose_bits(
         backward: see :func:`seg3d.probing.noise.gradient_noise`.
         limit: of the ratio of a layer's sketch variance and minibatch variance.
         seed: of the probes.
-
-    Returns:
-        The bits of every such layer, by its name.
+        little: see :func:`first_bits`.
     """
     layers = rotated_layers(network)
     sketched = _sketched(layers, backward[0])
+    budget = _budget(sketched, little)
     bits = _apply(layers, dict.fromkeys(sketched, 1))
     noisiness: dict[str, float] = {}
+    noise: dict[str, Noise] = {}
     for attempt in range(ROUNDS):
-        for name, ratio in _ratios(network, backward, seed + attempt).items():
+        noise = gradient_noise(network, backward, seed + attempt)
+        for name, ratio in _ratios(network, noise).items():
             energy = error_energy(bits[name])
             if energy and (name not in noisiness or ratio > limit):
                 noisiness[name] = max(ratio / energy, noisiness.get(name, 0.0))
         before = bits
-        bits = _apply(layers, _least_bits(sketched, noisiness, limit, _budget(sketched)))
+        bits = _apply(layers, _least_bits(sketched, noisiness, limit, budget))
         if bits == before:
             break
-    return bits
+    return Chosen(bits, noise)
 
 
 def set_bits(network: nn.Module, bits: Bits | Mapping[str, Bits]) -> None:
@@ -159,23 +181,16 @@ def _is_small(sketched: Sketched) -> bool:
     return sketched.shape[2:].numel() < FEWEST_VOXELS
 
 
-def _first(sketched: Mapping[str, Sketched]) -> dict[str, Bits]:
-    noisiness = {name: 1 / one.shape[2:].numel() for name, one in sketched.items()}
-    return _least_bits(sketched, noisiness, TINY, _budget(sketched))
-
-
-def _ratios(
-    network: nn.Module, backward: Sequence[Callable[[], None]], seed: int
-) -> dict[str, float]:
+def _ratios(network: nn.Module, noise: Mapping[str, Noise]) -> dict[str, float]:
     """For every layer whose sketch is used, the largest noise ratio of those who use it."""
     names = [name for name, one in network.named_modules() if isinstance(one, ProbedLayer)]
     rotated = rotated_layers(network)
     ratios: dict[str, float] = {}
-    for name, noise in gradient_noise(network, backward, seed).items():
+    for name, one in noise.items():
         convolution = network.get_submodule(name)
         assert isinstance(convolution, ProbedConvolution)
         for source in {names[number] for number in convolution.sources} & rotated.keys():
-            ratios[source] = max(ratios.get(source, 0.0), min(noise.ratio, LARGEST_RATIO))
+            ratios[source] = max(ratios.get(source, 0.0), min(one.ratio, LARGEST_RATIO))
     return ratios
 
 
@@ -201,8 +216,8 @@ def _least_bits(
         limit *= RAISE
 
 
-def _budget(sketched: Mapping[str, Sketched]) -> float:
-    return max(LITTLE, _bytes(sketched, dict.fromkeys(sketched, 1)))
+def _budget(sketched: Mapping[str, Sketched], little: float) -> float:
+    return max(little, _bytes(sketched, dict.fromkeys(sketched, 1)))
 
 
 def _bytes(sketched: Mapping[str, Sketched], bits: Mapping[str, Bits]) -> float:

@@ -12,6 +12,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from seg3d.common.files import atomic_write, full_disk_explained
 
+# What belongs in one chart; the tags are regular expressions.
+CHARTS = {
+    "training": {
+        "loss": ["Multiline", ["loss/.*"]],
+        "dice": ["Multiline", ["dice/.*"]],
+    },
+    "probed layers": {
+        "noise": ["Multiline", ["noise/.*"]],
+        "bits": ["Multiline", ["bits/.*"]],
+        "memory in GiB": ["Multiline", ["memory/.*"]],
+    },
+}
+
 
 class Journal:
     """Write the same to TensorBoard and to a JSON-lines file: a line of scalars for each epoch.
@@ -34,6 +47,7 @@ class Journal:
             temporary.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
         with full_disk_explained(tensorboard):
             self.writer = SummaryWriter(str(tensorboard), purge_step=epochs_done + 1)
+            self.writer.add_custom_scalars(CHARTS)
 
     def scalars(self, epoch: int, values: dict[str, float]) -> None:
         """Record ``values`` under their TensorBoard tags for an epoch, counted from 1."""

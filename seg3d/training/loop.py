@@ -22,6 +22,7 @@ from seg3d.plan import save_plan
 from seg3d.runs.checkpoint import damage_explained, load_checkpoint, restore_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.journal import Journal
+from seg3d.training.levels import bits_by_level, noise_by_level
 from seg3d.training.preparation import Prepared, save_stamps
 from seg3d.training.trainer import Trainer, chooses_bits
 from seg3d.training.validation import validate
@@ -76,7 +77,7 @@ def train_prepared(
         except KeyboardInterrupt:
             return "interrupted"
     stream = patch_stream(cache, config, plan)
-    per_step = config.train.batch_size * config.train.accumulate
+    per_step = plan.batch_size * config.train.accumulate
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
 
@@ -98,7 +99,7 @@ def train_prepared(
         )
         restore_random_states(checkpoint)
         with (
-            patch_batches(stream, config, done * per_step, steps * per_step) as batches,
+            patch_batches(stream, config, plan, done * per_step, steps * per_step) as batches,
             progress_bar(console, "training", steps, done) as bar,
         ):
             ending = fit(trainer, batches, trial, prepared.val, journal, stop, bar, console)
@@ -144,11 +145,13 @@ def fit(
                 # Cut short: it is done again, from the same weights, when the run is resumed.
                 return stop.reason or "interrupted"
         scalars = trainer.close_epoch(speed, validation)
+        if trainer.bits_are_due:
+            print_as_is(console, trainer.choose_bits(trial()))
+            scalars |= noise_by_level(trainer.noise)
+        scalars |= bits_by_level(trainer.network)
         journal.scalars(position.epochs_done, scalars)
         if validation is not None:
             journal.picture(position.epochs_done, "validation", validation.picture)
-        if trainer.bits_are_due:
-            print_as_is(console, trainer.choose_bits(trial()))
         # After the log: whatever is in it beyond the last checkpoint is dropped on resuming.
         trainer.keep(validation)
         print_as_is(console, epoch_line(position.epochs_done, train.epochs, scalars))

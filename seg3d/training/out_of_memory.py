@@ -64,7 +64,7 @@ def _ways_out(config: Config, plan: Plan, device: torch.device) -> Iterator[tupl
         settings.append(("probing.bits=0.125", True))
     if device.type == "cuda" and config.train.amp == "off":
         settings.append(("train.amp=auto", True))
-    if config.train.batch_size > 1:
+    if plan.batch_size > 1:
         settings.append(("train.batch_size=1", False))
     for setting, goes_on in settings:
         changed = config_from_tree(config_tree(config), (setting,))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -16,34 +17,46 @@ from seg3d.config import Config, Rest
 from seg3d.data.cases import Dataset
 from seg3d.data.fingerprint import require_foreground, take_fingerprints
 from seg3d.data.layouts import describe, find_dataset
-from seg3d.geometry import Shape3
 from seg3d.plan import (
     USABLE,
     CaseFingerprint,
     Choice,
     Peak,
     Plan,
+    adopted,
     background_values,
+    load_plan,
     make_plan,
     memory_to_plan_for,
     named_labels,
     plan_for_memory,
     predicted_peak,
     rest_of,
+    save_plan,
     typical_volume,
 )
+from seg3d.training.trial import trial_for
 
 
-def show_plan(config: Config, device: torch.device, console: Console) -> None:
+def show_plan(config: Config, device: torch.device, console: Console, output: Path | None) -> None:
     """Print the plan that a run would have, and the memory that training would take.
+
+    Args:
+        config: of the run.
+        device: to train on.
+        console: to print on.
+        output: file to write the plan to.
 
     Raises:
         UserError: if the data cannot be used, or nothing fits into ``plan.memory``.
     """
     plan, _ = look_and_plan(config, dataset_of(config, console), device, console)
-    if config.plan.memory is None:
+    if config.plan.memory is None or config.plan.file is not None:
         peak = predicted_peak(config, plan, compute_dtype(config.train.amp, device))
         print_as_is(console, _table(Choice(plan, peak)))
+    if output is not None:
+        save_plan(plan, output)
+        print_as_is(console, output)
 
 
 def dataset_of(config: Config, console: Console) -> Dataset:
@@ -64,6 +77,8 @@ def look_and_plan(
 ) -> tuple[Plan, dict[str, CaseFingerprint]]:
     """Look at all cases, plan, and print the plan.
 
+    It is made from the cases, or that of ``plan.file``.
+
     Args:
         config: of the run.
         dataset: all cases.
@@ -71,8 +86,10 @@ def look_and_plan(
         console: for the plan.
 
     Raises:
-        UserError: if the data cannot be used, or nothing fits into ``plan.memory``.
+        UserError: if the data cannot be used, ``plan.file`` does not fit them, or nothing fits into
+            ``plan.memory``.
     """
+    given = None if config.plan.file is None else load_plan(config.plan.file)
     labels = named_labels(config, dataset)
     legal = None if labels is None else set().union(*labels.values())
     background = background_values(labels)
@@ -83,17 +100,32 @@ def look_and_plan(
     require_foreground(dataset, fingerprints, background)
     plan = make_plan(config, dataset, fingerprints)
     choice = None
-    if config.plan.memory is not None:
+    if given is not None:
+        plan = adopted(config, given, plan)
+        for note in _overruled(given, plan):
+            print_as_is(console, f"Note: {note}")
+    elif config.plan.memory is not None:
         shape = typical_volume(config, fingerprints)[2]
         memory = memory_to_plan_for(config.plan.memory, device)
         dtype = compute_dtype(config.train.amp, device)
-        choice = plan_for_memory(config, plan, shape, memory, dtype)
+        fits = trial_for(config, device, memory)
+        choice = plan_for_memory(config, plan, shape, len(fingerprints), memory, dtype, fits)
         plan = choice.plan
     unit = next(iter(fingerprints.values())).units[0]
     print_as_is(console, _in_words(plan, unit))
     if choice is not None:
         print_as_is(console, _table(choice))
     return plan, fingerprints
+
+
+def _overruled(given: Plan, plan: Plan) -> Iterator[str]:
+    """What the config says otherwise than a plan that was given."""
+    for of_plan, of_config in (("patch_size", "patch.size"), ("batch_size", "train.batch_size")):
+        if getattr(given, of_plan) != getattr(plan, of_plan):
+            yield (
+                f"{of_plan} of the plan has no effect, because the config gives {of_config}; "
+                f"with {of_config}=auto it has."
+            )
 
 
 def look_at(
@@ -126,8 +158,8 @@ def _in_words(plan: Plan, unit: str) -> str:
             f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
             f"  orientation {plan.orientation}, spacing {spacing}, "
             f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
-            f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels"
-            f"{'' if plan.blocks is None else ', residual encoder'}",
+            f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels, "
+            f"batch {plan.batch_size}{'' if plan.blocks is None else ', residual encoder'}",
         ]
     )
 
@@ -143,15 +175,16 @@ def _table(choice: Choice) -> str:
     head = "memory of a training step, predicted:"
     if choice.memory is not None:
         filled = readable(USABLE * choice.memory)
-        head = f"memory: {readable(choice.memory)}, of which {filled} may be filled; predicted:"
-    rows = [_row("this plan", choice.plan.patch_size, choice.peak)]
+        how = "predicted, and tried by two steps" if choice.tried else "predicted"
+        head = f"memory: {readable(choice.memory)}, of which {filled} may be filled; {how}:"
+    rows = [_row("this plan", choice.plan, choice.peak)]
     parts = vars(choice.peak).items()
-    rows += [f"    {_PARTS[name]:22} {'':17} {readable(size):>12}" for name, size in parts]
+    rows += [f"    {_PARTS[name]:22} {'':22} {readable(size):>12}" for name, size in parts]
     if choice.memory is not None:
         rows.append(
-            _row("next larger patch", *choice.larger)
+            _row(_what_is_larger(choice), *choice.larger)
             if choice.larger
-            else "  no larger patch: this is a typical volume, or the patch that was asked for"
+            else "  nothing larger: this is a typical volume, or the patch that was asked for"
         )
         rows.append(
             _row("with exact gradients", *choice.exact)
@@ -169,8 +202,17 @@ _PARTS = {
 }
 
 
-def _row(name: str, patch: Shape3, peak: Peak) -> str:
-    return f"  {name:24} {_by(patch):17} {readable(peak.total):>12}"
+def _what_is_larger(choice: Choice) -> str:
+    assert choice.larger is not None and choice.memory is not None
+    larger, peak = choice.larger
+    if peak.total <= USABLE * choice.memory:
+        return "out of memory when tried"
+    return f"next larger {'patch' if larger.batch_size == choice.plan.batch_size else 'batch'}"
+
+
+def _row(name: str, plan: Plan, peak: Peak) -> str:
+    patches = f"{plan.batch_size} of {_by(plan.patch_size)}"
+    return f"  {name:24} {patches:22} {readable(peak.total):>12}"
 
 
 def _by(values: Sequence[float]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from torch.utils.data import default_collate
 
 from seg3d.common.device import compute_dtype
 from seg3d.common.errors import RunFailed
+from seg3d.common.sizes import GIB
 from seg3d.config import Config
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.losses import unscored_heads
 from seg3d.memory import peak_gib
-from seg3d.plan import Plan, build_loss, build_network
+from seg3d.plan import Plan, build_loss, build_network, little_of, predicted_peak
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
+from seg3d.probing.noise import Noise
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
@@ -82,7 +85,10 @@ class Trainer:
         self.loss = build_loss(config.loss, plan.class_names)
         self.position = Position()
         self.bits_are_chosen = False
-        self.room_explained = partial(out_of_memory_explained, config, plan, device)
+        self.noise: dict[str, Noise] = {}
+        self.room_explained: Callable[[], AbstractContextManager[None]] = partial(
+            out_of_memory_explained, config, plan, device
+        )
 
     def save(self, path: Path) -> None:
         state = {
@@ -130,10 +136,16 @@ class Trainer:
         runs = [partial(backward, patch) for patch in patches]
         with self.room_explained():
             if self.position.step == 0:
-                chosen = first_bits(self.network, runs[0])
+                chosen = first_bits(self.network, runs[0], little_of(self.config))
                 self.optimizer.zero_grad(set_to_none=True)
             else:
-                chosen = choose_bits(self.network, runs, seed=self.config.train.seed)
+                found = choose_bits(
+                    self.network,
+                    runs,
+                    seed=self.config.train.seed,
+                    little=little_of(self.config),
+                )
+                chosen, self.noise = found.bits, found.noise
         self.bits_are_chosen = True
         return f"bits per voxel: {summary(chosen)}"
 
@@ -214,12 +226,20 @@ class Trainer:
             "memory/peak_gib": peak_gib(self.device),
             **speed,
         }
+        if self.device.type == "cuda":
+            # On a CPU the peak is that of the process, with the data and PyTorch itself.
+            scalars["memory/planned_gib"] = self.planned_gib
         position.epochs_done += 1
         position.sums = {}
         if validation is not None:
             scalars |= {f"dice/{name}": value for name, value in validation.dice.items()}
             scalars["dice/mean"] = validation.mean_dice
         return scalars
+
+    @cached_property
+    def planned_gib(self) -> float:
+        """The predicted peak of training, in GiB."""
+        return predicted_peak(self.config, self.plan, self.dtype).total / GIB
 
     def keep(self, validation: Validation | None) -> None:
         """Write the last checkpoint, and the best one if this validation was the best so far."""

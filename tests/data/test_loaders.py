@@ -66,8 +66,8 @@ def test_batches_do_not_depend_on_workers_or_on_where_they_begin(
     cases: list[Case], tmp_path: Path, workers: int
 ) -> None:
     stream = stream_of(cases, tmp_path)
-    config = small_config(augment={}, data={"workers": workers}, train={"batch_size": 3})
-    with patch_batches(stream, config, 6, 12) as drawn_batches:
+    config, plan = small_config(augment={}, data={"workers": workers}), small_plan(batch_size=3)
+    with patch_batches(stream, config, plan, 6, 12) as drawn_batches:
         batches = list(drawn_batches)
     assert len(batches) == 2
     for number, batch in enumerate(batches):
@@ -90,7 +90,7 @@ def test_the_global_random_generators_are_left_alone(
     before = states()
     config = small_config(augment={}, data={"workers": workers})
     stream = stream_of(cases, tmp_path)
-    with patch_batches(stream, config, 0, 4) as batches:
+    with patch_batches(stream, config, small_plan(), 0, 4) as batches:
         list(batches)
     assert states() == before
 
@@ -115,7 +115,7 @@ def test_a_case_that_has_gone_is_named_and_the_workers_end(
     stream = patch_stream(cache, config, plan)
     with (
         pytest.raises(RunFailed) as raised,
-        patch_batches(stream, config, 0, 10**6) as batches,
+        patch_batches(stream, config, plan, 0, 10**6) as batches,
     ):
         deque(batches, 0)
     first, *advice = str(raised.value).splitlines()
@@ -138,11 +138,11 @@ def test_a_case_that_has_gone_is_named_and_the_workers_end(
 def test_a_worker_that_is_killed(
     cases: list[Case], tmp_path: Path, number: int, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config(augment={}, data={"workers": 2})
+    config, plan = small_config(augment={}, data={"workers": 2}), small_plan()
     stream = stream_of(cases, tmp_path)
     with (
         pytest.raises(RunFailed, match=rf"{words}.*\n  to do: .*fewer data\.workers"),
-        patch_batches(stream, config, 0, 10**6) as batches,
+        patch_batches(stream, config, plan, 0, 10**6) as batches,
     ):
         next(batches)
         killed = multiprocessing.active_children()[0].pid

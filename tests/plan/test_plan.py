@@ -22,6 +22,7 @@ from seg3d.plan import (
     Plan,
     background_values,
     label_classes,
+    load_plan,
     make_plan,
     named_labels,
     save_plan,
@@ -312,7 +313,7 @@ def test_only_the_own_network_needs_patches_that_divide():
         "patch.size is not divisible by the total stride of the network\n"
         "  given: [50, 50, 50]\n"
         "  legal: multiples of [8, 8, 8] voxels\n"
-        "  to do: use [48, 48, 48] or [56, 56, 56], or auto"
+        "  to do: use [48, 48, 48] or [56, 56, 56]"
     )
     monai = config(patch=size, network={"name": "monai.VNet"})
     assert plan_network(monai, (1, 1, 1), (100, 100, 100))[0] == (50, 50, 50)
@@ -493,6 +494,7 @@ def test_a_plan_survives_yaml_and_json(tmp_path):
         data=dataset({"off": 1, "1e5": [7, 9], "ignore": 255}, ("ct",)),
     )
     save_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml") == plan
     assert Plan.model_validate(yaml.safe_load((tmp_path / "plan.yaml").read_text())) == plan
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
@@ -507,7 +509,7 @@ def test_a_plan_with_keys_of_another_version_is_refused():
         Plan.model_validate({key: value for key, value in plan.items() if key != "strides"})
 
 
-@pytest.mark.parametrize("key", ["rest", "blocks"])
+@pytest.mark.parametrize("key", ["rest", "batch_size", "blocks"])
 def test_a_plan_of_the_time_before_a_key(key):
     plan = plan_of(survey()).model_dump(mode="json")
     del plan[key]

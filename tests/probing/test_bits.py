@@ -96,7 +96,7 @@ def test_chosen_bits_keep_the_noise_low() -> None:
     passes = [partial(backward, x) for x in data]
     set_bits(network, 0.125)
     before = gradient_noise(network, passes, seed=5)
-    bits = choose_bits(network, passes, limit=0.1, seed=3)
+    bits = choose_bits(network, passes, limit=0.1, seed=3).bits
     assert bits == {name: layer.bits for name, layer in rotated_layers(network).items()}
     after = gradient_noise(network, passes, seed=5)
     assert max(one.ratio for one in before.values()) > 0.3
@@ -112,7 +112,7 @@ def test_norms_of_small_volumes_get_no_fractions(edge: int, least: float) -> Non
     generator = torch.Generator().manual_seed(2)
     shape = (1, 2, edge, edge, edge)
     passes = runs(network, [torch.randn(shape, generator=generator) for _ in range(2)])
-    assert choose_bits(network, passes, limit=1e6)["1"] == least
+    assert choose_bits(network, passes, limit=1e6).bits["1"] == least
 
 
 def saved(network: nn.Module, bits: float | None = None) -> float:
@@ -124,7 +124,7 @@ def saved(network: nn.Module, bits: float | None = None) -> float:
     )
 
 
-def test_bits_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_before_anything_is_measured() -> None:
     """The fewer voxels, the more bits, within what one bit in every layer takes."""
     network = UNet3d(1, 2, (4, 8, 16))
 
@@ -134,17 +134,15 @@ def test_bits_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     assert {
         first_bits(network, run)[name] for name in ("encoder.0.0.norm", "encoder.2.0.norm")
     } == {"exact"}
-    monkeypatch.setattr("seg3d.probing.bits.LITTLE", 0)
-    bits = first_bits(network, run)
+    bits = first_bits(network, run, little=0)
     norms = [bits[f"encoder.{level}.1.norm"] for level in range(3)]
     assert norms == sorted(norms, key=BITS.index) and norms[0] != norms[2]
     assert bits["encoder.0.1.norm"] == bits["decoder.0.1.norm"]
     assert 0.5 * saved(network, 1) < saved(network) <= saved(network, 1)
 
 
-def test_no_more_bytes_than_one_bit_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_bytes_than_one_bit_takes() -> None:
     """Volumes that are all alike have no noise of their own: no sketch is good enough for them."""
-    monkeypatch.setattr("seg3d.probing.bits.LITTLE", 0)
     torch.manual_seed(0)
     network = UNet3d(2, 3, (4, 6, 8))
     x = torch.randn(1, 2, 24, 24, 24)
@@ -154,7 +152,7 @@ def test_no_more_bytes_than_one_bit_takes(monkeypatch: pytest.MonkeyPatch) -> No
         assert isinstance(output, Tensor)
         output.square().mean().backward()
 
-    bits = choose_bits(network, [backward] * 3)
+    bits = choose_bits(network, [backward] * 3, little=0).bits
     assert 0.5 * saved(network, 1) < saved(network) <= saved(network, 1)
     assert len(set(bits.values())) > 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from seg3d.common.errors import UserError
 from seg3d.training.journal import Journal
@@ -49,6 +51,24 @@ def test_scalars_and_pictures_are_readable(tmp_path: Path) -> None:
     assert [one.step for one in read.Scalars("dice/liver")] == [2]
     (shown,) = read.Images("validation")
     assert (shown.step, shown.width, shown.height) == (2, 30, 20)
+
+
+def test_what_belongs_together_has_one_chart(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    tags = ("noise/encoder.0", "noise/up.1", "bits/up.1", "memory/peak_gib", "memory/planned_gib")
+    journal.scalars(1, dict.fromkeys(tags, 1.0))
+    journal.close()
+    (stored,) = events(tmp_path).Tensors("custom_scalars__config__")
+    layout = Layout.FromString(stored.tensor_proto.string_val[0])
+    shown = {
+        chart.title: [
+            tag for tag in tags if any(re.fullmatch(one, tag) for one in chart.multiline.tag)
+        ]
+        for category in layout.category
+        for chart in category.chart
+    }
+    assert shown["noise"] == list(tags[:2]) and shown["bits"] == [tags[2]]
+    assert shown["memory in GiB"] == list(tags[3:])
 
 
 def test_an_epoch_can_be_read_while_training_goes_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from seg3d.common.errors import RunFailed, UserError
 from seg3d.config import config_from_tree, load_config
 from seg3d.data import cache as cache_module
 from seg3d.data.transforms import IMAGE, LABEL
+from seg3d.plan import predicted_peak
 from seg3d.probing import SKETCHES
 from seg3d.probing.probed_layer import ProbedLayer
 from seg3d.runs.checkpoint import load_checkpoint
@@ -137,6 +139,33 @@ def test_bits_are_chosen_when_a_run_goes_on_with_auto(tmp_path: Path, cubes: Pat
     assert set(measured.values()) != {2}
     assert "bits per voxel" not in go_on(folder)
     assert load_checkpoint(Run(folder).last)[2]["bits"] == measured
+
+
+def test_bits_and_noise_of_every_level_are_in_the_log(tmp_path: Path, cubes: Path) -> None:
+    start(tmp_path / "run", cubes, "train.epochs=2")
+    rows = [json.loads(line) for line in Run(tmp_path / "run").log.read_text().splitlines()]
+    first, second = (row for row in rows if "loss/loss" in row)
+    # They are measured after the first epoch; after the last one nobody would use them.
+    measured = {tag for tag in first if tag.startswith("noise/")}
+    assert measured == {f"noise/{one}" for one in ("encoder.0", "encoder.1", "up.0", "decoder.0",
+                                                   "heads.0")}  # fmt: skip
+    assert not any(tag.startswith("noise/") for tag in second)
+    for row in (first, second):
+        assert {"bits/encoder.0", "bits/encoder.1", "bits/decoder.0"} <= row.keys()
+        # What a CPU's process takes is not what was planned.
+        assert "memory/peak_gib" in row and "memory/planned_gib" not in row
+
+
+def test_on_a_gpu_the_planned_peak_stands_beside_the_measured_one(tmp_path: Path) -> None:
+    trainer = Trainer(small_config(), small_plan(), Run(tmp_path), CPU)
+    planned = predicted_peak(trainer.config, trainer.plan, torch.float32).total
+    trainer.device = torch.device("cuda")
+    trainer.position.sums = {"loss": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seg3d.training.trainer.peak_gib", lambda device: 0.5)
+        scalars = trainer.close_epoch({}, None)
+    assert scalars["memory/planned_gib"] == planned / 2**30
+    assert scalars["memory/peak_gib"] == 0.5
 
 
 def in_half_precision(folder: Path, scale: float) -> Trainer:
