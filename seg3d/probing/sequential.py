@@ -1,20 +1,47 @@
-"""A Sequential whose layers write over what nobody else can have need of."""
+"""Tensors handed from layer to layer, so that each may write over what nobody else has need of.
+
+They travel in a list, and whoever has need of one takes it off: a call of a module would hold on
+to its arguments until it is done. A list of several stands for their concatenation along the
+channels, which a convolution reads part by part.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from seg3d.probing.activations import ProbedLeakyReLU, ProbedReLU
-from seg3d.probing.convolutions import ProbedConv3d
+from seg3d.probing.activations import ProbedLeakyReLU, ProbedPReLU, ProbedReLU
+from seg3d.probing.convolutions import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.norms import ProbedNorm
 from seg3d.probing.private import is_alone
 from seg3d.probing.probed_layer import is_watched
+from seg3d.probing.upsampled import Upsampled
 
-# A tuple, which torch.compile of PyTorch 2.8 understands.
-InPlace = (ProbedConv3d, ProbedNorm, ProbedReLU, ProbedLeakyReLU)
+# Tensors, or those that are yet to be made.
+Held = list[Any]
+# Tuples, which torch.compile of PyTorch 2.8 understands.
+InPlace = (ProbedConv3d, ProbedNorm, ProbedReLU, ProbedLeakyReLU, ProbedPReLU)
+Convolution = (ProbedConv3d, ProbedConvTranspose3d)
 
 
-class ProbedSequential(nn.Sequential):
+class Relay:
+    """A module that only hands on what it is given to other modules, and lets go of it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply all modules to the ordinary module's input."""
+        held = [input]
+        self.apply_to(held)
+        return joined(held)
+
+    def apply_to(self, held: Held) -> None:
+        """Replace what is in ``held``; a list of ours is no second holder of it."""
+        raise NotImplementedError
+
+
+class ProbedSequential(Relay, nn.Sequential):
     """:class:`torch.nn.Sequential` that takes one tensor where there are usually two.
 
     What one of its layers puts out goes to the next and to nobody else, unless a hook, an
@@ -22,24 +49,31 @@ class ProbedSequential(nn.Sequential):
     layer may write over it.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def apply_to(self, held: Held) -> None:
         """Apply all layers, one after the other."""
-        held = [input]
-        self.apply_to(held)
-        return held.pop()
-
-    def apply_to(self, held: list[Tensor]) -> None:
-        """Replace the one tensor in ``held``; a list of ours is no second holder of it."""
-        for module in self:
-            apply_to(module, held)
+        apply_all(self, held)
 
 
-def apply_to(module: nn.Module, held: list[Tensor]) -> None:
-    """Replace the one tensor in ``held``, which nobody else need hold, by ``module``'s output."""
-    if isinstance(module, ProbedSequential) and not is_watched(module, held[0]):
+def apply_all(modules: Iterable[Callable[[Tensor], Tensor]], held: Held) -> None:
+    """:func:`apply_to` for one module after the other."""
+    for module in modules:
+        apply_to(module, held)
+
+
+def apply_to(module: Callable[[Tensor], Tensor], held: Held) -> None:
+    """Replace what is in ``held``, which nobody else need hold, by ``module``'s output."""
+    if isinstance(module, Relay) and not is_watched(module, held[-1]):
         module.apply_to(held)
         return
-    x = held.pop()
+    if (
+        len(held) > 1
+        and isinstance(module, Convolution)
+        and module.takes_parts()
+        and not is_watched(module, held[-1])
+    ):
+        held.append(module.of_parts(_taken_off(held)))
+        return
+    x = joined(held)
     if (
         isinstance(module, InPlace)
         and module.is_sparing()
@@ -53,6 +87,42 @@ def apply_to(module: nn.Module, held: list[Tensor]) -> None:
             module.inplace = asked
     else:
         held.append(module(x))
+
+
+def joined(held: Held) -> Tensor:
+    """Take everything off ``held``: the one tensor, or the concatenation of all."""
+    if len(held) > 1:
+        held[:] = [torch.cat([_made(part) for part in held], dim=1)]
+    return _made(held.pop())
+
+
+def _made(part: Tensor | Upsampled) -> Tensor:
+    return part() if isinstance(part, Upsampled) else part
+
+
+def _taken_off(held: Held) -> list[Callable[[], Tensor]]:
+    """The parts that were in ``held``, as :meth:`ProbedConv3d.of_parts` wants them."""
+    parts = [part if isinstance(part, Upsampled) else [part].pop for part in held]
+    held.clear()
+    return parts
+
+
+def shared(held: Held) -> Tensor:
+    """What is in ``held``, which stays there, so that from now on it has two holders."""
+    held.append(joined(held))
+    x: Tensor = held[0]
+    return x
+
+
+def add_to(held: Held, past: Tensor, *, inplace: bool = False) -> None:
+    """Add ``past`` to what is in ``held``: in place if asked to, or where nobody else sees it."""
+    x = joined(held)
+    fits = x.shape == past.shape and torch.result_type(x, past) == x.dtype
+    if inplace or (fits and is_alone(x)):
+        x += past
+    else:
+        x = x + past
+    held.append(x)
 
 
 def as_probed(module: nn.Sequential) -> None:

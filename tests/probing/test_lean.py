@@ -43,7 +43,7 @@ def many_slabs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in ("slab_convolutions", "upsampled"):
         monkeypatch.setattr(f"seg3d.probing.{module}.slab_elements", lambda x: 1 << 14)
     monkeypatch.setattr("seg3d.probing.slabs.LEAST_ROWS", 2)
-    monkeypatch.setattr("seg3d.probing.norms.lot_elements", lambda x, total: 1 << 13)
+    monkeypatch.setattr("seg3d.probing.work_sizes.lot_elements", lambda x, total: 1 << 13)
     yield
 
 
