@@ -23,6 +23,7 @@ from seg3d.probing.sequential import (
     add_to,
     apply_all,
     apply_to,
+    forked,
     joined,
     shared,
 )
@@ -64,11 +65,11 @@ class ProbedResidualBlock(Relay, UnetResBlock):
 
     def apply_to(self, held: Held) -> None:
         """Two convolutions, added to what goes past them, perhaps by a third one."""
-        past: Held = [shared(held)]
+        past: Held = [forked(held)]
         apply_all([self.conv1, self.norm1, self.lrelu, self.conv2, self.norm2], held)
         if self.downsample:
             apply_all([self.conv3, self.norm3], past)
-        add_to(held, past.pop(), inplace=True)
+        add_to(held, joined(past), inplace=True)
         apply_to(self.lrelu, held)
 
 
@@ -97,12 +98,16 @@ class ProbedSkipLayer(Relay, DynUNetSkipLayer):
     def apply_to(self, held: Held) -> None:
         """Go down, past the skip and up again."""
         apply_to(self.downsample, held)
-        below = [shared(held)]
+        fork = forked(held)
+        below: Held = [fork]
         apply_to(self.next_layer, below)
+        below = [joined(below)]
+        held[:] = [fork.x]
+        del fork
         if isinstance(self.upsample, ProbedUpBlock) and not is_watched(self.upsample, below[0]):
             self.upsample.join(below, held)
         else:
-            held.append(self.upsample(joined(below), joined(held)))
+            held.append(self.upsample(below.pop(), held.pop()))
         if self.super_head is not None and self.heads is not None and self.index > 0:
             self.heads[self.index - 1] = self.super_head(shared(held))
 
@@ -115,9 +120,10 @@ class ProbedSkipConnection(Relay, SkipConnection):
         if self.mode != "cat" or self.dim != 1:
             held.append(SkipConnection.forward(self, joined(held)))
             return
-        below = [shared(held)]
+        fork = forked(held)
+        below: Held = [fork]
         apply_to(self.submodule, below)
-        held.append(joined(below))
+        held[:] = [fork.x, joined(below)]
 
 
 class ProbedResidualUnit(Relay, ResidualUnit):
@@ -125,9 +131,10 @@ class ProbedResidualUnit(Relay, ResidualUnit):
 
     def apply_to(self, held: Held) -> None:
         """Some convolutions, added to what goes past them, perhaps by another one."""
-        past = self.residual(shared(held))
+        past: Held = [forked(held)]
+        apply_to(self.residual, past)
         apply_to(self.conv, held)
-        add_to(held, past)
+        add_to(held, joined(past))
 
 
 class ProbedSegResNetBlock(Relay, ResBlock):

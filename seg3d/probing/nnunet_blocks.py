@@ -25,7 +25,16 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from seg3d.probing.probed_layer import is_watched
-from seg3d.probing.sequential import Held, Relay, add_to, apply_all, apply_to, joined, shared
+from seg3d.probing.sequential import (
+    Held,
+    Relay,
+    add_to,
+    apply_all,
+    apply_to,
+    forked,
+    joined,
+    shared,
+)
 from seg3d.probing.upsampled import Upsampled
 
 
@@ -72,13 +81,14 @@ class ProbedBottleneckD(Relay, BottleneckD):
 
 
 def _add_residual(block: Any, layers: list[Callable[[Tensor], Tensor]], held: Held) -> None:
-    past = block.skip(shared(held))
+    past: Held = [forked(held)]
+    apply_to(block.skip, past)
     if block.apply_stochastic_depth:
         layers.append(block.drop_path)
     if block.apply_se:
         layers.append(block.squeeze_excitation)
     apply_all(layers, held)
-    add_to(held, past, inplace=True)
+    add_to(held, joined(past), inplace=True)
 
 
 class ProbedPlainConvUNet(PlainConvUNet):
@@ -117,13 +127,13 @@ def _scores(network: Any, x: Tensor) -> Tensor | list[Tensor]:
     skips = []
     for stage in encoder.stages:
         apply_to(stage, held)
-        skips.append(shared(held))
+        skips.append(forked(held))
     skips.pop()  # the bottom, which is no skip
     scores = []
     levels = zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
     for up, stage, head in levels:
         below = [joined(held)]
-        held += [Upsampled(up, below.pop), skips.pop()]
+        held += [Upsampled(up, below.pop), skips.pop().x]
         apply_to(stage, held)
         if decoder.deep_supervision or not skips:
             scores.append(head(shared(held)))

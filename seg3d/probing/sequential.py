@@ -20,11 +20,22 @@ from seg3d.probing.private import is_alone
 from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.upsampled import Upsampled
 
-# Tensors, or those that are yet to be made.
+# Of tensors, of forks, and of those that are yet to be made.
 Held = list[Any]
 # Tuples, which torch.compile of PyTorch 2.8 understands.
 InPlace = (ProbedConv3d, ProbedNorm, ProbedReLU, ProbedLeakyReLU, ProbedPReLU)
 Convolution = (ProbedConv3d, ProbedConvTranspose3d)
+
+
+class Fork:
+    """A tensor that another reader will have need of, behind the one that is given it first.
+
+    A convolution that reads it puts in its place what :meth:`ProbedConv3d.with_skip` hands on,
+    whose gradient it will add to in place.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
 
 
 class Relay:
@@ -62,17 +73,18 @@ def apply_all(modules: Iterable[Callable[[Tensor], Tensor]], held: Held) -> None
 
 def apply_to(module: Callable[[Tensor], Tensor], held: Held) -> None:
     """Replace what is in ``held``, which nobody else need hold, by ``module``'s output."""
-    if isinstance(module, Relay) and not is_watched(module, held[-1]):
+    if isinstance(module, Relay) and not _is_watched(module, held):
         module.apply_to(held)
         return
-    if (
-        len(held) > 1
-        and isinstance(module, Convolution)
-        and module.takes_parts()
-        and not is_watched(module, held[-1])
-    ):
-        held.append(module.of_parts(_taken_off(held)))
-        return
+    if isinstance(module, Convolution) and module.is_sparing() and not _is_watched(module, held):
+        if len(held) > 1 and module.takes_parts():
+            held.append(module.of_parts(_taken_off(held)))
+            return
+        if isinstance(held[0], Fork) and isinstance(module, ProbedConv3d):
+            fork = held.pop()
+            y, fork.x = module.with_skip(fork.x)
+            held.append(y)
+            return
     x = joined(held)
     if (
         isinstance(module, InPlace)
@@ -96,19 +108,34 @@ def joined(held: Held) -> Tensor:
     return _made(held.pop())
 
 
-def _made(part: Tensor | Upsampled) -> Tensor:
+def _made(part: Tensor | Fork | Upsampled) -> Tensor:
+    if isinstance(part, Fork):
+        return part.x
     return part() if isinstance(part, Upsampled) else part
 
 
 def _taken_off(held: Held) -> list[Callable[[], Tensor]]:
     """The parts that were in ``held``, as :meth:`ProbedConv3d.of_parts` wants them."""
-    parts = [part if isinstance(part, Upsampled) else [part].pop for part in held]
+    parts: list[Any] = [part if isinstance(part, Upsampled) else [_made(part)].pop for part in held]
     held.clear()
     return parts
 
 
+def _is_watched(module: nn.Module, held: Held) -> bool:
+    last = held[-1]
+    return is_watched(module, last.x if isinstance(last, Fork) else last)
+
+
+def forked(held: Held) -> Fork:
+    """The fork of what is in ``held``, which stays there, for another reader."""
+    if not (len(held) == 1 and isinstance(held[0], Fork)):
+        held.append(Fork(joined(held)))
+    fork: Fork = held[0]
+    return fork
+
+
 def shared(held: Held) -> Tensor:
-    """What is in ``held``, which stays there, so that from now on it has two holders."""
+    """What is in ``held``, which stays there."""
     held.append(joined(held))
     x: Tensor = held[0]
     return x

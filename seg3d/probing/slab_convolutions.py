@@ -117,6 +117,7 @@ def convolution_backward(
         if total is not None:
             total.add(samples, *window, part[0], slab.last if onto is dy else None)
         sums = [added(*pair) for pair in zip(sums, part[1:], strict=True)]
+        del part  # which need not be there beside the next
     if total is not None:
         total.finish()
     if apart:
