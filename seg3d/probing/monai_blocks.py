@@ -23,6 +23,7 @@ from seg3d.probing.sequential import (
     add_to,
     apply_all,
     apply_to,
+    branched,
     forked,
     joined,
     shared,
@@ -65,7 +66,7 @@ class ProbedResidualBlock(Relay, UnetResBlock):
 
     def apply_to(self, held: Held) -> None:
         """Two convolutions, added to what goes past them, perhaps by a third one."""
-        past: Held = [forked(held)]
+        past: Held = [forked(held) if self.downsample else shared(held)]
         apply_all([self.conv1, self.norm1, self.lrelu, self.conv2, self.norm2], held)
         if self.downsample:
             apply_all([self.conv3, self.norm3], past)
@@ -131,8 +132,7 @@ class ProbedResidualUnit(Relay, ResidualUnit):
 
     def apply_to(self, held: Held) -> None:
         """Some convolutions, added to what goes past them, perhaps by another one."""
-        past: Held = [forked(held)]
-        apply_to(self.residual, past)
+        past = branched(self.residual, held)
         apply_to(self.conv, held)
         add_to(held, joined(past))
 

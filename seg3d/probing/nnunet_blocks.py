@@ -31,6 +31,7 @@ from seg3d.probing.sequential import (
     add_to,
     apply_all,
     apply_to,
+    branched,
     forked,
     joined,
     shared,
@@ -81,8 +82,7 @@ class ProbedBottleneckD(Relay, BottleneckD):
 
 
 def _add_residual(block: Any, layers: list[Callable[[Tensor], Tensor]], held: Held) -> None:
-    past: Held = [forked(held)]
-    apply_to(block.skip, past)
+    past = branched(block.skip, held)
     if block.apply_stochastic_depth:
         layers.append(block.drop_path)
     if block.apply_se:

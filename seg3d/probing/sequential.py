@@ -126,6 +126,20 @@ def _is_watched(module: nn.Module, held: Held) -> bool:
     return is_watched(module, last.x if isinstance(last, Fork) else last)
 
 
+def branched(module: Callable[[Tensor], Tensor], held: Held) -> Held:
+    """What ``module`` makes of what is in ``held``, which stays there."""
+    if isinstance(held[0], Fork):
+        branch: Held = [held[0]]
+        apply_to(module, branch)
+        return branch
+    fork = Fork(joined(held))
+    branch = [fork]
+    apply_to(module, branch)
+    # The next reader is the last.
+    held.append(fork.x)
+    return branch
+
+
 def forked(held: Held) -> Fork:
     """The fork of what is in ``held``, which stays there, for another reader."""
     if not (len(held) == 1 and isinstance(held[0], Fork)):
