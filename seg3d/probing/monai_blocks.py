@@ -10,8 +10,10 @@ from monai.networks.blocks.convolutions import ResidualUnit
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock, UnetUpBlock
 from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.layers.simplelayers import SkipConnection
+from monai.networks.nets.attentionunet import AttentionBlock, AttentionLayer
 from monai.networks.nets.basic_unet import UpCat
 from monai.networks.nets.dynunet import DynUNetSkipLayer
+from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -20,10 +22,10 @@ from seg3d.probing.sequential import (
     Held,
     ProbedSequential,
     Relay,
+    add_branches,
     add_to,
     apply_all,
     apply_to,
-    branched,
     forked,
     joined,
     shared,
@@ -66,11 +68,9 @@ class ProbedResidualBlock(Relay, UnetResBlock):
 
     def apply_to(self, held: Held) -> None:
         """Two convolutions, added to what goes past them, perhaps by a third one."""
-        past: Held = [forked(held) if self.downsample else shared(held)]
-        apply_all([self.conv1, self.norm1, self.lrelu, self.conv2, self.norm2], held)
-        if self.downsample:
-            apply_all([self.conv3, self.norm3], past)
-        add_to(held, joined(past), inplace=True)
+        main = [self.conv1, self.norm1, self.lrelu, self.conv2, self.norm2]
+        past = [self.conv3, self.norm3] if self.downsample else []
+        add_branches(main, past, held, inplace=True)
         apply_to(self.lrelu, held)
 
 
@@ -132,9 +132,7 @@ class ProbedResidualUnit(Relay, ResidualUnit):
 
     def apply_to(self, held: Held) -> None:
         """Some convolutions, added to what goes past them, perhaps by another one."""
-        past = branched(self.residual, held)
-        apply_to(self.conv, held)
-        add_to(held, joined(past))
+        add_branches([self.conv], [self.residual], held)
 
 
 class ProbedSegResNetBlock(Relay, ResBlock):
@@ -142,10 +140,55 @@ class ProbedSegResNetBlock(Relay, ResBlock):
 
     def apply_to(self, held: Held) -> None:
         """Norm, activation and convolution twice, added to what came in."""
-        past = shared(held)
         first, second = (self.norm1, self.act, self.conv1), (self.norm2, self.act, self.conv2)
-        apply_all([*first, *second], held)
-        add_to(held, past, inplace=True)
+        add_branches([*first, *second], [], held, inplace=True)
+
+
+class ProbedSegResNet(SegResNet):
+    """:class:`monai.networks.nets.SegResNet`, which lets go of the skips."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores of ``(B, C, D, H, W)``."""
+        held: Held = [x]
+        apply_to(self.convInit, held)
+        if self.dropout_prob is not None:
+            apply_to(self.dropout, held)
+        skips = []
+        for down in self.down_layers:
+            apply_to(down, held)
+            skips.append(shared(held))
+        skips.pop()  # the bottom, which is no skip
+        for up, layers in zip(self.up_samples, self.up_layers, strict=True):
+            apply_to(up, held)
+            add_to(held, skips.pop())
+            apply_to(layers, held)
+        if self.use_conv_final:
+            apply_to(self.conv_final, held)
+        return joined(held)
+
+
+class ProbedAttentionBlock(AttentionBlock):
+    """:class:`monai.networks.nets.attentionunet.AttentionBlock`."""
+
+    def forward(self, g: Tensor, x: Tensor) -> Tensor:
+        """Weigh ``x`` by what it has in common with ``g``, which is of the same shape."""
+        held: Held = [self.W_g(g)]
+        add_to(held, self.W_x(x))
+        apply_all([self.relu, self.psi], held)
+        return x * joined(held)
+
+
+class ProbedAttentionLayer(Relay, AttentionLayer):
+    """:class:`monai.networks.nets.attentionunet.AttentionLayer`."""
+
+    def apply_to(self, held: Held) -> None:
+        """Go down and up again, and merge that with the skip, weighed by attention."""
+        below: Held = [shared(held)]
+        apply_all([self.submodule, self.upconv], below)
+        up = joined(below)
+        held += [self.attention(g=up, x=held.pop()), up]
+        del up
+        apply_to(self.merge, held)
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {
@@ -157,4 +200,7 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     SkipConnection: ProbedSkipConnection,
     ResidualUnit: ProbedResidualUnit,
     ResBlock: ProbedSegResNetBlock,
+    SegResNet: ProbedSegResNet,
+    AttentionBlock: ProbedAttentionBlock,
+    AttentionLayer: ProbedAttentionLayer,
 }

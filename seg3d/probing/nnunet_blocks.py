@@ -28,10 +28,8 @@ from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.sequential import (
     Held,
     Relay,
-    add_to,
-    apply_all,
+    add_branches,
     apply_to,
-    branched,
     forked,
     joined,
     shared,
@@ -82,13 +80,11 @@ class ProbedBottleneckD(Relay, BottleneckD):
 
 
 def _add_residual(block: Any, layers: list[Callable[[Tensor], Tensor]], held: Held) -> None:
-    past = branched(block.skip, held)
     if block.apply_stochastic_depth:
         layers.append(block.drop_path)
     if block.apply_se:
         layers.append(block.squeeze_excitation)
-    apply_all(layers, held)
-    add_to(held, joined(past), inplace=True)
+    add_branches(layers, [block.skip], held, inplace=True)
 
 
 class ProbedPlainConvUNet(PlainConvUNet):

@@ -22,6 +22,7 @@ from seg3d.probing.upsampled import Upsampled
 
 # Of tensors, of forks, and of those that are yet to be made.
 Held = list[Any]
+Layers = Iterable[Callable[[Tensor], Tensor]]
 # Tuples, which torch.compile of PyTorch 2.8 understands.
 InPlace = (ProbedConv3d, ProbedNorm, ProbedReLU, ProbedLeakyReLU, ProbedPReLU)
 Convolution = (ProbedConv3d, ProbedConvTranspose3d)
@@ -65,7 +66,7 @@ class ProbedSequential(Relay, nn.Sequential):
         apply_all(self, held)
 
 
-def apply_all(modules: Iterable[Callable[[Tensor], Tensor]], held: Held) -> None:
+def apply_all(modules: Layers, held: Held) -> None:
     """:func:`apply_to` for one module after the other."""
     for module in modules:
         apply_to(module, held)
@@ -126,20 +127,6 @@ def _is_watched(module: nn.Module, held: Held) -> bool:
     return is_watched(module, last.x if isinstance(last, Fork) else last)
 
 
-def branched(module: Callable[[Tensor], Tensor], held: Held) -> Held:
-    """What ``module`` makes of what is in ``held``, which stays there."""
-    if isinstance(held[0], Fork):
-        branch: Held = [held[0]]
-        apply_to(module, branch)
-        return branch
-    fork = Fork(joined(held))
-    branch = [fork]
-    apply_to(module, branch)
-    # The next reader is the last.
-    held.append(fork.x)
-    return branch
-
-
 def forked(held: Held) -> Fork:
     """The fork of what is in ``held``, which stays there, for another reader."""
     if not (len(held) == 1 and isinstance(held[0], Fork)):
@@ -153,6 +140,28 @@ def shared(held: Held) -> Tensor:
     held.append(joined(held))
     x: Tensor = held[0]
     return x
+
+
+def add_branches(main: Layers, past: Layers, held: Held, *, inplace: bool = False) -> None:
+    """Replace x in ``held`` by main(x) + past(x).
+
+    The branch past is done last, so that in the backward pass it comes first, and the gradient
+    of the sum is left to the main one alone, which writes over it.
+
+    Args:
+        main: layers, one behind the other.
+        past: likewise; none for x itself.
+        held: of x.
+        inplace: write the sum over main(x), as the ordinary module does; otherwise that is done
+            where nobody else sees it.
+    """
+    shared_outside = isinstance(held[0], Fork)
+    fork = forked(held)
+    apply_all(main, held)
+    other: Held = [fork if shared_outside else fork.x]
+    del fork
+    apply_all(past, other)
+    add_to(held, joined(other), inplace=inplace)
 
 
 def add_to(held: Held, past: Tensor, *, inplace: bool = False) -> None:
