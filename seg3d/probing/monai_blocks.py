@@ -14,6 +14,7 @@ from monai.networks.nets.attentionunet import AttentionBlock, AttentionLayer
 from monai.networks.nets.basic_unet import UpCat
 from monai.networks.nets.dynunet import DynUNetSkipLayer
 from monai.networks.nets.segresnet import SegResNet
+from monai.networks.nets.vnet import UpTransition
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -191,6 +192,23 @@ class ProbedAttentionLayer(Relay, AttentionLayer):
         apply_to(self.merge, held)
 
 
+class ProbedUpTransition(UpTransition):
+    """:class:`monai.networks.nets.vnet.UpTransition`."""
+
+    def forward(self, x: Tensor, skipx: Tensor) -> Tensor:
+        """Upsample ``x``, concatenate ``skipx`` behind it, add what convolutions make of that."""
+        held: Held = [x if self.dropout is None else self.dropout(x)]
+        skip = self.dropout2(skipx)
+        apply_all([self.up_conv, self.bn1, self.act_function1], held)
+        held.append(skip)
+        del skip
+        # Not in parts: the whole is added.
+        held.append(joined(held))
+        add_branches([self.ops], [], held)
+        apply_to(self.act_function2, held)
+        return joined(held)
+
+
 KINDS: dict[type[nn.Module], type[nn.Module]] = {
     UpCat: ProbedUpCat,
     UnetBasicBlock: ProbedBasicBlock,
@@ -203,4 +221,5 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
     SegResNet: ProbedSegResNet,
     AttentionBlock: ProbedAttentionBlock,
     AttentionLayer: ProbedAttentionLayer,
+    UpTransition: ProbedUpTransition,
 }

@@ -167,12 +167,16 @@ def add_branches(main: Layers, past: Layers, held: Held, *, inplace: bool = Fals
 def add_to(held: Held, past: Tensor, *, inplace: bool = False) -> None:
     """Add ``past`` to what is in ``held``: in place if asked to, or where nobody else sees it."""
     x = joined(held)
-    fits = x.shape == past.shape and torch.result_type(x, past) == x.dtype
-    if inplace or (fits and is_alone(x)):
+    if inplace or (is_alone(x) and _fits(past, x)):
         x += past
     else:
         x = x + past
     held.append(x)
+
+
+def _fits(past: Tensor, x: Tensor) -> bool:
+    """Whether the sum is of x's shape and type."""
+    return x.shape == past.shape and torch.result_type(x, past) == x.dtype
 
 
 def as_probed(module: nn.Sequential) -> None:
