@@ -111,7 +111,9 @@ def probe_model(
     These are Conv3d, ConvTranspose3d, InstanceNorm3d, GroupNorm, BatchNorm3d, ReLU, LeakyReLU,
     PReLU, MaxPool3d and AvgPool3d. They remain the same objects, with the same parameters, hooks
     and names, so that optimisers and the keys of the state_dict need no care. Layers that are
-    probed already are given the new sketch.
+    probed already are given the new sketch. ``nn.Sequential`` and blocks of MONAI's and nnU-Net's
+    that are known (of exactly their classes, not of subclasses) hand tensors on, from now on,
+    without concatenations and for work in place.
 
     Args:
         network: any module, for example one of MONAI's or nnU-Net's networks.

@@ -37,13 +37,15 @@ class Case:
 
 CASES = {
     "PlainConvUNet": Case(lambda: plain_conv_unet(NNUNET_WIDTHS), (0.13, 0.17), (0.25, 0.29)),
-    "ResidualEncoderUNet": Case(lambda: residual_encoder_unet(NNUNET_WIDTHS), (0, 0), (0, 0)),
+    "ResidualEncoderUNet": Case(
+        lambda: residual_encoder_unet(NNUNET_WIDTHS), (0.16, 0.21), (0.42, 0.64)
+    ),
     "DynUNet": Case(lambda: dynunet(NNUNET_WIDTHS), (0.13, 0.17), (0.31, 0.35)),
     "DynUNet, residual": Case(lambda: dynunet(NNUNET_WIDTHS, True), (0.15, 0.18), (0.41, 0.44)),
     # Here the weights, and slabs of 32 MiB that keep a GPU busy, are a large part.
     "UNet": Case(lambda: monai_unet(NNUNET_WIDTHS, 2), (0.28, 0.35), (0.68, 0.67)),
     # And these slabs are as large as the largest tensors.
-    "UNet of MONAI's widths": Case(lambda: monai_unet(MONAI_WIDTHS, 0), (0, 0), (0, 0)),
+    "UNet of MONAI's widths": Case(lambda: monai_unet(MONAI_WIDTHS, 0), (0.44, 0.54), (0.81, 0.88)),
     "BasicUNet": Case(lambda: BasicUNet(3, 1, 3), (0.18, 0.19), (0.34, 0.37)),
     "SegResNet": Case(lambda: SegResNet(3, 8, 1, 3), (0.22, 0.26), (0.60, 0.71)),
     "AttentionUnet": Case(
