@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import le
 from typing import Any
 
 import torch
@@ -32,16 +31,6 @@ class ProbedPool(ProbedLayer):
         if not (self.is_probing() and usual) or self.return_indices:
             return super().forward(input)
         return _Pool.apply(plain(input), self)
-
-    def windows_lie_side_by_side(self) -> bool:
-        """Whether no voxel of the input is in two windows."""
-        kernel, stride, *_ = self._geometry()
-        # A dilated window may lie between the voxels of another: not asked of it.
-        spread = getattr(self, "dilation", 1) not in (1, (1, 1, 1))
-        return not spread and all(map(le, kernel, stride))
-
-    def _geometry(self) -> tuple[Any, ...]:
-        raise NotImplementedError
 
     def pool(self, x: Tensor) -> tuple[Tensor, ...]:
         """The output, and what :meth:`gradient` has to know."""
@@ -97,8 +86,11 @@ class _Pool(ProbedFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         refuse_second_derivatives()
-        if ctx.layer.windows_lie_side_by_side():
-            # No sums, which had better be done in the finer type that autocast may have chosen.
-            dy = dy.to(ctx.dtype)
         like = dy.new_empty(1).expand(ctx.shape)
-        return ctx.layer.gradient(dy, like, *ctx.saved_tensors).to(ctx.dtype), None
+        if dy.dtype == ctx.dtype:
+            return ctx.layer.gradient(dy, like, *ctx.saved_tensors), None
+        # Autocast has chosen float32, of which the whole need not be there.
+        dx = torch.empty(ctx.shape, dtype=ctx.dtype, device=dy.device)
+        for sample, *parts in zip(dx, dy, like, *ctx.saved_tensors, strict=True):
+            sample.copy_(ctx.layer.gradient(*parts))
+        return dx, None
