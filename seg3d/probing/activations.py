@@ -38,8 +38,7 @@ class ProbedActivation(ProbedLayer):
     @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Activate ``(B, C, D, H, W)``."""
-        usual = input.dim() == 5 and input.numel() > 0
-        if not (self.is_probing() and input.requires_grad and usual):
+        if not (self.is_probing() and input.requires_grad and _are_volumes(input)):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):
@@ -80,7 +79,7 @@ class ProbedPReLU(ProbedActivation, nn.PReLU):
     def forward(self, input: Tensor) -> Tensor:
         """Activate ``(B, C, D, H, W)``; torch itself does not do so in place."""
         x = plain(input)
-        if self.inplace and self.is_lean() and _keeps_type(x):
+        if self.inplace and self.is_lean() and _are_volumes(x) and _keeps_type(x):
             return _prelu_(x, self.weight)
         return super().forward(input)
 
@@ -116,6 +115,10 @@ class _Activate(ProbedFunction):
         with torch.autocast(dz.device.type, enabled=False):
             dslope = activate_backward(dz, dx, record, ctx.needs_input_grad[1])
         return dx, dslope, None, None
+
+
+def _are_volumes(x: Tensor) -> bool:
+    return x.dim() == 5 and x.numel() > 0
 
 
 def _keeps_type(x: Tensor) -> bool:

@@ -77,7 +77,12 @@ def apply_to(module: Callable[[Tensor], Tensor], held: Held) -> None:
     if isinstance(module, Relay) and not _is_watched(module, held):
         module.apply_to(held)
         return
-    if isinstance(module, Convolution) and module.is_sparing() and not _is_watched(module, held):
+    if (
+        isinstance(module, Convolution)
+        and module.is_sparing()
+        and _last(held).dim() == 5
+        and not _is_watched(module, held)
+    ):
         if len(held) > 1 and module.takes_parts():
             held.append(module.of_parts(_taken_off(held)))
             return
@@ -122,9 +127,14 @@ def _taken_off(held: Held) -> list[Callable[[], Tensor]]:
     return parts
 
 
+def _last(held: Held) -> Tensor:
+    last: Any = held[-1]
+    x: Tensor = last.x if isinstance(last, Fork) else last
+    return x
+
+
 def _is_watched(module: nn.Module, held: Held) -> bool:
-    last = held[-1]
-    return is_watched(module, last.x if isinstance(last, Fork) else last)
+    return is_watched(module, _last(held))
 
 
 def forked(held: Held) -> Fork:

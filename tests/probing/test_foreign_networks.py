@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from monai.networks.blocks import UnetResBlock
+from monai.networks.blocks import ResidualUnit, UnetResBlock
 from monai.networks.nets import AttentionUnet, BasicUNet, SegResNet, UNet
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -401,6 +401,18 @@ def test_a_forward_of_ones_own_is_left_alone() -> None:
     for found, expected in zip(probed(x), plain(x), strict=True):
         torch.testing.assert_close(found, expected)
     assert len(calls) == len(TINY)
+
+
+@pytest.mark.parametrize("probing", [True, False])
+def test_volumes_without_a_batch_and_vectors_go_as_before(probing: bool) -> None:
+    units = ResidualUnit(3, 2, 4, strides=2)
+    vectors = nn.Sequential(nn.Flatten(0), nn.Linear(4 * 4 * 4 * 4, 3), nn.PReLU())
+    plain = nn.Sequential(units, vectors).double().train(probing)
+    probed = copy.deepcopy(plain)
+    probe_model(probed)
+    x = torch.randn(2, 8, 8, 8, dtype=torch.float64)
+    with torch.set_grad_enabled(probing):
+        torch.testing.assert_close(probed(x), plain(x), rtol=1e-10, atol=1e-10)
 
 
 def test_sums_are_in_place_only_where_nobody_sees_it() -> None:
