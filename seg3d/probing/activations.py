@@ -9,18 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seg3d.common.device import telling
 from seg3d.common.private import is_private
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
+    lowered_under_autocast,
     plain,
     refuse_second_derivatives,
     uncompiled,
 )
 from seg3d.probing.records import KeptSketch, Record, attach, is_one, keeps, record_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
+from seg3d.probing.work_sizes import rows_of_a_lot
 
 
 class ProbedActivation(ProbedLayer):
@@ -31,13 +34,12 @@ class ProbedActivation(ProbedLayer):
     with respect to the input is exact.
     """
 
-    inplace: bool
+    inplace: bool = False
 
     @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Activate ``(B, C, D, H, W)``."""
-        usual = input.dim() == 5 and input.numel() > 0
-        if not (self.is_probing() and input.requires_grad and usual):
+        if not (self.is_probing() and input.requires_grad and _are_volumes(input)):
             return super().forward(input)
         record, input = record_of(input), plain(input)
         if record is None or not is_one(record.slope):
@@ -45,7 +47,7 @@ class ProbedActivation(ProbedLayer):
             record = sketched_with_signs(
                 input.detach(), make_norm_sketch(self.sketch, self.bits), self.next_key()
             )
-        z = _Activate.apply(input, self._slope(), record, getattr(self, "inplace", False))
+        z = _Activate.apply(input, self._slope(), record, self.inplace)
         attach(replace(record, slope=self._detached_slope()), z)
         return z
 
@@ -74,6 +76,14 @@ class ProbedLeakyReLU(ProbedActivation, nn.LeakyReLU):
 class ProbedPReLU(ProbedActivation, nn.PReLU):
     """:class:`torch.nn.PReLU` in few bits; the gradient of its slope is random."""
 
+    @uncompiled
+    def forward(self, input: Tensor) -> Tensor:
+        """Activate ``(B, C, D, H, W)``; torch itself does not do so in place."""
+        x = plain(input)
+        if self.inplace and self.is_lean() and _are_volumes(x) and _keeps_type(x):
+            return _prelu_(x, self.weight)
+        return super().forward(input)
+
     def _slope(self) -> Tensor:
         return self.weight
 
@@ -85,13 +95,14 @@ class _Activate(ProbedFunction):
     def forward(
         ctx: Any, x: Tensor, slope: float | Tensor, record: Record, inplace: bool
     ) -> Tensor:
+        inplace = inplace and not keeps(record.kept, x)
         if isinstance(slope, Tensor):
-            z = F.prelu(x, slope.to(x.dtype))
-        elif inplace and not keeps(record.kept, x):
-            z = F.leaky_relu_(x, slope)
-            ctx.mark_dirty(x)
+            inplace = inplace and _keeps_type(x)
+            z = _prelu_(x, slope) if inplace else F.prelu(x, slope.to(x.dtype))
         else:
-            z = F.leaky_relu(x, slope)
+            z = F.leaky_relu_(x, slope) if inplace else F.leaky_relu(x, slope)
+        if inplace:
+            ctx.mark_dirty(x)
         activated = replace(record, slope=slope)
         ctx.save_for_backward(*activated.tensors)
         ctx.record = activated.without_tensors()
@@ -105,6 +116,22 @@ class _Activate(ProbedFunction):
         with torch.autocast(dz.device.type, enabled=False):
             dslope = activate_backward(dz, dx, record, ctx.needs_input_grad[1])
         return dx, dslope, None, None
+
+
+def _are_volumes(x: Tensor) -> bool:
+    return x.dim() == 5 and x.numel() > 0
+
+
+def _keeps_type(x: Tensor) -> bool:
+    """Whether torch's PReLU, which is cast by autocast as convolutions are, leaves x's type."""
+    return lowered_under_autocast(x) is x
+
+
+def _prelu_(x: Tensor, slope: Tensor) -> Tensor:
+    """:func:`torch.nn.functional.prelu` in place."""
+    for rows in telling(x.split(rows_of_a_lot(x), dim=2), x):
+        rows.copy_(F.prelu(rows, slope.to(x.dtype)))
+    return x
 
 
 def sketched_with_signs(

@@ -42,14 +42,6 @@ KEEPS_NOTHING = (
     nn.ModuleList,
     nn.ModuleDict,
 )
-# MONAI's classes, by module and name, and their probed kinds.
-BLOCKS = {
-    ("monai.networks.nets.basic_unet", "UpCat"): "ProbedUpCat",
-    ("monai.networks.blocks.dynunet_block", "UnetBasicBlock"): "ProbedBasicBlock",
-    ("monai.networks.blocks.dynunet_block", "UnetResBlock"): "ProbedResidualBlock",
-    ("monai.networks.blocks.dynunet_block", "UnetUpBlock"): "ProbedUpBlock",
-    ("monai.networks.blocks.segresnet_block", "ResBlock"): "ProbedSegResNetBlock",
-}
 
 
 @dataclass
@@ -119,7 +111,9 @@ def probe_model(
     These are Conv3d, ConvTranspose3d, InstanceNorm3d, GroupNorm, BatchNorm3d, ReLU, LeakyReLU,
     PReLU, MaxPool3d and AvgPool3d. They remain the same objects, with the same parameters, hooks
     and names, so that optimisers and the keys of the state_dict need no care. Layers that are
-    probed already are given the new sketch.
+    probed already are given the new sketch. ``nn.Sequential`` and blocks of MONAI's and nnU-Net's
+    that are known (of exactly their classes, not of subclasses) hand tensors on, from now on,
+    without concatenations and for work in place.
 
     Args:
         network: any module, for example one of MONAI's or nnU-Net's networks.
@@ -142,10 +136,8 @@ def probe_model(
             continue
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             as_probed(module)
-        elif block := BLOCKS.get((type(module).__module__, type(module).__name__)):
-            from seg3d.probing import monai_blocks  # MONAI takes seconds to import
-
-            module.__class__ = getattr(monai_blocks, block)
+        elif kind := _known_kinds(type(module)).get(type(module)):
+            module.__class__ = kind
         if (reason := _reason_to_leave(module)) is not None:
             report.left[name] = reason
         elif isinstance(module, ProbedLayer):
@@ -155,6 +147,24 @@ def probe_model(
             PROBED[type(module)].adopt(module, sketch, rank, bits)
             report.converted[name] = sketch
     return report
+
+
+def _known_kinds(kind: type[nn.Module]) -> dict[type[nn.Module], type[nn.Module]]:
+    """The modules of ``kind``'s package that have a ``forward`` of ours, by their exact class.
+
+    The packages are there if one has such a module: MONAI takes seconds to import, and nnU-Net's
+    networks need not be installed.
+    """
+    package, _, _ = kind.__module__.partition(".")
+    if package == "monai":
+        from seg3d.probing.monai_blocks import KINDS
+
+        return KINDS
+    if package == "dynamic_network_architectures":
+        from seg3d.probing.nnunet_blocks import KINDS
+
+        return KINDS
+    return {}
 
 
 def _reason_to_leave(module: nn.Module) -> str | None:

@@ -18,6 +18,7 @@ from seg3d.probing.probed_layer import (
     ProbedFunction,
     ProbedLayer,
     is_watched,
+    lowered_under_autocast,
     plain,
     refuse_second_derivatives,
     uncompiled,
@@ -52,6 +53,8 @@ class ProbedConvolution(ProbedLayer):
 
     weight: Tensor
     bias: Tensor | None
+    in_channels: int
+    groups: int
     inplace: bool = False
     sources: tuple[int, ...] = ()
 
@@ -82,7 +85,7 @@ class ProbedConvolution(ProbedLayer):
         with_skip: bool = False,
         inplace: bool = False,
     ) -> Any:
-        x = _autocast(plain(x))
+        x = lowered_under_autocast(plain(x))
         if weight is None:
             weight, bias = self.weight, self.bias
         inplace = inplace or self.inplace
@@ -92,6 +95,57 @@ class ProbedConvolution(ProbedLayer):
         source = self._source(record)
         self._note_source(x, source, key)
         return _Convolve.apply(x, weight, bias, onto, geometry, source, key, with_skip, inplace)
+
+    def takes_parts(self) -> bool:
+        """Whether :meth:`of_parts` can do, and now does, without the concatenation."""
+        return self.is_sparing() and self.groups == 1
+
+    @uncompiled
+    def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
+        """The convolution of the parts' concatenation along the channels, without making it.
+
+        The weights apply to the channels of the last part first (conv(cat(a, b)) = conv_a(a) +
+        conv_b(b)), so that it may be gone before the others are made. One that nobody else holds
+        may be written over.
+
+        Args:
+            parts: functions that return ``(B, C_i, D, H, W)``; called last to first, and the
+                result is let go at once. :class:`~seg3d.probing.upsampled.Upsampled` ones but
+                the last are not made as a whole where that can be avoided.
+
+        Returns:
+            ``(B, C_out, D', H', W')``.
+        """
+        if not self.is_sparing():
+            return self(torch.cat([part() for part in parts], dim=1))
+        self.sources = ()
+        y: Tensor | None = None
+        stop = self.in_channels
+        for part in reversed(parts):
+            y, stop = self._of_part(part, stop, y)
+        assert y is not None
+        return y
+
+    def _of_part(
+        self, part: Callable[[], Tensor], stop: int, onto: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """Add the convolution of the part, whose channels end at ``stop``; returns their start."""
+        x = part()
+        alone = is_alone(x)
+        start = stop - x.shape[1]
+        bias = self.bias if onto is None else None
+        weight = self._weight_of(start, stop)
+        record = record_of(x)
+        y = self._apply_function(x, record, self.geometry(), weight, bias, onto, inplace=alone)
+        return y, start
+
+    def geometry(self) -> Geometry:
+        """The arguments of the convolution."""
+        raise NotImplementedError
+
+    def _weight_of(self, start: int, stop: int) -> Tensor:
+        """The weight of these channels of the input."""
+        raise NotImplementedError
 
     def _source(self, record: Record | None) -> Record | Sketch | KeptSketch:
         """The record, if it will do, or else the sketch to be made."""
@@ -135,7 +189,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         Returns:
             ``(B, C_out, D', H', W')``, and x or a tensor that shares its memory.
         """
-        if not (self.is_probing() and x.requires_grad and _autocast(x) is x):
+        if not (self.is_probing() and x.requires_grad and lowered_under_autocast(x) is x):
             return self(x), x
         padded, padding = self._padded(x)
         if padded is not x:
@@ -146,34 +200,9 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
             attach(record, skip)
         return y, skip
 
-    @uncompiled
-    def of_parts(self, parts: list[Callable[[], Tensor]]) -> Tensor:
-        """The convolution of the parts' concatenation along the channels, without making it.
-
-        The weights apply to the channels of the last part first (conv(cat(a, b)) = conv_a(a) +
-        conv_b(b)), so that it may be gone before the others are made. One that nobody else holds
-        may be written over.
-
-        Args:
-            parts: functions that return ``(B, C_i, D, H, W)``; called last to first, and the
-                result is let go at once. :class:`~seg3d.probing.upsampled.Upsampled` ones but
-                the last are not made as a whole where that can be avoided.
-
-        Returns:
-            ``(B, C_out, D', H', W')``.
-        """
-        if not self.is_sparing():
-            return self(torch.cat([part() for part in parts], dim=1))
-        self.sources = ()
-        y: Tensor | None = None
-        stop = self.in_channels
-        for part in reversed(parts):
-            if y is not None and isinstance(part, Upsampled) and self._can_upsample(part.up, y):
-                y, stop = self._of_upsampled(part, stop, y)
-            else:
-                y, stop = self._of_channels(part, stop, y)
-        assert y is not None
-        return y
+    def takes_parts(self) -> bool:
+        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        return plain and super().takes_parts()
 
     def unscored(self, x: Tensor) -> Scores:
         """The same, left undone if it can be done slab by slab by whoever needs it.
@@ -185,20 +214,17 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         if not (plainly and self.is_sparing()) or is_watched(self, x):
             return self(x)
         self.sources = ()
-        return Unscored(_autocast(plain(x)), self.weight, self.bias)
+        return Unscored(lowered_under_autocast(plain(x)), self.weight, self.bias)
 
-    def _of_channels(
+    def _of_part(
         self, part: Callable[[], Tensor], stop: int, onto: Tensor | None
     ) -> tuple[Tensor, int]:
-        x = part()
-        alone = is_alone(x)
-        start = stop - x.shape[1]
-        bias = self.bias if onto is None else None
-        weight = self.weight[:, start:stop]
-        geometry = self._own_geometry()
-        record = record_of(x)
-        y = self._apply_function(x, record, geometry, weight, bias, onto, inplace=alone)
-        return y, start
+        if onto is not None and isinstance(part, Upsampled) and self._can_upsample(part.up, onto):
+            return self._of_upsampled(part, stop, onto)
+        return super()._of_part(part, stop, onto)
+
+    def _weight_of(self, start: int, stop: int) -> Tensor:
+        return self.weight[:, start:stop]
 
     def _can_upsample(self, up: nn.Module, onto: Tensor) -> bool:
         """Whether ``up`` can be done slab by slab, and what serves it serves us too."""
@@ -211,11 +237,11 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         )
 
     def _of_upsampled(self, part: Upsampled, stop: int, onto: Tensor) -> tuple[Tensor, int]:
-        up, x = part.up, _autocast(plain(part.below()))
+        up, x = part.up, lowered_under_autocast(plain(part.below()))
         assert isinstance(up, ProbedConvTranspose3d)
         start = stop - up.out_channels
         weight = self.weight[:, start:stop]
-        geometries = up.geometry(), self._own_geometry()
+        geometries = up.geometry(), self.geometry()
         if self.is_lean():
             weights = (up.weight, up.bias, weight)
             Passage.of(x.shape, x.dtype, geometries, weights).add_to(onto, x)
@@ -227,7 +253,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         y = ConvolveUpsampled.apply(x, up.weight, up.bias, weight, onto, geometries, source, key)
         return y, start
 
-    def _own_geometry(self) -> Geometry:
+    def geometry(self) -> Geometry:
         assert self.padding_mode == "zeros" and not isinstance(self.padding, str)
         return self._geometry(self.padding)
 
@@ -272,6 +298,9 @@ class ProbedConvTranspose3d(ProbedConvolution, nn.ConvTranspose3d):
             list(self.dilation),
         )
         return self._probed(input, record_of(input), self.geometry(tuple(output_padding)))
+
+    def _weight_of(self, start: int, stop: int) -> Tensor:
+        return self.weight[start:stop]
 
     def geometry(self, output_padding: tuple[int, ...] | None = None) -> Geometry:
         """With the padding of the output that is wanted; without, that of the layer."""
@@ -374,11 +403,3 @@ def _to(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 def _nothing(out: Tensor, samples: slice, units: slice) -> None:
     """Leave rows as they are whose values do not matter."""
-
-
-def _autocast(tensor: Tensor) -> Tensor:
-    """Cast as autocast casts the arguments of a convolution; outside autocast do nothing."""
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
-        return tensor.to(torch.get_autocast_dtype(device))
-    return tensor

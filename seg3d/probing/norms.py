@@ -44,7 +44,7 @@ from seg3d.probing.probed_layer import (
 from seg3d.probing.records import KeptSketch, Record, attach, columns_of
 from seg3d.probing.rotated import Encoder, RotatedSketch
 from seg3d.probing.sketches import working_dtype
-from seg3d.probing.work_sizes import bricks_of, lot_elements
+from seg3d.probing.work_sizes import bricks_of, rows_of_a_lot
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -296,7 +296,7 @@ def normalise_only(
     gain, shift = _affine(weight, bias, normalisation.scale)
     factor = (normalisation.scale * gain)[:, :, None, None, None]
     constant = (normalisation.offset * gain + shift)[:, :, None, None, None]
-    rows = _rows(y)
+    rows = rows_of_a_lot(y)
     for part, target in telling(zip(y.split(rows, 2), z.split(rows, 2), strict=True), y):
         n = target if target.dtype == factor.dtype else torch.empty_like(target, dtype=factor.dtype)
         torch.addcmul(constant, part.to(factor.dtype), factor, out=n)
@@ -311,11 +311,6 @@ def _affine(weight: Tensor | None, bias: Tensor | None, scale: Tensor) -> tuple[
     gain = torch.ones_like(scale) if weight is None else weight.to(scale).expand_as(scale)
     shift = torch.zeros_like(scale) if bias is None else bias.to(scale).expand_as(scale)
     return gain.contiguous(), shift.contiguous()
-
-
-def _rows(y: Tensor) -> int:
-    """Rows along depth that are worked on at a time."""
-    return max(1, lot_elements(y, y.numel()) * y.shape[2] // max(1, y[0].numel()))
 
 
 def normalise_backward(
@@ -364,7 +359,7 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
 def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
     """Of every channel: of each part in two passes, while it is in the cache."""
     dtype = working_dtype(y.dtype)
-    parts = y.split(_rows(y), dim=2)
+    parts = y.split(rows_of_a_lot(y), dim=2)
     means = y.new_zeros(len(parts), *y.shape[:2], dtype=dtype)
     squares = y.new_zeros(*y.shape[:2], dtype=dtype)
     for part, sample in telling(product(range(len(parts)), range(len(y))), y):

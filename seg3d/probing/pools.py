@@ -112,7 +112,13 @@ class _Pool(ProbedFunction):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         refuse_second_derivatives()
         like = dy.new_empty(1).expand(ctx.shape)
-        return ctx.layer.gradient(dy, like, *ctx.saved_tensors).to(ctx.dtype), None
+        if dy.dtype == ctx.dtype:
+            return ctx.layer.gradient(dy, like, *ctx.saved_tensors), None
+        # Autocast has chosen float32, of which the whole need not be there.
+        dx = torch.empty(ctx.shape, dtype=ctx.dtype, device=dy.device)
+        for sample, *parts in zip(dx, dy, like, *ctx.saved_tensors, strict=True):
+            sample.copy_(ctx.layer.gradient(*parts))
+        return dx, None
 
 
 class _MeansWithSkip(ProbedFunction):

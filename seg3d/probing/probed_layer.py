@@ -184,6 +184,12 @@ def single_under_autocast(x: Tensor) -> Tensor:
     return x.float() if casts else x
 
 
+def lowered_under_autocast(x: Tensor) -> Tensor:
+    """Cast as autocast casts the arguments of convolutions; outside autocast do nothing."""
+    casts = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype(x.device.type)) if casts else x
+
+
 def plain(x: Tensor) -> Tensor:
     """Without what a subclass that only adds to a tensor, such as MONAI's MetaTensor, adds to x."""
     adds = type(x) is not Tensor and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__

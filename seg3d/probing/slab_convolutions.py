@@ -22,7 +22,7 @@ def convolve(
     shape = geometry.output_shape(x.shape, weight.shape) if onto is None else onto.shape
     out = x.new_empty(shape) if onto is None else onto
     inner = geometry.without_depth_padding()
-    overlap = OverlapAdd(out, empty=True)
+    overlap = OverlapAdd(out, empty=onto is None)
     for slab in telling(geometry.slabs(x.shape, shape, slab_elements(x)), x):
         samples, window = slab.samples, geometry.window(slab, weight.shape[2])
         if geometry.transposed:
@@ -117,6 +117,7 @@ def convolution_backward(
         if total is not None:
             total.add(samples, *window, part[0], slab.last if onto is dy else None)
         sums = [added(*pair) for pair in zip(sums, part[1:], strict=True)]
+        del part  # which need not be there beside the next
     if total is not None:
         total.finish()
     if apart:

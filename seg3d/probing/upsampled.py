@@ -113,6 +113,7 @@ class Passage:
             if total is not None:
                 total.add(slab.samples, rows.start, rows.stop, dx)
             sums = [added(*pair) for pair in zip(sums, [*dups, dweight], strict=True)]
+            del part, u, window, dy_rows, du, dx  # which need not be there beside the next
         if total is not None:
             total.finish()
         return [None if total is None else total.out, *sums]

@@ -28,6 +28,11 @@ def lot_elements(x: Tensor, total: int) -> int:
     return 1 << 20 if is_on_cpu(x) else min(most, max(least, total // 32))
 
 
+def rows_of_a_lot(x: Tensor) -> int:
+    """Rows along depth of ``x``, ``(B, C, D, H, W)``, that are a lot."""
+    return max(1, lot_elements(x, x.numel()) * x.shape[2] // max(1, x[0].numel()))
+
+
 def slab_elements(x: Tensor) -> int:
     """Elements of a slab of a convolution on ``x``."""
     return 1 << 22 if is_on_cpu(x) else GPU_SLAB // x.element_size()

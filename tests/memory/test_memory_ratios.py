@@ -135,7 +135,9 @@ def test_auto_begins_with_no_more_than_one_bit_in_every_layer() -> None:
             network = UNet3d(1, CLASSES, CHANNELS)
         set_bits(network, choice)
         peaks.append(training_memory(network, SHAPE, torch.bfloat16, amp=True).peak)
-    assert 0.8 * peaks[1] < peaks[0] <= peaks[1]
+    # What is kept of other things than bits is not shared out: auto keeps 1.5 % more in all.
+    assert_at_most(1.0, peaks[0], peaks[1])
+    assert 0.8 * peaks[1] < peaks[0]
 
 
 @pytest.mark.parametrize("deep_supervision", [False, True])

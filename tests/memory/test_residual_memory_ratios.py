@@ -43,9 +43,9 @@ class Shares:
 
 
 SHARES = [
-    Shares(torch.float32, 0.195, 0.126, 0.65, 0.65),
+    Shares(torch.float32, 0.195, 0.126, 0.93, 0.65),
     # 0.134 of it are the weights and their gradients.
-    Shares(torch.bfloat16, 0.27, 0.146, 0.77, 0.78),
+    Shares(torch.bfloat16, 0.27, 0.146, 0.82, 0.78),
 ]
 
 

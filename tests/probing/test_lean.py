@@ -13,6 +13,8 @@ from seg3d.losses import heads
 from seg3d.networks import UNet3d
 from seg3d.probing import ProbedConv3d, probe_model
 
+from .foreign import plain_conv_unet, residual_encoder_unet
+
 WIDTHS = (8, 12, 16)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "UNet3d": lambda: UNet3d(2, 3, WIDTHS, deep_supervision=True),
@@ -32,6 +34,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "SegResNet": lambda: SegResNet(3, 8, 2, 3),
     "BasicUNet": lambda: BasicUNet(3, 2, 3, (8, 8, 12, 16, 16, 8)),
+    "PlainConvUNet": lambda: plain_conv_unet(WIDTHS, 2),
+    "ResidualEncoderUNet": lambda: residual_encoder_unet(WIDTHS, channels=2),
     "AttentionUnet": lambda: AttentionUnet(3, 2, 3, WIDTHS, (2, 2)),
     "VNet": lambda: VNet(3, 2, 3),
 }  # fmt: skip
@@ -43,7 +47,7 @@ def many_slabs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in ("slab_convolutions", "upsampled"):
         monkeypatch.setattr(f"seg3d.probing.{module}.slab_elements", lambda x: 1 << 14)
     monkeypatch.setattr("seg3d.probing.slabs.LEAST_ROWS", 2)
-    monkeypatch.setattr("seg3d.probing.norms.lot_elements", lambda x, total: 1 << 13)
+    monkeypatch.setattr("seg3d.probing.work_sizes.lot_elements", lambda x, total: 1 << 13)
     yield
 
 
