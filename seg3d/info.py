@@ -89,7 +89,8 @@ def _in_words(run: Path, config: Config, plan: Plan, content: dict[str, Any]) ->
             f"best Dice {best}",
             f"data      {plan.dataset}",
             f"labels    {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
-            f"patch     {' × '.join(map(str, plan.patch_size))} voxels",
+            f"patch     {' × '.join(map(str, plan.patch_size))} voxels"
+            f"{', the largest of whole volumes' if plan.whole else ''}",
             f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
             f"sketch {config.probing.sketch}",
             *([f"bits      {summary(bits)}"] if (bits := content.get("bits")) else []),

@@ -58,6 +58,8 @@ def keys_without_effect(config: Config) -> dict[str, str]:
         found["patch.voxels"] = "plan.memory is given"
     if config.plan.file is not None:
         found |= dict.fromkeys(("plan.memory", "patch.voxels"), "plan.file is given")
+    if config.patch.size == "whole":
+        found["patch.foreground"] = "patch.size is whole"
     if config.patch.size != "auto":
         found["patch.voxels"] = "patch.size is given"
     if config.preprocess.intensity not in ("auto", "ct"):

@@ -100,8 +100,10 @@ class PlanConfig(Section):
 
 
 class PatchConfig(Section):
-    size: Literal["auto"] | Size3 = Field(
-        "auto", description="voxels; auto follows spacing, volumes"
+    size: Literal["auto", "whole"] | Size3 = Field(
+        "auto",
+        description="voxels; auto follows spacing, volumes; whole: whole volumes, one at a time, "
+        "of which train.batch_size go into a step one after the other",
     )
     voxels: Literal["auto"] | PositiveInt = Field(
         "auto",

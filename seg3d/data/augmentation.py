@@ -50,17 +50,23 @@ class RandPatchd(mt.Randomizable, mt.MapTransform):
         for middle, size, length in zip(centre, self.size, shape, strict=True):
             start = min(max(int(middle) - size // 2, 0), length - size)
             where.append(slice(start, start + size))
-        # A copy, in the order of its axes: the volume may lie otherwise, and in a file.
-        return {
-            key: torch.from_numpy(np.array(data[key][tuple(where)], order="C")) for key in self.keys
-        }
+        return _cut(data, tuple(where))
+
+
+def _cut(data: Mapping[Hashable, Any], where: tuple[slice, ...]) -> dict[Hashable, Any]:
+    """A copy, in the order of its axes: the volume may lie otherwise, and in a file."""
+    return {key: torch.from_numpy(np.array(data[key][where], order="C")) for key in BOTH}
+
+
+def _whole(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    return _cut(data, (slice(None),))
 
 
 def augmentation(config: Config, plan: Plan) -> mt.Compose:
-    """The random part: cut out a patch, change its shape, then its intensities."""
+    """The random part: cut out a patch, if not the whole, change its shape, then intensities."""
     return mt.Compose(
         [
-            RandPatchd(plan.patch_size, config.patch.foreground),
+            _whole if plan.whole else RandPatchd(plan.patch_size, config.patch.foreground),
             *_changes_of_shape(config.augment, plan),
             *_changes_of_intensity(config.augment),
             mt.Lambdad([LABEL], _class_numbers),

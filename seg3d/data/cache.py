@@ -104,7 +104,7 @@ def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Pa
 def preprocessed_bytes(case: Case, plan: Plan) -> int:
     """The size of a case ready for training: float32 images, one byte of label a voxel."""
     shape = preprocessed_shape(read_header(case.images[0]).grid, plan)
-    return math.prod(padding(shape, plan.patch_size)[0]) * (4 * len(plan.channels) + 1)
+    return math.prod(padding(shape, plan.least_shape(shape))[0]) * (4 * len(plan.channels) + 1)
 
 
 class RamCache(Cache):

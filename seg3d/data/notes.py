@@ -71,7 +71,7 @@ def _smaller_than_patch(name: str, one: CaseFingerprint, plan: Plan) -> Iterator
     shape = np.array(one.shape)
     if plan.spacing is not None:
         shape = np.rint(shape * one.spacing / np.array(plan.spacing)).astype(int)
-    if (shape < plan.patch_size).any():
+    if not plan.whole and (shape < plan.patch_size).any():
         yield Note(
             f"patch.size, {list(plan.patch_size)}, is larger than the volume, which is padded",
             f"{name} ({shape.tolist()})",

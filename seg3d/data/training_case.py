@@ -33,7 +33,7 @@ class TrainingCase:
         plan: what to make of it.
 
     Attributes:
-        shape: of the arrays, in streaming order; no smaller than a patch.
+        shape: of the arrays, in streaming order; padded as :meth:`Plan.least_shape` says.
         channels: of the image.
         permutation: for each axis of the network, that of the streaming order.
         flips: axes of the network that run against the streaming order.
@@ -56,7 +56,9 @@ class TrainingCase:
         self.channels = len(plan.channels)
         self.permutation, self.flips = grid_map.permutation, grid_map.flips
         self.shape, self._before = padding(
-            grid_map.shape, grid_map.streamed(plan.patch_size), grid_map.streamed_flips
+            grid_map.shape,
+            grid_map.streamed(plan.least_shape(grid_map.working)),
+            grid_map.streamed_flips,
         )
 
     def blocks(self) -> Iterator[tuple[Region, np.ndarray, np.ndarray]]:

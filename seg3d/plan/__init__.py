@@ -16,7 +16,7 @@ from seg3d.plan.by_memory import (
 )
 from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
-from seg3d.plan.make import make_plan, source_of, typical_volume, with_patch
+from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_volume, with_patch
 from seg3d.plan.network import as_shape, divisors_of
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
 from seg3d.plan.plan_file import adopted, load_plan, save_plan
@@ -45,6 +45,7 @@ __all__ = [
     "memory_to_plan_for",
     "named_labels",
     "plan_for_memory",
+    "passes_per_step",
     "predicted_peak",
     "rest_of",
     "save_plan",

@@ -24,6 +24,7 @@ from seg3d.config.values import MOST_PATCHES
 from seg3d.geometry import Shape3
 from seg3d.memory import fake_copy, step_memory
 from seg3d.plan.build import build_loss, build_network
+from seg3d.plan.make import passes_per_step
 from seg3d.plan.network import features_of, padded, plan_network
 from seg3d.plan.plan import Plan
 from seg3d.plan.presets import blocks_of
@@ -249,7 +250,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
     kept = _kept_by_optimiser(config.train)
     weights = step.parameters * (1 + kept)
     # Between the batches of one step the gradients stay.
-    waiting = step.parameters if config.train.accumulate > 1 else 0
+    waiting = step.parameters if passes_per_step(config, plan) > 1 else 0
     scores = step.saved_by_layer.get("loss", 0)
     codes = step.saved - scores
     working = step.peak - step.parameters - codes - scores + waiting
@@ -270,7 +271,7 @@ def _kept_by_optimiser(train: TrainConfig) -> int:
 def _plans(config: Config, plan: Plan, typical_shape: Shape3, cases: int) -> list[Plan]:
     """The plan with every patch that there may be, smallest first, and then with larger batches."""
     plans = _patches(config, plan, typical_shape) if config.patch.size == "auto" else [plan]
-    if config.train.batch_size == "auto":
+    if config.train.batch_size == "auto" and not plan.whole:
         voxels = SHARE_OF_DATASET * math.prod(typical_shape) * cases
         most = min(round(voxels / math.prod(plans[-1].patch_size)), MOST_PATCHES)
         plans += [

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from seg3d.common.errors import UserError
 from seg3d.config import Config
 from seg3d.geometry import Shape3, Vector3
 from seg3d.plan.classes import label_classes, rest_of
@@ -37,7 +38,8 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         ignore=ignore,
         rest=rest_of(config),
         patch_size=patch_size,
-        batch_size=AUTO_BATCH if config.train.batch_size == "auto" else config.train.batch_size,
+        whole=config.patch.size == "whole",
+        batch_size=1 if config.patch.size == "whole" else _wanted_batch(config),
         kernels=kernels,
         strides=strides,
         features=features_of(config, len(strides)),
@@ -50,7 +52,8 @@ def typical_volume(
 ) -> tuple[Vector3 | None, Vector3, Shape3]:
     """The spacing to work in, None if volumes keep theirs; and the typical spacing and shape.
 
-    The spacings are in mm (m in surveys), the shape is the median in voxels of that spacing.
+    The spacings are in mm (m in surveys), the shape is the median in voxels of that spacing; or
+    the largest, along each axis, if training is to see volumes whole.
     """
     spacings = np.array([one.spacing for one in fingerprints.values()])
     spacing = _target_spacing(config.preprocess.spacing, spacings)
@@ -62,20 +65,39 @@ def typical_volume(
     shapes = np.array([one.shape for one in fingerprints.values()], dtype=float)
     if spacing is not None:
         shapes = np.rint(shapes * spacings / np.array(spacing))
-    return spacing, typical, as_shape(np.maximum(np.median(shapes, axis=0), 1))
+    shape = shapes.max(0) if config.patch.size == "whole" else np.median(shapes, axis=0)
+    return spacing, typical, as_shape(np.maximum(shape, 1))
+
+
+def passes_per_step(config: Config, plan: Plan) -> int:
+    """Forward passes for each step of the optimiser; whole volumes go one after the other."""
+    return config.train.accumulate * (_wanted_batch(config) if plan.whole else 1)
+
+
+def _wanted_batch(config: Config) -> int:
+    return AUTO_BATCH if config.train.batch_size == "auto" else config.train.batch_size
 
 
 def with_patch(config: Config, plan: Plan) -> Plan:
     """A plan with the size and the number of patches that a config gives; its network stays.
 
     Raises:
-        UserError: if the network does not take such patches.
+        UserError: if the network does not take such patches, or the plan is not for whole volumes
+            that the config wants.
     """
+    if config.patch.size == "whole":
+        if not plan.whole:
+            raise UserError(
+                "patch.size: whole needs a plan for whole volumes",
+                given=f"a plan for patches of {list(plan.patch_size)} voxels",
+                fix="begin a new run, or give a patch.size",
+            )
+        return plan
     given: dict[str, object] = {}
     if config.patch.size != "auto":
         require_legal_patch(config, config.patch.size, plan.strides)
-        given["patch_size"] = config.patch.size
-    if config.train.batch_size != "auto":
+        given["patch_size"], given["whole"] = config.patch.size, False
+    if config.train.batch_size != "auto" and not (plan.whole and "whole" not in given):
         given["batch_size"] = config.train.batch_size
     return plan.model_copy(update=given)
 

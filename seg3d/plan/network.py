@@ -26,10 +26,21 @@ def plan_network(
     """Patch size, kernels and strides that suit the spacing.
 
     Raises:
-        UserError: if a given patch size is not a multiple of the network's total stride.
+        UserError: if a given patch size is not a multiple of the network's total stride, or a
+            network of MONAI's is to see whole volumes.
     """
+    if config.patch.size == "whole" and not isinstance(config.network, UNet3dConfig):
+        raise UserError(
+            "patch.size: whole is for networks that take volumes of any shape",
+            given=f"network.name {config.network.name}",
+            legal="network.name UNet3d",
+            fix="give a patch.size that the network takes",
+        )
     given = config.patch.size
-    patch = auto_patch(voxels_of(config), spacing, median_shape) if given == "auto" else given
+    if given == "whole":
+        patch = padded(config, spacing, median_shape)
+    else:
+        patch = auto_patch(voxels_of(config), spacing, median_shape) if given == "auto" else given
     channels = config.network.channels if isinstance(config.network, UNet3dConfig) else "auto"
     levels = most_levels(config)
     kernels, strides = topology(spacing, patch, levels)

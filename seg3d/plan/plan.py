@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from seg3d.config import Rest, Section
@@ -16,6 +17,7 @@ from seg3d.config.values import (
     Size3,
     Spacing,
 )
+from seg3d.geometry import Shape3
 
 # nnU-Net's threshold: voxels this much thicker than wide are treated as slices.
 ANISOTROPIC = 3.0
@@ -84,6 +86,11 @@ class Plan(Section):
     patch_size: Size3 = Field(
         description="voxels, each side a multiple of the product of the strides along it"
     )
+    whole: bool = Field(
+        False,
+        description="true: training sees whole volumes, each padded to such multiples, the largest "
+        "to patch_size; false: it sees patches",
+    )
     batch_size: BatchSize = Field(2, description="patches per forward pass")
     kernels: list[Kernel] = Field(
         description="kernel sizes of the U-Net in voxels, one line for each level, finest first"
@@ -106,6 +113,17 @@ class Plan(Section):
         if set(self.strides[0]) != {1}:
             raise ValueError("the first of the strides is not [1, 1, 1]")
         return self
+
+    def least_shape(self, shape: Shape3) -> Shape3:
+        """What a volume is padded to, along axes that are shorter, in voxels."""
+        if not self.whole:
+            return self.patch_size
+        factors = np.prod(self.strides, axis=0)
+        # Of one voxel at the coarsest level there would be no variance.
+        least = np.minimum(2 * factors, self.patch_size)
+        sides = np.maximum(np.ceil(np.array(shape) / factors) * factors, least)
+        x, y, z = (int(side) for side in sides)
+        return x, y, z
 
     @property
     def class_names(self) -> list[str]:

@@ -10,6 +10,9 @@ from seg3d.plan import Plan, as_shape
 
 # A volume up to this much longer than a patch, along every axis, is seen whole by `auto`.
 NEARLY = 1.25
+# Of the sides of the largest volume of training, the least of windows of a network that has seen
+# nothing but whole volumes.
+SMALLEST = 0.5
 # Of the sides of a window, in the next smaller one.
 STEP = 0.8
 
@@ -26,15 +29,17 @@ def window_sizes(
         divisors: of the sides of what the network takes; None if it takes patches only.
     """
     patch = np.array(plan.patch_size)
-    nearly = bool((np.array(shape) <= NEARLY * patch).all())
+    nearly = plan.whole or bool((np.array(shape) <= NEARLY * patch).all())
     large = settings.windows == "whole" or (settings.windows == "auto" and nearly)
     if divisors is None or not large:
         return [plan.patch_size]
-    # Volumes smaller than a patch were padded to one in training, too.
-    whole = np.maximum(np.ceil(np.array(shape) / divisors) * divisors, patch)
+    # Padded at least as in training, where volumes smaller than a patch are padded to one.
+    whole = np.maximum(np.ceil(np.array(shape) / divisors) * divisors, plan.least_shape(shape))
+    smallest = np.minimum(np.ceil(SMALLEST * patch / divisors) * divisors, whole)
+    smallest = smallest if plan.whole else patch
     found, side = [as_shape(whole)], STEP * whole
-    while (side > patch).any():
+    while (side > smallest).any():
         rounded = np.ceil(side / divisors) * divisors
-        found.append(as_shape(np.clip(rounded, patch, whole)))
+        found.append(as_shape(np.clip(rounded, smallest, whole)))
         side = STEP * side
-    return list(dict.fromkeys([*found, plan.patch_size]))
+    return list(dict.fromkeys([*found, as_shape(smallest)]))

@@ -18,7 +18,7 @@ from seg3d.data.cases import Case
 from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.splits import save_splits
 from seg3d.data.transforms import IMAGE
-from seg3d.plan import save_plan
+from seg3d.plan import passes_per_step, save_plan
 from seg3d.runs.checkpoint import damage_explained, load_checkpoint, restore_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.journal import Journal
@@ -77,7 +77,7 @@ def train_prepared(
         except KeyboardInterrupt:
             return "interrupted"
     stream = patch_stream(cache, config, plan)
-    per_step = plan.batch_size * config.train.accumulate
+    per_step = plan.batch_size * passes_per_step(config, plan)
     steps = config.train.epochs * config.train.iterations_per_epoch
     done = trainer.position.step
 

@@ -158,7 +158,8 @@ def _in_words(plan: Plan, unit: str) -> str:
             f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
             f"  orientation {plan.orientation}, spacing {spacing}, "
             f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
-            f"  patch {_by(plan.patch_size)} voxels, {len(plan.strides)} levels, "
+            f"  {'whole, up to' if plan.whole else 'patch'} {_by(plan.patch_size)} voxels, "
+            f"{len(plan.strides)} levels, "
             f"batch {plan.batch_size}{'' if plan.blocks is None else ', residual encoder'}",
         ]
     )

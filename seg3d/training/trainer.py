@@ -22,7 +22,7 @@ from seg3d.config import Config
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.losses import unscored_heads
 from seg3d.memory import peak_gib
-from seg3d.plan import Plan, build_loss, build_network, little_of, predicted_peak
+from seg3d.plan import Plan, build_loss, build_network, little_of, passes_per_step, predicted_peak
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
 from seg3d.probing.noise import Noise
@@ -38,7 +38,7 @@ class Position:
     """How far a run has come; together with the seed it determines all that follows.
 
     Attributes:
-        step: optimiser steps done. The sampler stands at ``step × accumulate × batch_size``.
+        step: optimiser steps done. The sampler stands at ``step × passes × batch_size``.
         epochs_done: epochs whose closing (validation, log) is done too.
         best_dice: of the validations so far.
         sums: of the losses over the steps of the epoch under way.
@@ -82,6 +82,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, config.train)
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.passes = passes_per_step(config, plan)
         self.loss = build_loss(config.loss, plan.class_names)
         self.position = Position()
         self.bits_are_chosen = False
@@ -159,7 +160,7 @@ class Trainer:
         return losses
 
     def step(self, batches: Iterator[dict[str, Any]]) -> None:
-        """One optimiser step from ``accumulate`` batches.
+        """One optimiser step, from a batch for each of its forward passes.
 
         Raises:
             RunFailed: if the loss is not finite, naming the cases of the batch, or if there is
@@ -167,7 +168,7 @@ class Trainer:
         """
         train = self.config.train
         set_probe_step(self.network, train.seed, self.position.step)
-        for _ in range(train.accumulate):
+        for _ in range(self.passes):
             batch = next(batches)
             with self.room_explained():
                 self._backward(batch)
@@ -175,7 +176,6 @@ class Trainer:
             self._update()
 
     def _backward(self, batch: dict[str, Any]) -> None:
-        accumulate = self.config.train.accumulate
         losses = self.losses(batch)
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(values["loss"]):
@@ -185,9 +185,9 @@ class Trainer:
                 "  to do: look at these volumes; lower train.learning_rate; or train.amp=off"
             )
         for name, value in values.items():
-            share = value / accumulate
+            share = value / self.passes
             self.position.sums[name] = self.position.sums.get(name, 0.0) + share
-        self.scaler.scale(losses["loss"] / accumulate).backward()
+        self.scaler.scale(losses["loss"] / self.passes).backward()
 
     def _update(self) -> None:
         train = self.config.train

@@ -120,7 +120,7 @@ def _segment(
 ) -> Iterator[tuple[Region, np.ndarray]]:
     """Class numbers `(d, h, w)` of a case, slab by slab, in streaming order."""
     grid_map = image.grid_map
-    size = grid_map.streamed(plan.patch_size)
+    size = grid_map.streamed(plan.least_shape(grid_map.working))
     windows = Windows.covering(grid_map.shape, size, overlap)
     windows = windows.mirrored(grid_map.streamed_flips)
     scores = WindowScores(network, dtype=dtype)
