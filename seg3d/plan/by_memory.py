@@ -103,10 +103,12 @@ def memory_to_plan_for(memory: Literal["auto"] | float, device: torch.device) ->
     return SHARE_OF_RAM * free_ram()
 
 
-def little_of(config: Config) -> float:
-    """Bytes that layers may begin with keeping where one bit in each takes less: 64 MiB at most."""
+def little_of(config: Config, plan: Plan) -> float:
+    """Bytes of a patch that layers may keep where one bit in each takes less: 64 MiB at most."""
     memory = config.plan.memory
-    return LITTLE if memory is None or memory == "auto" else min(LITTLE, SHARE_OF_LITTLE * memory)
+    if memory is None or memory == "auto":
+        return LITTLE
+    return min(LITTLE, SHARE_OF_LITTLE * memory / plan.batch_size)
 
 
 def plan_for_memory(
@@ -242,9 +244,10 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
 
         def run() -> None:
             with fakes, torch.autocast("cpu", dtype, enabled=amp):
-                fake(torch.empty(shape))
+                fake(torch.empty(1, *shape[1:]))
 
-        set_bits(network, first_bits(fake, run, little_of(config)))
+        # As training does, by a single patch.
+        set_bits(network, first_bits(fake, run, little_of(config, plan)))
 
     step = step_memory(network, shape, dtype, loss=loss, amp=amp, workspaces=True)
     kept = _kept_by_optimiser(config.train)

@@ -2,7 +2,7 @@
 
 With e the energy of a sketch's error relative to what is sketched, the noise in the gradients is
 proportional to e, so that one measurement (:mod:`seg3d.probing.noise`) tells how many bits are
-enough. The bytes of one bit in every layer are not exceeded, but for few that no machine misses.
+enough. The bytes of one bit in every layer, or by default 64 MiB, are not exceeded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDS = 4
 # nothing.
 FEWEST_VOXELS = 64 * 128
 TINY = 1e-12  # a limit that no sketch keeps
-LITTLE = 2**26  # bytes that few machines miss
+LITTLE = 2**26  # bytes that hardly a machine misses
 RAISE = 1.25  # of the limit, where the bytes do not suffice
 LARGEST_RATIO = 1e6  # instead of an infinite one, where the minibatch's variance drowns
 

@@ -48,8 +48,11 @@ def show_plan(config: Config, device: torch.device, console: Console, output: Pa
         output: file to write the plan to.
 
     Raises:
-        UserError: if the data cannot be used, or nothing fits into ``plan.memory``.
+        UserError: if the data cannot be used, nothing fits into ``plan.memory``, or ``output`` is a
+            folder.
     """
+    if output is not None and output.is_dir():
+        raise UserError(f"--output: {output} is a folder", fix="name a file, such as plan.yaml")
     plan, _ = look_and_plan(config, dataset_of(config, console), device, console)
     if config.plan.memory is None or config.plan.file is not None:
         peak = predicted_peak(config, plan, compute_dtype(config.train.amp, device))

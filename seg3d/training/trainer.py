@@ -137,14 +137,14 @@ class Trainer:
         runs = [partial(backward, patch) for patch in patches]
         with self.room_explained():
             if self.position.step == 0:
-                chosen = first_bits(self.network, runs[0], little_of(self.config))
+                chosen = first_bits(self.network, runs[0], little_of(self.config, self.plan))
                 self.optimizer.zero_grad(set_to_none=True)
             else:
                 found = choose_bits(
                     self.network,
                     runs,
                     seed=self.config.train.seed,
-                    little=little_of(self.config),
+                    little=little_of(self.config, self.plan),
                 )
                 chosen, self.noise = found.bits, found.noise
         self.bits_are_chosen = True

@@ -95,6 +95,7 @@ def test_a_plan_is_written_changed_and_trained_by(data: Path, tmp_path: Path) ->
     refused = said("plan", data, "--set", f"plan.file={kept}", status=2)
     assert f"error: patch_size in {kept} is not divisible" in refused
     assert "to do: use [16, 16, 8] or [18, 16, 8]" in refused
+    assert "is a folder" in said("plan", data, "--output", tmp_path, status=2)
 
 
 @pytest.mark.parametrize(

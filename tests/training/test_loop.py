@@ -19,6 +19,7 @@ from seg3d.data import cache as cache_module
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.plan import predicted_peak
 from seg3d.probing import SKETCHES
+from seg3d.probing.bits import rotated_layers
 from seg3d.probing.probed_layer import ProbedLayer
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run, resume_run
@@ -154,6 +155,20 @@ def test_bits_and_noise_of_every_level_are_in_the_log(tmp_path: Path, cubes: Pat
         assert {"bits/encoder.0", "bits/encoder.1", "bits/decoder.0"} <= row.keys()
         # What a CPU's process takes is not what was planned.
         assert "memory/peak_gib" in row and "memory/planned_gib" not in row
+
+
+def test_training_begins_with_the_bits_that_its_peak_was_predicted_with(tmp_path: Path) -> None:
+    """Of each patch of a batch as much is kept as of the one by which the bits are chosen."""
+    config = small_config(plan={"memory": "1MiB"})
+    trainer = Trainer(config, small_plan(batch_size=4, patch_size=(8, 8, 8)), Run(tmp_path), CPU)
+    trainer.choose_bits(patches(1))
+    begun = {name: layer.bits for name, layer in rotated_layers(trainer.network).items()}
+    given = small_config(plan={"memory": "1MiB"}, probing={"bits": begun})
+    assert predicted_peak(given, trainer.plan, torch.float32) == predicted_peak(
+        config, trainer.plan, torch.float32
+    )
+    assert "exact" in begun.values()  # room enough for some
+    assert set(begun.values()) != {"exact"}
 
 
 def test_on_a_gpu_the_planned_peak_stands_beside_the_measured_one(tmp_path: Path) -> None:
