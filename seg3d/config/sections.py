@@ -202,8 +202,8 @@ class PredictConfig(Section):
     windows: Literal["auto", "whole", "patch"] = Field(
         "auto",
         description="patch: of the size of training; whole: the volume at once or, where memory "
-        "does not allow it, the largest windows that fit; auto is whole for volumes hardly larger "
-        "than a patch",
+        "does not allow it, the largest windows that fit; auto is whole if training saw whole "
+        "volumes, else patch",
     )
     overlap: BelowOne = Field(0.5, description="of neighbouring windows")
     mirror: bool = Field(

@@ -8,8 +8,6 @@ from seg3d.config import PredictConfig
 from seg3d.geometry import Shape3
 from seg3d.plan import Plan, as_shape
 
-# A volume up to this much longer than a patch, along every axis, is seen whole by `auto`.
-NEARLY = 1.25
 # Of the sides of the largest volume of training, the least of windows of a network that has seen
 # nothing but whole volumes.
 SMALLEST = 0.5
@@ -29,8 +27,9 @@ def window_sizes(
         divisors: of the sides of what the network takes; None if it takes patches only.
     """
     patch = np.array(plan.patch_size)
-    nearly = plan.whole or bool((np.array(shape) <= NEARLY * patch).all())
-    large = settings.windows == "whole" or (settings.windows == "auto" and nearly)
+    # A network that was trained on patches has met other statistics in its instance norms: it may
+    # do far worse on a volume that is only a little larger.
+    large = settings.windows == "whole" or (settings.windows == "auto" and plan.whole)
     if divisors is None or not large:
         return [plan.patch_size]
     # Padded at least as in training, where volumes smaller than a patch are padded to one.

@@ -18,7 +18,7 @@ from seg3d.losses import Unscored
 from seg3d.networks import UNet3d
 from seg3d.prediction import scores as scores_module
 from seg3d.prediction.scores import WindowScores, by_rows, reordered
-from seg3d.prediction.window_sizes import NEARLY, window_sizes
+from seg3d.prediction.window_sizes import window_sizes
 from seg3d.prediction.windows import Windows, stream_scores
 from tests.plans import small_plan
 
@@ -107,7 +107,6 @@ def sizes(windows: str, shape: Shape3, **plan: Any) -> list[Shape3]:
 
 def test_windows_of_the_patch() -> None:
     assert sizes("patch", (500, 500, 30)) == [PATCH]
-    # Far larger than what the network was trained on.
     assert sizes("auto", (500, 500, 30)) == [PATCH]
     assert window_sizes(
         PredictConfig(windows="whole"), small_plan(patch_size=PATCH), (70,) * 3, None
@@ -123,6 +122,9 @@ def test_windows_from_the_whole_volume_to_the_patch() -> None:
     assert all(side >= least for one in found for side, least in zip(one, PATCH, strict=True))
 
 
-def test_auto_sees_volumes_whole_that_are_hardly_larger_than_a_patch() -> None:
-    assert sizes("auto", (int(64 * NEARLY), 50, 33))[0] == (80, 64, 40)
-    assert sizes("auto", (int(64 * NEARLY) + 1, 50, 33)) == [PATCH]
+def test_auto_sees_volumes_as_training_saw_them() -> None:
+    assert sizes("auto", (66, 50, 33)) == [PATCH]
+    found = sizes("auto", (66, 50, 33), whole=True, strides=[(1, 1, 1), (16, 16, 8)])
+    assert found[0] == (80, 64, 40) and found[-1] == (32, 32, 16)
+    # Padded to two voxels at the coarsest level.
+    assert sizes("auto", (7, 20, 5), whole=True, strides=[(1, 1, 1), (16, 16, 8)]) == [(32, 32, 16)]
