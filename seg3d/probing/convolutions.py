@@ -82,7 +82,7 @@ class ProbedConvolution(ProbedLayer):
         with_skip: bool = False,
         inplace: bool = False,
     ) -> Any:
-        x = _autocast(plain(x))
+        x = autocasted(plain(x))
         if weight is None:
             weight, bias = self.weight, self.bias
         inplace = inplace or self.inplace
@@ -135,7 +135,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         Returns:
             ``(B, C_out, D', H', W')``, and x or a tensor that shares its memory.
         """
-        if not (self.is_probing() and x.requires_grad and _autocast(x) is x):
+        if not (self.is_probing() and x.requires_grad and autocasted(x) is x):
             return self(x), x
         padded, padding = self._padded(x)
         if padded is not x:
@@ -185,7 +185,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         if not (plainly and self.is_probing()) or is_watched(self, x):
             return self(x)
         self.sources = ()
-        return Unscored(_autocast(plain(x)), self.weight, self.bias)
+        return Unscored(autocasted(plain(x)), self.weight, self.bias)
 
     def _of_channels(
         self, part: Callable[[], Tensor], stop: int, onto: Tensor | None
@@ -211,7 +211,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         )
 
     def _of_upsampled(self, part: Upsampled, stop: int, onto: Tensor) -> tuple[Tensor, int]:
-        up, x = part.up, _autocast(plain(part.below()))
+        up, x = part.up, autocasted(plain(part.below()))
         assert isinstance(up, ProbedConvTranspose3d)
         start = stop - up.out_channels
         weight = self.weight[:, start:stop]
@@ -376,7 +376,7 @@ def _nothing(out: Tensor, samples: slice, units: slice) -> None:
     """Leave rows as they are whose values do not matter."""
 
 
-def _autocast(tensor: Tensor) -> Tensor:
+def autocasted(tensor: Tensor) -> Tensor:
     """Cast as autocast casts the arguments of a convolution; outside autocast do nothing."""
     device = tensor.device.type
     if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
