@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from seg3d.losses import Scores, heads
+from seg3d.networks.streamed import FinestLevel
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
 from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.sequential import ProbedSequential, apply_to
@@ -61,6 +62,8 @@ class UNet3d(nn.Module):
             as a list, finest first, each at its own resolution.
         kernels: kernel size per level; default 3×3×3.
         strides: stride from the level above per level, the first being (1, 1, 1); default 2×2×2.
+        streamed: the finest level goes in slabs, forwards and backwards; see
+            :mod:`seg3d.networks.streamed`. Same function, less memory, more time.
 
     Raises:
         ValueError: if the lengths of ``channels``, ``kernels`` and ``strides`` disagree.
@@ -77,6 +80,7 @@ class UNet3d(nn.Module):
         rank: int = 64,
         kernels: Sequence[Triple] | None = None,
         strides: Sequence[Triple] | None = None,
+        streamed: bool = False,
     ) -> None:
         super().__init__()
         levels = len(channels)
@@ -89,6 +93,7 @@ class UNet3d(nn.Module):
             )
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
+        self.streamed = streamed
 
         def stage(c_in: int, level: int, stride: Triple = (1, 1, 1)) -> ProbedSequential:
             c_out, kernel = channels[level], kernels[level]
@@ -140,15 +145,23 @@ class UNet3d(nn.Module):
             ValueError: if the size of ``x`` is not such a multiple.
         """
         self._check(x)
+        finest = self._finest_in_slabs(x)
         # Tensors are passed on in lists and taken off them, so that nothing outlives its use.
-        held = [self.encoder[0](x)]
+        held = [x if finest else self.encoder[0](x)]
         skips: list[Tensor] = []
-        for stage in self.encoder[1:]:
+        for level, stage in enumerate(self.encoder[1:], 1):
             first, second = _blocks(stage)
-            _descend(first, held, skips)
+            if finest and level == 1:
+                held.append(finest.descend(held.pop()))
+                apply_to(first.norm, held)
+            else:
+                _descend(first, held, skips)
             apply_to(second, held)
         scores: list[Scores] = []
         for level in reversed(range(len(self.decoder))):
+            if finest and level == 0:
+                scores.append(finest.ascend(held))
+                break
             first, second = _blocks(self.decoder[level])
             held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
             apply_to(second, held)
@@ -158,6 +171,14 @@ class UNet3d(nn.Module):
             return scores[::-1]
         made = heads(scores[::-1])
         return made if self.deep_supervision and self.training else made[0]
+
+    def _finest_in_slabs(self, x: Tensor) -> FinestLevel | None:
+        """The finest level, if it is to go in slabs and nobody watches its layers."""
+        down, up, head = _blocks(self.encoder[1])[0].conv, self.up[0], self.heads[0]
+        assert isinstance(up, ProbedConvTranspose3d) and isinstance(head, ProbedConv3d)
+        stages = _blocks(self.encoder[0]), _blocks(self.decoder[0])
+        finest = FinestLevel(stages[0], down, up, stages[1], head)
+        return finest if self.streamed and finest.can_stream(x) else None
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]

@@ -195,7 +195,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         start = stop - x.shape[1]
         bias = self.bias if onto is None else None
         weight = self.weight[:, start:stop]
-        geometry = self._own_geometry()
+        geometry = self.own_geometry()
         record = record_of(x)
         y = self._apply_function(x, record, geometry, weight, bias, onto, inplace=alone)
         return y, start
@@ -215,7 +215,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         assert isinstance(up, ProbedConvTranspose3d)
         start = stop - up.out_channels
         weight = self.weight[:, start:stop]
-        geometries = up.geometry(), self._own_geometry()
+        geometries = up.geometry(), self.own_geometry()
         if self.is_lean():
             weights = (up.weight, up.bias, weight)
             Passage.of(x.shape, x.dtype, geometries, weights).add_to(onto, x)
@@ -227,7 +227,8 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
         y = ConvolveUpsampled.apply(x, up.weight, up.bias, weight, onto, geometries, source, key)
         return y, start
 
-    def _own_geometry(self) -> Geometry:
+    def own_geometry(self) -> Geometry:
+        """That of a convolution that pads with zeros, as many as a number says."""
         assert self.padding_mode == "zeros" and not isinstance(self.padding, str)
         return self._geometry(self.padding)
 

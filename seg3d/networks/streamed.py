@@ -1,0 +1,166 @@
+"""The finest level of a U-Net in slabs, forwards and backwards: half the memory, more time.
+
+With records instead of activations (:mod:`seg3d.probing.records`) the largest thing in training is
+one tensor of the finest level, whichever is at work. Here there is none: every norm has a stream
+of chunks of its own, for its moments and again for the sums of its gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from seg3d.common.choices import BITS
+from seg3d.networks.streamed_decoder import Ascend, Sketching, StreamedDecoder
+from seg3d.networks.streamed_encoder import Descend, Link, StreamedEncoder, descended
+from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d
+from seg3d.probing.convolutions import autocasted
+from seg3d.probing.names import make_norm_sketch
+from seg3d.probing.probed_layer import ProbedLayer, Sketched, is_watched, plain
+from seg3d.probing.records import KeptSketch, Record, record_of
+from seg3d.probing.rotated import RotatedSketch
+from seg3d.probing.streamed_blocks import Block
+from seg3d.probing.streams import Course, Kernel
+from seg3d.probing.upsampled import Passage
+
+if TYPE_CHECKING:
+    from seg3d.networks.unet3d import ConvBlock
+
+
+class FinestLevel:
+    """One forward pass of the finest level: down first, and up when the others are through."""
+
+    def __init__(
+        self,
+        encoder: tuple[ConvBlock, ConvBlock],
+        down: ProbedConv3d,
+        up: ProbedConvTranspose3d,
+        decoder: tuple[ConvBlock, ConvBlock],
+        head: ProbedConv3d,
+    ) -> None:
+        self._encoder, self._down = encoder, down
+        self._up, self._decoder, self._head = up, decoder, head
+        self._link = Link()
+
+    def can_stream(self, image: Tensor) -> bool:
+        """Whether a forward pass now is the same in slabs, for whoever watches it too."""
+        convolutions = [block.conv for block in (*self._encoder, *self._decoder)]
+        norms = [block.norm for block in (*self._encoder, *self._decoder)]
+        layers = [*convolutions, *norms, self._down, self._up, self._head]
+        blocks = [*self._encoder, *self._decoder]
+        # The first convolution keeps the image, and nothing of its own.
+        keeping = [layer for layer in layers if layer is not convolutions[0]]
+        return (
+            image.dim() == 5
+            and len(image) > 0
+            and image[0, 0].numel() > 1
+            and not image.requires_grad
+            and (all(one.is_probing() for one in keeping) or all(one.is_lean() for one in layers))
+            and all(parameter.requires_grad for one in layers for parameter in one.parameters())
+            and not any(is_watched(module, image) for module in (*layers, *blocks))
+            and not torch.compiler.is_compiling()
+        )
+
+    def descend(self, image: Tensor) -> Tensor:
+        """From the image ``(B, C_in, D, H, W)`` to the strided convolution's output."""
+        image = plain(image)
+        dtype = autocasted(image.new_empty(0)).dtype
+        course = Course.of(image, self._encoder[0].conv.out_channels)
+        encoder = StreamedEncoder(image, dtype, course)
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            for block in self._encoder:
+                encoder = encoder.with_block(_block(block, dtype), block.norm.eps)
+        self._streamed = encoder
+        down, geometry = self._down, self._down.own_geometry()
+        assert down.bias is not None
+        if down.is_lean():
+            with torch.autocast(image.device.type, enabled=False):
+                return descended(encoder, Kernel.of(down.weight, down.bias, geometry, dtype))
+        for block in self._encoder:
+            _count_draws(block.conv, block.norm)
+        _count_draws(down)
+        parameters = *_of(down), *(one for block in self._encoder for one in _of_block(block))
+        y, self._token = Descend.apply(encoder, geometry, self._link, *parameters)
+        return y
+
+    def ascend(self, held: list[Tensor]) -> Tensor:
+        """From the level below, ``(B, C, D', H', W')``, taken off the list, to the scores."""
+        x = autocasted(plain(held[0]))
+        record = record_of(held.pop())
+        decoder = self._streamed_decoder(x)
+        if self._head.is_lean():
+            with torch.autocast(x.device.type, enabled=False):
+                return decoder.observed(x).scored(x, None)
+        parameters = (
+            *_of(self._up),
+            *(one for block in self._decoder for one in _of_block(block)),
+            *_of(self._head),
+        )
+        sketching = self._sketching(x, record)
+        scores: Tensor = Ascend.apply(decoder, sketching, self._link, self._token, x, *parameters)
+        return scores
+
+    def _streamed_decoder(self, x: Tensor) -> StreamedDecoder:
+        (first, second), up, head = self._decoder, self._up, self._head
+        channels = up.out_channels
+        geometries = up.geometry(), first.conv.own_geometry()
+        assert up.bias is not None and head.bias is not None
+        weights = up.weight.detach(), up.bias.detach(), first.conv.weight.detach()[:, :channels]
+        return StreamedDecoder(
+            self._streamed,
+            Passage.of(x.shape, x.dtype, geometries, weights),
+            (_block(first, x.dtype, channels), _block(second, x.dtype)),
+            (first.norm.eps, second.norm.eps),
+            Kernel.of(head.weight.detach(), head.bias.detach(), head.own_geometry(), x.dtype),
+        )
+
+    def _sketching(self, x: Tensor, record: Record | None) -> Sketching:
+        """What is kept, and where the noise of the weight gradients comes from."""
+        (first, second), up, head = self._decoder, self._up, self._head
+        _count_draws(first.conv)  # once for the skip, and once for what is below
+        key = first.conv.next_key()
+        layer = max((first.conv, up), key=lambda one: BITS.index(one.bits))
+        below = layer._source(record)
+        assert isinstance(below, Record | RotatedSketch | KeptSketch)
+        shape = torch.Size((len(x), second.conv.in_channels, *self._streamed.image.shape[2:]))
+        norms = []
+        for block in self._decoder:
+            block.norm.sketched = Sketched(shape, x.element_size())
+            sketch = make_norm_sketch(block.norm.sketch, block.norm.bits)
+            assert sketch is not None
+            norms.append((sketch, block.norm.next_key()))
+        if isinstance(below, Record):
+            first.conv.sources = (below.layer,)
+        else:
+            first.conv.sources = (key.layer,)
+            first.conv.about_to_sketch(x)
+        up.sources = first.conv.sources
+        (_, first_key), (_, second_key) = norms
+        second.conv.sources, head.sources = (first_key.layer,), (second_key.layer,)
+        _count_draws(second.conv, head)
+        return Sketching(tuple(norms), below, key)
+
+
+def _block(block: ConvBlock, dtype: torch.dtype, skipped: int = 0) -> Block:
+    """Without the first channels of its input, of which there are so many."""
+    conv, norm = block.conv, block.norm
+    assert conv.bias is not None and norm.slope is not None
+    weight = conv.weight.detach()[:, skipped:]
+    kernel = Kernel.of(weight, conv.bias.detach(), conv.own_geometry(), dtype)
+    return Block(kernel, norm.weight.detach(), norm.bias.detach(), norm.slope)
+
+
+def _of(layer: nn.Module) -> tuple[Any, Any]:
+    return layer.weight, layer.bias
+
+
+def _of_block(block: ConvBlock) -> tuple[Any, ...]:
+    return *_of(block.conv), *_of(block.norm)
+
+
+def _count_draws(*layers: ProbedLayer) -> None:
+    """Let those draw that would draw if the level did not go in slabs."""
+    for layer in layers:
+        layer.next_key()
