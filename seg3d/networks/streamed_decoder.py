@@ -159,8 +159,8 @@ class Ascend(ProbedFunction):
         *parameters: Tensor,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            below = sketching.below
-            below = below if isinstance(below, Record) else sketched(x, below, sketching.key)
+            source, key = sketching.below, sketching.key
+            below = source if isinstance(source, Record) else sketched(x, source, key)
             assert isinstance(below, Record)
             decoder = decoder.observed(x)
             shape = (len(x), len(decoder.blocks[0].gamma), *decoder.encoder.image.shape[2:])

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.records import KeptSketch
 from seg3d.probing.slabs import Geometry, Slab, added, copy_rows, rows_of
-from seg3d.probing.work_sizes import slab_elements
+from seg3d.probing.work_sizes import chunk_elements
 
 Chunks = Iterator[Tensor]
 # Gives rows, first to last, with zeros beyond the volume; windows are asked for in order.
@@ -42,7 +42,7 @@ class Course:
         depth, *plane = x.shape[2:]
         planes = BrickGrid.of(torch.Size((1, channels, depth, *plane)), KeptSketch.voxels).planes
         row = channels * plane[0] * plane[1] * planes
-        return cls.by(planes * max(1, slab_elements(x) // row), depth, x)
+        return cls.by(planes * max(1, chunk_elements(x) // row), depth, x)
 
     @classmethod
     def by(cls, rows: int, depth: int, x: Tensor) -> Course:

@@ -126,9 +126,10 @@ class PassageGradients:
         rows, first, last = self.passage.reach(slab)
         part = self.x.rows(slab.samples, rows.start, rows.stop)
         u = up.convolve(part, up_weight, up_bias)
-        window = rows_of(u, slice(None), first, last)
-        du, dweight, _ = conv.backward(dy, window, weight, [True, self.wanted[3], False])
-        du = rows_of(du, slice(None), -first, u.shape[2] - first)
+        count, u = u.shape[2], rows_of(u, slice(None), first, last)
+        du, dweight, _ = conv.backward(dy, u, weight, [True, self.wanted[3], False])
+        del u, dy  # which need not be there beside what follows
+        du = rows_of(du, slice(None), -first, count - first)
         dx, *dups = up.backward(du, part, up_weight, self.wanted[:3])
         if self._total is not None:
             self._total.add(slab.samples, rows.start, rows.stop, dx)
