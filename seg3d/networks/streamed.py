@@ -163,4 +163,5 @@ def _of_block(block: ConvBlock) -> tuple[Any, ...]:
 def _count_draws(*layers: ProbedLayer) -> None:
     """Let those draw that would draw if the level did not go in slabs."""
     for layer in layers:
-        layer.next_key()
+        if layer.is_probing():
+            layer.next_key()

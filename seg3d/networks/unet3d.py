@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from seg3d.common.choices import PROBES
 from seg3d.losses import Scores, heads
 from seg3d.networks.streamed import FinestLevel
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
@@ -66,7 +67,8 @@ class UNet3d(nn.Module):
             :mod:`seg3d.networks.streamed`. Same function, less memory, more time.
 
     Raises:
-        ValueError: if the lengths of ``channels``, ``kernels`` and ``strides`` disagree.
+        ValueError: if the lengths of ``channels``, ``kernels`` and ``strides`` disagree, or a
+            network is to be streamed with a sketch that sees whole tensors.
     """
 
     def __init__(
@@ -90,6 +92,11 @@ class UNet3d(nn.Module):
             raise ValueError(
                 f"channels, kernels and strides should have one entry for each of two or more "
                 f"levels, not {levels}, {len(kernels)} and {len(strides)}"
+            )
+        if streamed and probing in ("exact", *PROBES):
+            raise ValueError(
+                f"a network can be streamed with the sketches that keep rotated bricks, "
+                f"not with {probing}"
             )
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
@@ -178,7 +185,8 @@ class UNet3d(nn.Module):
         assert isinstance(up, ProbedConvTranspose3d) and isinstance(head, ProbedConv3d)
         stages = _blocks(self.encoder[0]), _blocks(self.decoder[0])
         finest = FinestLevel(stages[0], down, up, stages[1], head)
-        return finest if self.streamed and finest.can_stream(x) else None
+        watched = is_watched(self.encoder[0], x) or is_watched(self.decoder[0], x)
+        return finest if self.streamed and not watched and finest.can_stream(x) else None
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]
