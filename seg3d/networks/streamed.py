@@ -7,7 +7,7 @@ of chunks of its own, for its moments and again for the sums of its gradient.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seg3d.common.choices import BITS
 from seg3d.networks.streamed_decoder import Ascend, Sketching, StreamedDecoder
 from seg3d.networks.streamed_encoder import Descend, Link, StreamedEncoder, descended
-from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d
+from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
 from seg3d.probing.convolutions import autocasted
 from seg3d.probing.names import make_norm_sketch
 from seg3d.probing.probed_layer import ProbedLayer, Sketched, is_watched, plain
@@ -25,8 +25,7 @@ from seg3d.probing.streamed_blocks import Block
 from seg3d.probing.streams import Course, Kernel
 from seg3d.probing.upsampled import Passage
 
-if TYPE_CHECKING:
-    from seg3d.networks.unet3d import ConvBlock
+ConvNorm = tuple[ProbedConv3d, ProbedInstanceNorm3d]
 
 
 class FinestLevel:
@@ -34,32 +33,31 @@ class FinestLevel:
 
     def __init__(
         self,
-        encoder: tuple[ConvBlock, ConvBlock],
+        encoder: tuple[ConvNorm, ConvNorm],
         down: ProbedConv3d,
         up: ProbedConvTranspose3d,
-        decoder: tuple[ConvBlock, ConvBlock],
+        decoder: tuple[ConvNorm, ConvNorm],
         head: ProbedConv3d,
     ) -> None:
+        """Of its layers; ``down`` and ``up`` lead to the next level and back."""
         self._encoder, self._down = encoder, down
         self._up, self._decoder, self._head = up, decoder, head
         self._link = Link()
 
     def can_stream(self, image: Tensor) -> bool:
         """Whether a forward pass now is the same in slabs, for whoever watches it too."""
-        convolutions = [block.conv for block in (*self._encoder, *self._decoder)]
-        norms = [block.norm for block in (*self._encoder, *self._decoder)]
-        layers = [*convolutions, *norms, self._down, self._up, self._head]
-        blocks = [*self._encoder, *self._decoder]
+        first, *rest = (layer for block in (*self._encoder, *self._decoder) for layer in block)
         # The first convolution keeps the image, and nothing of its own.
-        keeping = [layer for layer in layers if layer is not convolutions[0]]
+        keeping = [*rest, self._down, self._up, self._head]
+        layers = [first, *keeping]
         return (
             image.dim() == 5
             and len(image) > 0
-            and image[0, 0].numel() > 1
+            and image.shape[2:].numel() > 1
             and not image.requires_grad
             and (all(one.is_probing() for one in keeping) or all(one.is_lean() for one in layers))
             and all(parameter.requires_grad for one in layers for parameter in one.parameters())
-            and not any(is_watched(module, image) for module in (*layers, *blocks))
+            and not any(is_watched(one, image) for one in layers)
             and not torch.compiler.is_compiling()
         )
 
@@ -67,21 +65,20 @@ class FinestLevel:
         """From the image ``(B, C_in, D, H, W)`` to the strided convolution's output."""
         image = plain(image)
         dtype = autocasted(image.new_empty(0)).dtype
-        course = Course.of(image, self._encoder[0].conv.out_channels)
+        course = Course.of(image, self._encoder[0][0].out_channels)
         encoder = StreamedEncoder(image, dtype, course)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            for block in self._encoder:
-                encoder = encoder.with_block(_block(block, dtype), block.norm.eps)
+            for conv, norm in self._encoder:
+                encoder = encoder.with_block(_block(conv, norm, dtype), norm.eps)
         self._streamed = encoder
         down, geometry = self._down, self._down.own_geometry()
         assert down.bias is not None
         if down.is_lean():
             with torch.autocast(image.device.type, enabled=False):
                 return descended(encoder, Kernel.of(down.weight, down.bias, geometry, dtype))
-        for block in self._encoder:
-            _count_draws(block.conv, block.norm)
-        _count_draws(down)
-        parameters = *_of(down), *(one for block in self._encoder for one in _of_block(block))
+        layers = down, *self._encoder[0], *self._encoder[1]
+        _count_draws(*layers)
+        parameters = (parameter for layer in layers for parameter in _of(layer))
         y, self._token = Descend.apply(encoder, geometry, self._link, *parameters)
         return y
 
@@ -93,11 +90,8 @@ class FinestLevel:
         if self._head.is_lean():
             with torch.autocast(x.device.type, enabled=False):
                 return decoder.observed(x).scored(x, None)
-        parameters = (
-            *_of(self._up),
-            *(one for block in self._decoder for one in _of_block(block)),
-            *_of(self._head),
-        )
+        layers = self._up, *self._decoder[0], *self._decoder[1], self._head
+        parameters = (parameter for layer in layers for parameter in _of(layer))
         sketching = self._sketching(x, record)
         scores: Tensor = Ascend.apply(decoder, sketching, self._link, self._token, x, *parameters)
         return scores
@@ -105,47 +99,44 @@ class FinestLevel:
     def _streamed_decoder(self, x: Tensor) -> StreamedDecoder:
         (first, second), up, head = self._decoder, self._up, self._head
         channels = up.out_channels
-        geometries = up.geometry(), first.conv.own_geometry()
+        geometries = up.geometry(), first[0].own_geometry()
         assert up.bias is not None and head.bias is not None
-        weights = up.weight.detach(), up.bias.detach(), first.conv.weight.detach()[:, :channels]
+        weights = up.weight.detach(), up.bias.detach(), first[0].weight.detach()[:, :channels]
         return StreamedDecoder(
             self._streamed,
             Passage.of(x.shape, x.dtype, geometries, weights),
-            (_block(first, x.dtype, channels), _block(second, x.dtype)),
-            (first.norm.eps, second.norm.eps),
+            (_block(*first, x.dtype, channels), _block(*second, x.dtype)),
+            (first[1].eps, second[1].eps),
             Kernel.of(head.weight.detach(), head.bias.detach(), head.own_geometry(), x.dtype),
         )
 
     def _sketching(self, x: Tensor, record: Record | None) -> Sketching:
         """What is kept, and where the noise of the weight gradients comes from."""
-        (first, second), up, head = self._decoder, self._up, self._head
-        _count_draws(first.conv)  # once for the skip, and once for what is below
-        key = first.conv.next_key()
-        layer = max((first.conv, up), key=lambda one: BITS.index(one.bits))
-        below = layer._source(record)
+        (join, first_norm), (conv, second_norm) = self._decoder
+        up, head = self._up, self._head
+        _count_draws(join)  # once for the skip, and once for what is below
+        key = join.next_key()
+        below = max((join, up), key=lambda one: BITS.index(one.bits)).source_of(record)
         assert isinstance(below, Record | RotatedSketch | KeptSketch)
-        shape = torch.Size((len(x), second.conv.in_channels, *self._streamed.image.shape[2:]))
+        join.sources = ()
+        join.note_source(x, below, key)
+        up.sources = join.sources
+        shape = torch.Size((len(x), conv.in_channels, *self._streamed.image.shape[2:]))
         norms = []
-        for block in self._decoder:
-            block.norm.sketched = Sketched(shape, x.element_size())
-            sketch = make_norm_sketch(block.norm.sketch, block.norm.bits)
+        for norm in (first_norm, second_norm):
+            norm.sketched = Sketched(shape, x.element_size())
+            sketch = make_norm_sketch(norm.sketch, norm.bits)
             assert sketch is not None
-            norms.append((sketch, block.norm.next_key()))
-        if isinstance(below, Record):
-            first.conv.sources = (below.layer,)
-        else:
-            first.conv.sources = (key.layer,)
-            first.conv.about_to_sketch(x)
-        up.sources = first.conv.sources
-        (_, first_key), (_, second_key) = norms
-        second.conv.sources, head.sources = (first_key.layer,), (second_key.layer,)
-        _count_draws(second.conv, head)
+            norms.append((sketch, norm.next_key()))
+        conv.sources, head.sources = ((key.layer,) for _, key in norms)
+        _count_draws(conv, head)
         return Sketching(tuple(norms), below, key)
 
 
-def _block(block: ConvBlock, dtype: torch.dtype, skipped: int = 0) -> Block:
+def _block(
+    conv: ProbedConv3d, norm: ProbedInstanceNorm3d, dtype: torch.dtype, skipped: int = 0
+) -> Block:
     """Without the first channels of its input, of which there are so many."""
-    conv, norm = block.conv, block.norm
     assert conv.bias is not None and norm.slope is not None
     weight = conv.weight.detach()[:, skipped:]
     kernel = Kernel.of(weight, conv.bias.detach(), conv.own_geometry(), dtype)
@@ -154,10 +145,6 @@ def _block(block: ConvBlock, dtype: torch.dtype, skipped: int = 0) -> Block:
 
 def _of(layer: nn.Module) -> tuple[Any, Any]:
     return layer.weight, layer.bias
-
-
-def _of_block(block: ConvBlock) -> tuple[Any, ...]:
-    return *_of(block.conv), *_of(block.norm)
 
 
 def _count_draws(*layers: ProbedLayer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from seg3d.common.choices import PROBES
+from seg3d.common.choices import OF_BRICKS
 from seg3d.losses import Scores, heads
 from seg3d.networks.streamed import FinestLevel
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d
@@ -93,11 +93,8 @@ class UNet3d(nn.Module):
                 f"channels, kernels and strides should have one entry for each of two or more "
                 f"levels, not {levels}, {len(kernels)} and {len(strides)}"
             )
-        if streamed and probing in ("exact", *PROBES):
-            raise ValueError(
-                f"a network can be streamed with the sketches that keep rotated bricks, "
-                f"not with {probing}"
-            )
+        if streamed and probing not in OF_BRICKS:
+            raise ValueError(f"streamed: only with {', '.join(OF_BRICKS)}, not with {probing}")
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
         self.streamed = streamed
@@ -181,12 +178,19 @@ class UNet3d(nn.Module):
 
     def _finest_in_slabs(self, x: Tensor) -> FinestLevel | None:
         """The finest level, if it is to go in slabs and nobody watches its layers."""
-        down, up, head = _blocks(self.encoder[1])[0].conv, self.up[0], self.heads[0]
+        if not self.streamed:
+            return None
+        stages, down = (self.encoder[0], self.decoder[0]), _blocks(self.encoder[1])[0].conv
+        if any(is_watched(module, x) for stage in stages for module in stage.modules()):
+            return None
+        up, head = self.up[0], self.heads[0]
         assert isinstance(up, ProbedConvTranspose3d) and isinstance(head, ProbedConv3d)
-        stages = _blocks(self.encoder[0]), _blocks(self.decoder[0])
-        finest = FinestLevel(stages[0], down, up, stages[1], head)
-        watched = is_watched(self.encoder[0], x) or is_watched(self.decoder[0], x)
-        return finest if self.streamed and not watched and finest.can_stream(x) else None
+        encoder, decoder = (
+            ((first.conv, first.norm), (second.conv, second.norm))
+            for first, second in map(_blocks, stages)
+        )
+        finest = FinestLevel(encoder, down, up, decoder, head)
+        return finest if finest.can_stream(x) else None
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]

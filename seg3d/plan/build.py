@@ -18,7 +18,8 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
     """Build the network of a run, with probed layers.
 
     Raises:
-        UserError: if a MONAI network does not take the given arguments or patch size.
+        UserError: if a MONAI network does not take the given arguments or patch size, or is to
+            be streamed.
     """
     probing = config.probing
     if isinstance(config.network, UNet3dConfig):
@@ -31,8 +32,15 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
             rank=probing.rank,
             kernels=plan.kernels,
             strides=plan.strides,
+            streamed=probing.streamed,
         )
     else:
+        if probing.streamed:
+            raise UserError(
+                "probing.streamed is only for seg3d's own network",
+                given=f"network.name={config.network.name}",
+                legal="network.name=UNet3d",
+            )
         network = monai_network(
             config.network.name,
             config.network.arguments,

@@ -218,7 +218,7 @@ def _kept_by_optimiser(train: TrainConfig) -> int:
 def _exactly(
     config: Config, plans: Sequence[Plan], dtype: torch.dtype, limit: float
 ) -> tuple[Shape3, Peak] | None:
-    probing = config.probing.model_copy(update={"sketch": "exact"})
+    probing = config.probing.model_copy(update={"sketch": "exact", "streamed": False})
     exact = config.model_copy(update={"probing": probing})
     peak_of = cache(lambda index: predicted_peak(exact, plans[index], dtype))
     sizes = [math.prod(one.patch_size) for one in plans]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seg3d.losses import DiceCrossEntropy, heads_for_loss
 from seg3d.networks import UNet3d
 from seg3d.networks.streamed import FinestLevel
-from seg3d.probing import ProbedInstanceNorm3d, set_bits, set_probe_step
+from seg3d.probing import ProbedInstanceNorm3d, choose_bits, set_bits, set_probe_step
 from seg3d.probing.probed_layer import ProbedLayer
 
 CHANNELS = (9, 5, 6)
@@ -160,6 +160,24 @@ def test_what_is_saved_is_let_go_by_the_backward_pass() -> None:
     total.backward()
     with pytest.raises(RuntimeError, match="second time"):
         total.backward()
+
+
+def test_bits_are_chosen_for_what_is_kept() -> None:
+    _, network = both(1)
+    image, _ = batch((8, 16, 12))
+    bits = choose_bits(network, [lambda: network(image).sin().sum().backward()] * 2)
+    kept = {
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, ProbedLayer) and layer.sketched
+    }
+    assert {name for name in bits if "norm" in name} - kept == {
+        "encoder.0.0.norm",
+        "encoder.0.1.norm",
+    }
+    sources = [*network.up[0].sources, *network.heads[0].sources]
+    layers = [name for name, one in network.named_modules() if isinstance(one, ProbedLayer)]
+    assert [layers[number] for number in sources] == ["decoder.1.1.norm", "decoder.0.1.norm"]
 
 
 def test_autocast() -> None:

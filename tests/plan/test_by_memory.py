@@ -169,6 +169,14 @@ def test_the_search_is_exact(
     assert len(asked) == len(set(asked)) <= 4 + math.ceil(math.log2(len(sizes) + 1))
 
 
+def test_a_streamed_network_gets_the_larger_patch() -> None:
+    whole, streamed = (
+        chosen(300 * MIB, probing={"bits": 1, "streamed": one}) for one in (False, True)
+    )
+    assert math.prod(streamed.plan.patch_size) > 1.3 * math.prod(whole.plan.patch_size)
+    assert streamed.exact == whole.exact
+
+
 def test_few_trials_where_costs_are_on_a_line() -> None:
     sizes = [round(512 * 2 ** (step / 8)) for step in range(140)]
     for constant in (0, 1e6, 1e9):

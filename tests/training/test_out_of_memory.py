@@ -47,11 +47,12 @@ def test_out_of_memory_tells_what_would_help_and_the_run_goes_on(
     peak = r"(\d+\.\d\d) (MiB|GiB)"
     assert re.fullmatch(rf"  predicted to take {peak} at its peak; {peak} had been taken", lines[1])
     assert lines[2] == "  to do: --resume with one of these, each with its predicted peak:"
-    assert re.fullmatch(rf"    --set patch.size=\[144,144,144\]  {peak}", lines[3])
-    assert re.fullmatch(rf"    --set probing.bits=0.125  {peak}", lines[4])
-    assert lines[5] == "  or a new run with:"
-    assert re.fullmatch(rf"    --set train.batch_size=1  {peak}", lines[6])
-    assert len(lines) == 7
+    assert re.fullmatch(rf"    --set probing.streamed=true  {peak}", lines[3])
+    assert re.fullmatch(rf"    --set patch.size=\[144,144,144\]  {peak}", lines[4])
+    assert re.fullmatch(rf"    --set probing.bits=0.125  {peak}", lines[5])
+    assert lines[6] == "  or a new run with:"
+    assert re.fullmatch(rf"    --set train.batch_size=1  {peak}", lines[7])
+    assert len(lines) == 8
     uneven = cli(*arguments, "--resume", "--set", "patch.size=[31,32,32]", status=2)
     assert "given: [31, 32, 32]" in uneven.stderr
     assert "use [30, 32, 32] or [32, 32, 32]" in uneven.stderr
