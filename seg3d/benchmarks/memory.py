@@ -37,7 +37,8 @@ NETWORKS = ("UNet3d", *DYNUNETS, *OTHERS)
 DEFAULT_SKETCH: str = inspect.signature(UNet3d).parameters["probing"].default
 SEG3D = {f"seg3d-{sketch}": sketch for sketch in SKETCHES}
 CHECKPOINT_UNET = "CheckpointUNet"
-METHODS = (*BASELINES, "inference", CHECKPOINT_UNET, *SEG3D, "seg3d-inference")
+STREAMED = "seg3d-streamed"
+METHODS = (*BASELINES, "inference", CHECKPOINT_UNET, *SEG3D, STREAMED, "seg3d-inference")
 DEFAULT_METHODS = (
     *BASELINES,
     "inference",
@@ -87,6 +88,8 @@ class Setting:
         """Whether there is such a network with such a method."""
         if self.method == CHECKPOINT_UNET:
             return self.network == "MONAI-UNet"
+        if self.method == STREAMED:
+            return self.network == "UNet3d"
         return self.network not in OTHERS or self.method in ("plain", "inference", *SEG3D)
 
     def build(self) -> nn.Module:
@@ -102,7 +105,8 @@ class Setting:
                 return BASELINES[self.method](network)
             sketch = SEG3D.get(self.method, DEFAULT_SKETCH)
             if foreign is None:
-                return UNet3d(1, 4, CHANNELS, probing=sketch)
+                streamed = self.method == STREAMED
+                return UNet3d(1, 4, CHANNELS, probing=sketch, streamed=streamed)
             probe_model(network, sketch=sketch)
             return network
 

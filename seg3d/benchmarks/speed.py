@@ -68,8 +68,8 @@ def ways(channels: list[int], patches: list[Patch], amp: bool) -> dict[str, Way]
         amp: bf16 autocast in all of them.
     """
 
-    def unet(sketch: str, bits: float = 1) -> nn.Module:
-        network = UNet3d(1, BRAIN.classes, channels, sketch, rank=RANK)
+    def unet(sketch: str, bits: float = 1, streamed: bool = False) -> nn.Module:
+        network = UNet3d(1, BRAIN.classes, channels, sketch, rank=RANK, streamed=streamed)
         set_bits(network, bits)
         return network
 
@@ -95,6 +95,7 @@ def ways(channels: list[int], patches: list[Patch], amp: bool) -> dict[str, Way]
         **{f"{name}, r = {RANK}": Way(partial(unet, name)) for name in PUBLISHED},
         **{f"seg3d, {bits:g} bit": Way(partial(unet, "rotated", bits)) for bits in BITS},
         "seg3d, auto": Way(auto),
+        "seg3d, 1 bit, streamed": Way(partial(unet, "rotated", 1, True)),
     }
     if amp:
         return {name: Way(way.make, way.reference, amp=True) for name, way in found.items()}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from seg3d.common.choices import SKETCHES
+from seg3d.common.choices import OF_BRICKS, SKETCHES
 from seg3d.config.augment import AugmentConfig
 from seg3d.config.labels import LabelsConfig
 from seg3d.config.network import NetworkConfig, UNet3dConfig
@@ -127,6 +127,17 @@ class ProbingConfig(Section):
     rank: PositiveInt = Field(
         64, description="probes of independent, multichannel and orthogonal; others ignore it"
     )
+    streamed: bool = Field(
+        False,
+        description="the finest level of UNet3d goes in slabs, forwards and backwards: about half "
+        "the memory, in training and in prediction, for about twice the time",
+    )
+
+    @model_validator(mode="after")
+    def _brick_by_brick(self) -> ProbingConfig:
+        if self.streamed and self.sketch not in OF_BRICKS:
+            raise ValueError(f"streamed goes with {', '.join(OF_BRICKS)}, not with {self.sketch}")
+        return self
 
 
 class LossConfig(Section):

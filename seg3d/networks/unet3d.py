@@ -7,8 +7,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from seg3d.common.choices import OF_BRICKS
 from seg3d.losses import Scores, heads
 from seg3d.networks.blocks import ONE, Block, ConvBlock, ResidualBlock, Triple, stacked
+from seg3d.networks.streamed import ConvNorm, FinestLevel
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d
 from seg3d.probing.probed_layer import is_watched
 from seg3d.probing.sequential import ProbedSequential, apply_to
@@ -36,10 +38,13 @@ class UNet3d(nn.Module):
         kernels: kernel size per level; default 3×3×3.
         strides: stride from the level above per level, the first being (1, 1, 1); default 2×2×2.
         blocks: residual blocks of the encoder per level; None for an encoder of plain ones.
+        streamed: the finest level goes in slabs, forwards and backwards; see
+            :mod:`seg3d.networks.streamed`. Same function, less memory, more time.
 
     Raises:
         ValueError: if ``channels``, ``kernels``, ``strides`` and ``blocks`` are not as long as one
-            another.
+            another, or a network is to be streamed that has residual blocks, or a sketch that sees
+            whole tensors.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class UNet3d(nn.Module):
         kernels: Sequence[Triple] | None = None,
         strides: Sequence[Triple] | None = None,
         blocks: Sequence[int] | None = None,
+        streamed: bool = False,
     ) -> None:
         super().__init__()
         levels = len(channels)
@@ -68,8 +74,13 @@ class UNet3d(nn.Module):
                 f"channels, kernels, strides and blocks should have one entry for each of two or "
                 f"more levels, not {levels}, {len(kernels)}, {len(strides)} and {len(blocks)}"
             )
+        if streamed and not plain:
+            raise ValueError("streamed: only without residual blocks")
+        if streamed and probing not in OF_BRICKS:
+            raise ValueError(f"streamed: only with {', '.join(OF_BRICKS)}, not with {probing}")
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
+        self.streamed = streamed
 
         def stage(
             kind: type[Block], count: int, c_in: int, level: int, stride: Triple = ONE
@@ -126,16 +137,25 @@ class UNet3d(nn.Module):
             ValueError: if the size of ``x`` is not such a multiple.
         """
         self._check(x)
+        finest = self._finest_in_slabs(x)
         # Tensors are passed on in lists and taken off them, so that nothing outlives its use.
-        held = [self.encoder[0](x)]
+        held = [x if finest else self.encoder[0](x)]
         skips: list[Tensor] = []
-        for stage in self.encoder[1:]:
+        for level, stage in enumerate(self.encoder[1:], 1):
             first, *others = _blocks(stage)
-            _descend(first, held, skips)
+            if finest and level == 1:
+                assert isinstance(first, ConvBlock)
+                held.append(finest.descend(held.pop()))
+                apply_to(first.norm, held)
+            else:
+                _descend(first, held, skips)
             for block in others:
                 apply_to(block, held)
         scores: list[Scores] = []
         for level in reversed(range(len(self.decoder))):
+            if finest and level == 0:
+                scores.append(finest.ascend(held))
+                break
             first, *others = _blocks(self.decoder[level])
             assert isinstance(first, ConvBlock)
             held.append(first.of_parts([Upsampled(self.up[level], held.pop), skips.pop]))
@@ -147,6 +167,20 @@ class UNet3d(nn.Module):
             return scores[::-1]
         made = heads(scores[::-1])
         return made if self.deep_supervision and self.training else made[0]
+
+    def _finest_in_slabs(self, x: Tensor) -> FinestLevel | None:
+        """The finest level, if it is to go in slabs and nobody watches its layers."""
+        if not self.streamed:
+            return None
+        stages = self.encoder[0], self.decoder[0]
+        if any(is_watched(module, x) for stage in stages for module in stage.modules()):
+            return None
+        up, head, below = self.up[0], self.heads[0], _blocks(self.encoder[1])[0]
+        assert isinstance(up, ProbedConvTranspose3d) and isinstance(head, ProbedConv3d)
+        assert isinstance(below, ConvBlock)
+        encoder, decoder = (_pairs(_blocks(stage)) for stage in stages)
+        finest = FinestLevel(encoder, below.conv, up, decoder, head)
+        return finest if finest.can_stream(x) else None
 
     def _check(self, x: Tensor) -> None:
         factors = [1, 1, 1]
@@ -184,6 +218,13 @@ def _is_lighter_unscored(head: ProbedConv3d, level: int) -> bool:
     """
     share = 4 if level == 0 else 1
     return share * head.out_channels >= head.in_channels
+
+
+def _pairs(blocks: list[Block]) -> tuple[ConvNorm, ConvNorm]:
+    """Convolution and norm of both blocks of a plain stage."""
+    first, second = blocks
+    assert isinstance(first, ConvBlock) and isinstance(second, ConvBlock)
+    return (first.conv, first.norm), (second.conv, second.norm)
 
 
 def _blocks(stage: nn.Module) -> list[Block]:

@@ -18,10 +18,17 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
     """Build the network of a run, with probed layers.
 
     Raises:
-        UserError: if a MONAI network does not take the given arguments or patch size.
+        UserError: if a MONAI network does not take the given arguments or patch size, or is to
+            be streamed.
     """
     probing = config.probing
     if isinstance(config.network, UNet3dConfig):
+        if probing.streamed and plan.blocks is not None:
+            raise UserError(
+                "probing.streamed is only for plain encoders",
+                given=f"network.preset={config.network.preset}",
+                legal="network.preset=plain",
+            )
         network: nn.Module = UNet3d(
             len(plan.channels),
             len(plan.classes),
@@ -32,8 +39,15 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
             kernels=plan.kernels,
             strides=plan.strides,
             blocks=plan.blocks,
+            streamed=probing.streamed,
         )
     else:
+        if probing.streamed:
+            raise UserError(
+                "probing.streamed is only for seg3d's own network",
+                given=f"network.name={config.network.name}",
+                legal="network.name=UNet3d",
+            )
         network = monai_network(
             config.network.name,
             config.network.arguments,

@@ -156,7 +156,7 @@ def plan_for_memory(
             f"{list(smallest.patch_size)} voxels",
             fix="a smaller train.batch_size, fewer network.channels, or more memory",
         )
-    probing = config.probing.model_copy(update={"sketch": "exact"})
+    probing = config.probing.model_copy(update={"sketch": "exact", "streamed": False})
     exact = _Ladder(config.model_copy(update={"probing": probing}), ladder.plans[: best + 1], dtype)
     best_exact = exact.highest(limit, limit / BYTES_OF_VOXEL / TIMES_EXACT)
     return Choice(

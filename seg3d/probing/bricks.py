@@ -7,7 +7,7 @@ taken apart.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -70,6 +70,12 @@ class BrickGrid:
     def bricks(self) -> int:
         """All bricks of the tensor."""
         return self.batch * self.layers * self.row
+
+    def part(self, samples: slice, layers: slice) -> BrickGrid:
+        """The grid of these samples and layers alone, all of the layers or those of one sample."""
+        stop = min(layers.stop * self.planes, self.depth)
+        batch = samples.stop - samples.start
+        return replace(self, batch=batch, depth=stop - layers.start * self.planes)
 
     def lots(
         self, elements: int, samples: slice | None = None, layers: slice | None = None

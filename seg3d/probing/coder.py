@@ -6,16 +6,17 @@ it all that they are told.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seg3d.probing.bricks import BrickGrid
-from seg3d.probing.keys import ProbeKey, random_words
+from seg3d.probing.keys import ProbeKey, random_words, skipping
 from seg3d.probing.packing import Codebook, multiply_by_signs_
 
 ROTATION_STREAM, SIGNS_STREAM, CHOICE_STREAM = 0, 1, 3
@@ -35,6 +36,7 @@ class Coder:
 
     kept: tuple[Tensor, ...]
     told: dict[str, Any] | None = None
+    _row: int = 0  # the first row of bricks, in the grid that this one is part of
 
     def __init__(
         self,
@@ -46,15 +48,44 @@ class Coder:
         dtype: torch.dtype,
     ) -> None:
         self.grid = BrickGrid.of(shape, most_voxels)
-        self.choice = Choice(bits, self.grid, key, device)
         self.key = key
         self.dtype = dtype
-        self._device = device
+        self._bits, self._device = bits, device
+        self.choice = self._choice()
+
+    def part(self, samples: slice, layers: slice) -> Self:
+        """The same for some of the volume, in tensors that hold no more than that.
+
+        Args:
+            samples: which.
+            layers: which; all of them, or those of a single sample.
+        """
+        whole, part = self.grid, copy(self)
+        before = samples.start * whole.layers + layers.start
+        part.grid, part.told, part._row = whole.part(samples, layers), None, self._row + before
+        part.choice = part._choice()
+        part.__dict__.pop("rotation", None)
+        first, first_coded = before * whole.row, before * self.choice.groups
+        bricks = slice(first, first + part.grid.bricks)
+        coded = slice(first_coded, first_coded + part.choice.count)
+        signs, means, codes, scales = self.kept
+        part.kept = signs[bricks], means[bricks], codes[coded], scales[coded]
+        return part
+
+    def _choice(self) -> Choice:
+        return Choice(self._bits, self.grid, self.key, self._device, self._row)
+
+    @property
+    def signs_number(self) -> int:
+        """Of the random signs, one word or two for every brick."""
+        words = -(-self.grid.voxels // 64)
+        return skipping(self.key.number(SIGNS_STREAM), self._row * self.grid.row * words)
 
     # The kernels have no use for these two.
     @cached_property
     def rotation(self) -> Rotation:
-        return Rotation(self.grid.voxels, self.key, self._device, self.dtype)
+        key, number = self.key, self.signs_number
+        return Rotation(self.grid.voxels, key, number, self._device, self.dtype)
 
     @cached_property
     def codebook(self) -> Codebook:
@@ -67,16 +98,19 @@ class Choice:
     Attributes:
         code_bits: bits a voxel of a coded brick.
         count: number of coded bricks in the grid.
+        number: of the draw.
     """
 
-    def __init__(self, bits: float, grid: BrickGrid, key: ProbeKey, device: torch.device) -> None:
+    def __init__(
+        self, bits: float, grid: BrickGrid, key: ProbeKey, device: torch.device, first_row: int
+    ) -> None:
         self.code_bits = max(1, round(bits))
         self.row = grid.row
         self.per_group = round(1 / bits) if bits < 1 else 1
         self.groups = -(-grid.row // self.per_group)
         self.count = grid.bricks // max(1, grid.row) * self.groups
         self.device = device
-        self._number = key.number(CHOICE_STREAM)
+        self.number = skipping(key.number(CHOICE_STREAM), first_row * self.groups)
 
     def of(self, numbers: slice) -> tuple[slice, Tensor | None, Tensor | None]:
         """For whole rows of bricks: their places among the coded ones, which ones, and weights.
@@ -90,7 +124,7 @@ class Choice:
         group = torch.arange(first * self.groups, last * self.groups, device=self.device)
         row, place = group // self.groups - first, group % self.groups * self.per_group
         size = (self.row - place).clamp_max_(self.per_group)
-        draw = random_words(self._number, group) & 0x7FFFFFFF
+        draw = random_words(self.number, group) & 0x7FFFFFFF
         chosen = row * self.row + place + (draw * size >> 31)
         return slice(first * self.groups, last * self.groups), chosen, size[:, None]
 
@@ -103,7 +137,12 @@ class Rotation:
     """
 
     def __init__(
-        self, voxels: int, key: ProbeKey, device: torch.device, dtype: torch.dtype
+        self,
+        voxels: int,
+        key: ProbeKey,
+        signs_number: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         # One matrix serves all layers of a step, which saves a QR factorisation for each;
         # the signs of every brick of every layer differ.
@@ -112,7 +151,7 @@ class Rotation:
             dtype = torch.bfloat16
         self.dtype = dtype
         self._matrix = matrix.to(device, dtype, non_blocking=True)
-        self._signs_number = key.number(SIGNS_STREAM)
+        self._signs_number = signs_number
 
     def forwards(self, rows: Tensor, bricks: Tensor, precision: torch.dtype) -> Tensor:
         """Rotate ``(bricks, voxels)`` of numbers that have the precision of this type.

@@ -67,7 +67,8 @@ class ProbedConvolution(ProbedLayer):
         y = self._apply_function(x if batched else x.unsqueeze(0), record, geometry)
         return y if batched else y.squeeze(0)
 
-    def _note_source(self, x: Tensor, source: Any, key: ProbeKey) -> None:
+    def note_source(self, x: Tensor, source: Any, key: ProbeKey) -> None:
+        """Add to :attr:`sources`: a record, or the sketch of x that is to be made with this key."""
         if isinstance(source, Record):
             self.sources += (source.layer,)
         else:
@@ -92,8 +93,8 @@ class ProbedConvolution(ProbedLayer):
         if self.is_lean():
             return _convolved(x, weight, bias, geometry, onto, inplace)
         key = self.next_key()
-        source = self._source(record)
-        self._note_source(x, source, key)
+        source = self.source_of(record)
+        self.note_source(x, source, key)
         return _Convolve.apply(x, weight, bias, onto, geometry, source, key, with_skip, inplace)
 
     def takes_parts(self) -> bool:
@@ -147,7 +148,7 @@ class ProbedConvolution(ProbedLayer):
         """The weight of these channels of the input."""
         raise NotImplementedError
 
-    def _source(self, record: Record | None) -> Record | Sketch | KeptSketch:
+    def source_of(self, record: Record | None) -> Record | Sketch | KeptSketch:
         """The record, if it will do, or else the sketch to be made."""
         sketch = make_sketch(self.sketch, self.rank, self.bits)
         assert sketch is not None
@@ -247,8 +248,8 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
             Passage.of(x.shape, x.dtype, geometries, weights).add_to(onto, x)
             return onto, start
         key = self.next_key()
-        source = max((self, up), key=lambda layer: BITS.index(layer.bits))._source(record_of(x))
-        self._note_source(x, source, key)
+        source = max((self, up), key=lambda layer: BITS.index(layer.bits)).source_of(record_of(x))
+        self.note_source(x, source, key)
         up.sources = self.sources[-1:]
         y = ConvolveUpsampled.apply(x, up.weight, up.bias, weight, onto, geometries, source, key)
         return y, start

@@ -86,6 +86,11 @@ def random_words(number: int, counters: Tensor) -> Tensor:
     return words ^ _shifted(words, 31)
 
 
+def skipping(number: int, counters: int) -> int:
+    """The number that stands for ``number`` where the first so many counters are left out."""
+    return _signed((number + counters * GOLDEN_RATIO) % (1 << 64))
+
+
 def _shifted(words: Tensor, bits: int) -> Tensor:
     """Shift right and fill with zeros; torch fills with the sign."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)

@@ -17,7 +17,7 @@ volumes are small, more bits cost little, and :func:`seg3d.probing.choose_bits` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -266,15 +266,36 @@ def normalise(
     """
     scale, offset = normalisation.scale, normalisation.offset
     slope = 1.0 if normalisation.slope is None else normalisation.slope
-    grid = BrickGrid.of(y.shape, sketch.voxels)
     encoder = Encoder(sketch, y, key, signed=True) if isinstance(sketch, RotatedSketch) else None
+    affine = normalise_and_put(y, z, weight, bias, normalisation, encoder)
+    kept = (y, scale, offset) if encoder is None else encoder.kept
+    return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)
+
+
+def normalise_and_put(
+    y: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    normalisation: Normalisation,
+    encoder: Encoder | None,
+) -> tuple[Tensor, Tensor]:
+    """Write act(gamma v + beta) into z, which may be y, and give v to the encoder, if there is one.
+
+    Other arguments are as for :func:`normalise`.
+
+    Returns:
+        Gain and shift, ``(B, C)`` each.
+    """
+    scale, offset = normalisation.scale, normalisation.offset
+    slope = 1.0 if normalisation.slope is None else normalisation.slope
+    grid = BrickGrid.of(y.shape, KeptSketch.voxels) if encoder is None else encoder.grid
     if encoder is not None and (kernels := kernels_for(grid, y, z)):
         factors = 1.0 if weight is None else weight, 0.0 if bias is None else bias
         columns = columns_of(y, len(y), scale, offset, *factors, slope)
         kernels.normalise(encoder, y, z, columns)
-        affine = columns[2], columns[3]
-        return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, encoder.kept)
-    affine = _affine(weight, bias, scale)
+        return columns[2], columns[3]
+    affine = affine_of(weight, bias, scale)
     for where, numbers in bricks_of(grid, y):
         by, plus, gain, shift = (grid.spread(part, where) for part in (scale, offset, *affine))
         v = (grid.read(y, where, scale.dtype) * by).add_(plus)
@@ -282,8 +303,7 @@ def normalise(
         if encoder is not None:
             encoder.put(v, numbers, exceeds(n, 0))
         grid.write(z, where, n if slope == 1 else F.leaky_relu_(n, slope))
-    kept = (y, scale, offset) if encoder is None else encoder.kept
-    return Record(sketch, y.shape, slope, key.to_tensor(), affine, key.layer, kept)
+    return affine
 
 
 def normalise_only(
@@ -293,7 +313,7 @@ def normalise_only(
 
     Arguments are as for :func:`normalise`, which writes the same but for rounding.
     """
-    gain, shift = _affine(weight, bias, normalisation.scale)
+    gain, shift = affine_of(weight, bias, normalisation.scale)
     factor = (normalisation.scale * gain)[:, :, None, None, None]
     constant = (normalisation.offset * gain + shift)[:, :, None, None, None]
     rows = rows_of_a_lot(y)
@@ -306,7 +326,7 @@ def normalise_only(
             target.copy_(n)
 
 
-def _affine(weight: Tensor | None, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
+def affine_of(weight: Tensor | None, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and shift, of the shape and type of the scale."""
     gain = torch.ones_like(scale) if weight is None else weight.to(scale).expand_as(scale)
     shift = torch.zeros_like(scale) if bias is None else bias.to(scale).expand_as(scale)
@@ -330,16 +350,22 @@ def normalise_backward(
     """
     rebuilder = record.open(dz.dtype)
     sums = rebuilder.sums(dz, record.slope, 1.0)
-    voxels = dz[0, 0].numel()
-    gain = record.affine[0]
+    columns = columns_of_gradient(sums, dz[0, 0].numel(), record.affine[0], scale, pool)
+    rebuilder.gradient(dz, dy, columns)
+    dbias, dweight = sums[:2].sum(1)
+    return dweight, dbias
+
+
+def columns_of_gradient(
+    sums: Tensor, voxels: int, gain: Tensor, scale: Tensor, pool: Pool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What :meth:`Rebuilder.gradient` has to be told of sums over so many voxels."""
     # Few operators, since on a GPU each of these costs as much time as a small layer's convolution.
     means = sums / -voxels
     by_dn, by_product = gain * means[:2]
     along = scale * pool(by_product)
     constant = torch.addcmul(scale * pool(by_dn), along, pool(means[2]))
-    rebuilder.gradient(dz, dy, (scale * gain, constant, along))
-    dbias, dweight = sums[:2].sum(1)
-    return dweight, dbias
+    return scale * gain, constant, along
 
 
 def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
@@ -348,12 +374,33 @@ def pooled_moments(y: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     What is told of parts is put together by Chan, Golub and LeVeque's formula (Stanford
     STAN-CS-79-773, 1979).
     """
-    kernels = kernels_for(None, y)
-    mean, variance = kernels.moments(y) if kernels else _moments(y)
+    mean, variance = moments(y)
     pooled = pool(mean)
     if pooled is mean:  # every channel of every sample is on its own
         return mean, variance
     return pooled, pool(variance + (mean - pooled).square())
+
+
+def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of every channel of every sample: ``(B, C)`` each."""
+    kernels = kernels_for(None, y)
+    return kernels.moments(y) if kernels else _moments(y)
+
+
+def moments_of_parts(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The same of volumes of which only parts are there, one after the other."""
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for part_mean, variance, voxels in map(_told_of, parts):
+        count += voxels
+        distance = part_mean - mean.to(part_mean)
+        mean = mean.to(part_mean) + distance * (voxels / count)
+        squares = squares.to(variance) + voxels * variance
+        squares += distance.square() * (voxels * (count - voxels) / count)
+    return mean, squares / count
+
+
+def _told_of(part: Tensor) -> tuple[Tensor, Tensor, int]:
+    return *moments(part), part[0, 0].numel()
 
 
 def _moments(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ a convolution that finds one on its input keeps nothing of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import ModuleType
@@ -159,6 +160,32 @@ class Rebuilder:
         if isinstance(record.sketch, RotatedSketch):
             key = ProbeKey.from_tensor(record.key)
             self._decoder = Decoder(record.sketch, record.shape, record.kept, key, dtype)
+
+    def part(self, samples: slice, layers: slice) -> Rebuilder:
+        """The same for some of the volume, in tensors that hold no more than that.
+
+        Args:
+            samples: which.
+            layers: which, all of them or those of a single sample.
+        """
+        part, record = copy(self), self.record
+        _, channels, _, *plane = record.shape
+        part.grid, part._columns_to_fill = self.grid.part(samples, layers), None
+        if self._decoder is not None:
+            part._decoder = self._decoder.part(samples, layers)
+            kept = part._decoder.kept
+        else:
+            first = layers.start * self.grid.planes
+            rows = slice(first, first + part.grid.depth)
+            y, *normalised = record.kept
+            kept = (y[samples, :, rows], *(column[samples] for column in normalised))
+        part.record = replace(
+            record,
+            shape=torch.Size((part.grid.batch, channels, part.grid.depth, *plane)),
+            affine=tuple(column[samples] for column in record.affine),
+            kept=kept,
+        )
+        return part
 
     def lots(self, samples: slice | None = None, layers: slice | None = None) -> Iterator[Lot]:
         """The lots in which it is best done."""

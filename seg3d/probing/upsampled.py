@@ -69,24 +69,30 @@ class Passage:
         up_bias = None if up_bias is None else up_bias.to(dtype)
         return cls(*geometries, shape, (up_weight.to(dtype), up_bias, weight.to(dtype)))
 
-    def slabs(self, y: Tensor) -> Iterator[tuple[Slab, slice, int, int]]:
-        """Slabs, their rows of x, and the first and last row of u, counted from those rows."""
-        up_weight, _, weight = self.weights
-        u, stride = self.up.output_shape(self.shape, up_weight.shape), self.up.stride[0]
-        for slab in telling(self.conv.slabs(u, y.shape, slab_elements(y)), y):
-            first, last = self.conv.window(slab, weight.shape[2])
-            start, stop = max(first, 0) // stride, -(-min(last, u[2]) // stride)
-            yield slab, slice(start, stop), first - start * stride, last - start * stride
+    def slabs(self, y: Tensor) -> Iterator[Slab]:
+        """Slabs of y."""
+        u = self.up.output_shape(self.shape, self.weights[0].shape)
+        return telling(self.conv.slabs(u, y.shape, slab_elements(y)), y)
+
+    def reach(self, slab: Slab) -> tuple[slice, int, int]:
+        """The rows of x of a slab, and its first and last row of u, counted from those rows."""
+        stride = self.up.stride[0]
+        first, last = self.conv.window(slab, self.weights[2].shape[2])
+        start, stop = max(first, 0) // stride, -(-min(last, self.shape[2] * stride) // stride)
+        return slice(start, stop), first - start * stride, last - start * stride
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """Add conv(up(x))."""
+        for slab in self.slabs(y):
+            self.add_slab(slab, y[slab.samples, :, slab.first : slab.last], x)
+
+    def add_slab(self, slab: Slab, y: Tensor, x: Tensor) -> None:
+        """The same for the rows of a slab, which are y."""
         up_weight, up_bias, weight = self.weights
-        conv = self.conv.without_depth_padding()
-        for slab, rows, first, last in self.slabs(y):
-            part = rows_of(x, slab.samples, rows.start, rows.stop)
-            u = rows_of(self.up.convolve(part, up_weight, up_bias), slice(None), first, last)
-            y[slab.samples, :, slab.first : slab.last].add_(conv.convolve(u, weight, None))
-            del u  # which need not be there beside the next
+        rows, first, last = self.reach(slab)
+        part = rows_of(x, slab.samples, rows.start, rows.stop)
+        u = rows_of(self.up.convolve(part, up_weight, up_bias), slice(None), first, last)
+        y.add_(self.conv.without_depth_padding().convolve(u, weight, None))
 
     def backward(self, dy: Tensor, x: RollingRows, wanted: list[bool]) -> list[Tensor | None]:
         """Gradients with respect to x, the weight and bias of ``up``, and the weight of ``conv``.
@@ -98,25 +104,43 @@ class Passage:
             x: gives the rows of x, or of its surrogate.
             wanted: which of the gradients.
         """
-        up_weight, up_bias, weight = self.weights
-        conv = self.conv.without_depth_padding()
-        total = OverlapAdd(x.allocate(list(self.shape)), empty=True) if wanted[0] else None
-        sums: list[Tensor | None] = [None, None, None]
-        for slab, rows, first, last in self.slabs(dy):
-            part = x.rows(slab.samples, rows.start, rows.stop)
-            u = self.up.convolve(part, up_weight, up_bias)
-            window = rows_of(u, slice(None), first, last)
-            dy_rows = rows_of(dy, slab.samples, slab.first, slab.last)
-            du, dweight, _ = conv.backward(dy_rows, window, weight, [True, wanted[3], False])
-            du = rows_of(du, slice(None), -first, u.shape[2] - first)
-            dx, *dups = self.up.backward(du, part, up_weight, wanted[:3])
-            if total is not None:
-                total.add(slab.samples, rows.start, rows.stop, dx)
-            sums = [added(*pair) for pair in zip(sums, [*dups, dweight], strict=True)]
-            del part, u, window, dy_rows, du, dx  # which need not be there beside the next
-        if total is not None:
-            total.finish()
-        return [None if total is None else total.out, *sums]
+        gradients = PassageGradients(self, x, wanted)
+        for slab in self.slabs(dy):
+            gradients.add(slab, rows_of(dy, slab.samples, slab.first, slab.last))
+        return gradients.finish()
+
+
+class PassageGradients:
+    """The gradients of :meth:`Passage.backward`, of which the slabs tell in order."""
+
+    def __init__(self, passage: Passage, x: RollingRows, wanted: list[bool]) -> None:
+        self.passage, self.x, self.wanted = passage, x, wanted
+        out = x.allocate(list(passage.shape)) if wanted[0] else None
+        self._total = None if out is None else OverlapAdd(out, empty=True)
+        self._sums: list[Tensor | None] = [None, None, None]
+
+    def add(self, slab: Slab, dy: Tensor) -> None:
+        """Take in the rows dy of a slab."""
+        up, (up_weight, up_bias, weight) = self.passage.up, self.passage.weights
+        conv = self.passage.conv.without_depth_padding()
+        rows, first, last = self.passage.reach(slab)
+        part = self.x.rows(slab.samples, rows.start, rows.stop)
+        u = up.convolve(part, up_weight, up_bias)
+        count, u = u.shape[2], rows_of(u, slice(None), first, last)
+        du, dweight, _ = conv.backward(dy, u, weight, [True, self.wanted[3], False])
+        del u, dy  # which need not be there beside what follows
+        du = rows_of(du, slice(None), -first, count - first)
+        dx, *dups = up.backward(du, part, up_weight, self.wanted[:3])
+        if self._total is not None:
+            self._total.add(slab.samples, rows.start, rows.stop, dx)
+        self._sums = [added(*pair) for pair in zip(self._sums, [*dups, dweight], strict=True)]
+
+    def finish(self) -> list[Tensor | None]:
+        """After the last slab."""
+        if self._total is None:
+            return [None, *self._sums]
+        self._total.finish()
+        return [self._total.out, *self._sums]
 
 
 class ConvolveUpsampled(ProbedFunction):

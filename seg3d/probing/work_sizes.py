@@ -13,6 +13,7 @@ MIB = 1 << 20  # bytes
 # A GPU should work on a slab for as long as the CPU takes to ask for it, some tenths of a
 # millisecond. With this the two were about even on an H100 at 320³; more would cost memory.
 GPU_SLAB = 32 * MIB
+CHUNKS_OF_SLAB = 4
 # Lots are of float32, several at a time. They are for GPUs without the fused kernels.
 GPU_LOT = (1 << 20, 1 << 21)
 
@@ -36,6 +37,11 @@ def rows_of_a_lot(x: Tensor) -> int:
 def slab_elements(x: Tensor) -> int:
     """Elements of a slab of a convolution on ``x``."""
     return 1 << 22 if is_on_cpu(x) else GPU_SLAB // x.element_size()
+
+
+def chunk_elements(x: Tensor) -> int:
+    """Elements of a chunk of a stream on ``x``, of which about twenty are there at a time."""
+    return slab_elements(x) // CHUNKS_OF_SLAB
 
 
 def bricks_of(

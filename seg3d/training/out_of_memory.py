@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from seg3d.common.choices import OF_BRICKS
 from seg3d.common.device import compute_dtype
 from seg3d.common.errors import RunFailed, UserError, is_out_of_memory
 from seg3d.common.sizes import GIB, readable
-from seg3d.config import Config, config_from_tree, config_tree
+from seg3d.config import Config, UNet3dConfig, config_from_tree, config_tree
 from seg3d.memory import peak_gib
 from seg3d.plan import Plan, predicted_peak, with_patch
 
@@ -62,6 +63,14 @@ def _ways_out(config: Config, plan: Plan, device: torch.device) -> Iterator[tupl
         settings.append(("probing.sketch=rotated", True))
     elif config.probing.bits != 0.125:
         settings.append(("probing.bits=0.125", True))
+    own = isinstance(config.network, UNet3dConfig)
+    if (
+        own
+        and plan.blocks is None
+        and config.probing.sketch in OF_BRICKS
+        and not config.probing.streamed
+    ):
+        settings.append(("probing.streamed=true", True))
     if device.type == "cuda" and config.train.amp == "off":
         settings.append(("train.amp=auto", True))
     if plan.batch_size > 1:

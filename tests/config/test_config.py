@@ -76,6 +76,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "probing.sketch": ("2bit", "2bit"),
     "probing.bits": ("0.25", 0.25),
     "probing.rank": ("8", 8),
+    "probing.streamed": ("true", True),
     "loss.dice": ("0", 0),
     "loss.cross_entropy": ("0.5", 0.5),
     "loss.batch_dice": ("false", False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seg3d.benchmarks.baselines import CHANNELS, PlainUNet3d, blocks, checkpointed, stages
+from seg3d.common.sizes import GIB
 from seg3d.memory import TrainingMemory, inference_memory, step_memory, training_memory
 from seg3d.networks import UNet3d
 from seg3d.probing import first_bits, set_bits
@@ -153,3 +155,31 @@ def test_training_takes_hardly_more_for_many_classes(
         peaks.append(step_memory(network, SHAPE, precision.dtype, amp=precision.amp).peak)
     # The coarser levels keep their features for it, a third of those of the finest.
     assert peaks[1] <= (1.12 if deep_supervision else 1.01) * peaks[0]
+
+
+def peak_of(streamed: bool, size: int, classes: int, bits: float) -> int:
+    with torch.device("meta"):
+        network = UNet3d(1, classes, CHANNELS, streamed=streamed)
+    set_bits(network, bits)
+    return step_memory(network, (1, 1, size, size, size), torch.bfloat16, amp=True).peak
+
+
+@pytest.mark.parametrize(("bits", "gib"), [(1, 1.30), (0.125, 1.12)])
+def test_a_streamed_level_has_no_tensor_of_full_size(bits: float, gib: float) -> None:
+    """One would take 1 GiB, with 32 channels at 256³ in bf16."""
+    whole, streamed = (peak_of(one, 256, CLASSES, bits) for one in (False, True))
+    assert_at_most(gib * GIB, streamed, 1)
+    assert whole - streamed > 0.9 * GIB
+
+
+def test_half_a_thousand_cubed_is_trained_in_eight_gib_and_a_half() -> None:
+    assert_at_most(8.4 * GIB, peak_of(True, 512, 4, bits=1), 1)
+    assert_at_most(6.75 * GIB, peak_of(True, 512, 4, bits=0.125), 1)
+
+
+def test_streamed_inference_takes_less_than_half() -> None:
+    def peak(streamed: bool) -> int:
+        make = partial(UNet3d, 1, CLASSES, CHANNELS, streamed=streamed)
+        return _inference(make, PRECISIONS[1], (1, 1, 256, 256, 256))
+
+    assert_at_most(0.38, peak(True), peak(False))

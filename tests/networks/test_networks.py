@@ -40,6 +40,12 @@ def test_shapes_with_anisotropic_kernels_and_strides(sketch: str) -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
+def test_a_network_of_monais_is_not_streamed() -> None:
+    settings = small_config(network={"name": "monai.SegResNet"}, probing={"streamed": True})
+    with pytest.raises(UserError, match="only for seg3d's own network"):
+        build_network(settings, small_plan())
+
+
 def test_one_tensor_unless_training_with_deep_supervision() -> None:
     x = image(1, 8, 8, 8)
     for deep_supervision in (True, False):

@@ -142,14 +142,14 @@ def test_what_whole_volumes_leave_is_filled_with_a_larger_batch() -> None:
 
 
 def test_single_patches_where_no_two_fit() -> None:
-    size = {"size": [32, 32, 32]}
-    single = config(network=THIN, patch=size, train={"batch_size": 1})
+    size, bits = {"size": [32, 32, 32]}, {"bits": 1}
+    single = config(network=THIN, patch=size, probing=bits, train={"batch_size": 1})
     plan, _ = planned(single, WHOLE)
     memory = 1.2 * predicted_peak(single, plan, torch.float32).total / USABLE
-    choice = chosen(memory, patch=size, train=AUTO)
+    choice = chosen(memory, patch=size, probing=bits, train=AUTO)
     assert choice.plan.batch_size == 1
     with pytest.raises(UserError, match="for 2 patches of"):
-        chosen(memory, patch=size)
+        chosen(memory, patch=size, probing=bits)
 
 
 def test_a_plan_that_is_out_of_memory_when_tried_gives_way_to_the_next_smaller() -> None:

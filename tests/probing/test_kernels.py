@@ -23,10 +23,16 @@ from seg3d.probing import ProbeKey, coder, kernels, set_bits, set_probe_step
 from seg3d.probing.activations import ProbedPReLU, activate_backward, sketched_with_signs
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.kernels import kernels_for, passes, shapes
-from seg3d.probing.norms import Normalisation, normalise, normalise_backward, pooled_moments
+from seg3d.probing.norms import (
+    Normalisation,
+    normalise,
+    normalise_and_put,
+    normalise_backward,
+    pooled_moments,
+)
 from seg3d.probing.packing import unpack
 from seg3d.probing.records import Record, sketched
-from seg3d.probing.rotated import RotatedSketch
+from seg3d.probing.rotated import Encoder, RotatedSketch
 from tests.conftest import ROOT
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -270,3 +276,35 @@ def test_fake_tensors_are_told_what_the_kernels_allocate() -> None:
         fake_results = results(torch.empty(shape, device=DEVICE))
     for one, other in zip(real_results, fake_results, strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+@pytest.mark.parametrize("bits", [0.25, 1])
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1]], ids=str)
+def test_parts_of_a_volume(shape: tuple[int, ...], bits: float) -> None:
+    """Chunks of rows are sketched, and rebuilt, as they are within the whole."""
+    y, dz = volume(shape), volume(shape, mean=0.1)
+    how = normalisation(shape)
+    whole = normalise(y, torch.empty_like(y), *affine(shape[1]), how, RotatedSketch(bits), KEY)
+    last = slice(shape[0] - 1, shape[0])
+
+    def in_part() -> tuple[Record, Tensor, Tensor, Tensor]:
+        encoder = Encoder(RotatedSketch(bits), y, KEY, signed=True)
+        layers = slice(1, encoder.grid.layers)
+        rows = slice(encoder.grid.planes, None)
+        z = y[last, :, rows].clone()
+        own = replace(how, scale=how.scale[last], offset=how.offset[last])
+        part = encoder.part(last, layers)
+        normalise_and_put(z, z, *affine(shape[1]), own, part)
+        rebuilder = whole.open(torch.float32).part(last, layers)
+        here = dz[last, :, rows].contiguous()
+        sums = rebuilder.sums(here, whole.slope, 1.0)
+        dy = torch.empty_like(here)
+        rebuilder.gradient(here, dy, tuple(torch.ones(3, 1, shape[1], device=DEVICE)))
+        return replace(rebuilder.record, kept=part.kept), z, sums, dy
+
+    (fused, *others), (plain, *expected) = both(in_part)
+    assert_same_sketch(fused, plain, torch.float32)
+    part = whole.open(torch.float32).part(last, slice(1, BrickGrid.of(y.shape, 128).layers))
+    assert_same_sketch(fused, part.record, torch.float32)
+    for one, other in zip(others, expected, strict=True):
+        assert_near(one, other, torch.float32, rounding=1e-4)

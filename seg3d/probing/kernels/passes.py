@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seg3d.probing.coder import CHOICE_STREAM, SIGNS_STREAM, Coder, haar_matrix
+from seg3d.probing.coder import Coder, haar_matrix
 from seg3d.probing.kernels.encode import encode_kernel
 from seg3d.probing.kernels.moments import moments_kernel, pooling_kernel
 from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
@@ -199,8 +199,8 @@ def _told(coder: Coder, device: torch.device) -> dict[str, Any]:
         "means": means,
         "codes": codes,
         "scales": scales,
-        "signs_number": key.number(SIGNS_STREAM),
-        "choice_number": key.number(CHOICE_STREAM),
+        "signs_number": coder.signs_number,
+        "choice_number": choice.number,
         "groups": choice.groups,
         "channels": grid.channels,
         "runs": grid.runs,
