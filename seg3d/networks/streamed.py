@@ -65,7 +65,7 @@ class FinestLevel:
         """From the image ``(B, C_in, D, H, W)`` to the strided convolution's output."""
         image = plain(image)
         dtype = autocasted(image.new_empty(0)).dtype
-        course = Course.of(image, self._encoder[0][0].out_channels)
+        course = Course.of(image, self._encoder[0][0].out_channels, dtype)
         encoder = StreamedEncoder(image, dtype, course)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             for conv, norm in self._encoder:
