@@ -15,8 +15,8 @@ MIB = 1 << 20  # bytes
 # millisecond. With this the two were about even on an H100 at 320³; more would cost memory.
 GPU_SLAB = 32 * MIB
 CHUNKS_OF_SLAB = 4
-# A convolution in float32 on a CPU takes ten times as long if batch times channels times depth times
-# height is no more than this (ATen's Convolution.cpp, use_mkldnn; torch 2.13).
+# A convolution in float32 on a CPU takes ten times as long if batch × channels × depth × height
+# is no more than this (ATen's Convolution.cpp, use_mkldnn; torch 2.13).
 SLOWLY_CONVOLVED = 20480
 # Lots are of float32, several at a time. They are for GPUs without the fused kernels.
 GPU_LOT = (1 << 20, 1 << 21)
