@@ -50,7 +50,7 @@ class FinestLevel:
         self._link = Link()
 
     def can_stream(self, image: Tensor) -> bool:
-        """Whether a forward pass now is the same in slabs, for whoever watches it too."""
+        """Whether a forward pass now is the same in slabs, for whoever watches it, and lighter."""
         first, *rest = (layer for block in (*self._encoder, *self._decoder) for layer in block)
         # The first convolution keeps the image, and nothing of its own.
         keeping = [*rest, self._down, self._up, self._head]
@@ -64,14 +64,18 @@ class FinestLevel:
             and all(parameter.requires_grad for one in layers for parameter in one.parameters())
             and not any(is_watched(one, image) for one in layers)
             and not torch.compiler.is_compiling()
+            # Or there is nothing to be saved, and much time to be lost.
+            and len(self._course(image).places) > 1
         )
+
+    def _course(self, image: Tensor) -> Course:
+        return Course.of(image, self._encoder[0][0].out_channels, _dtype(image))
 
     def descend(self, image: Tensor) -> Tensor:
         """From the image ``(B, C_in, D, H, W)`` to the strided convolution's output."""
         image = plain(image)
-        dtype = lowered_under_autocast(image.new_empty(0)).dtype
-        course = Course.of(image, self._encoder[0][0].out_channels)
-        encoder = StreamedEncoder(image, dtype, course)
+        dtype = _dtype(image)
+        encoder = StreamedEncoder(image, dtype, self._course(image))
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             for conv, norm in self._encoder:
                 encoder = encoder.with_block(_block(conv, norm, dtype), norm.eps)
@@ -136,6 +140,11 @@ class FinestLevel:
         conv.sources, head.sources = ((key.layer,) for _, key in norms)
         _count_draws(conv, head)
         return Sketching(tuple(norms), below, key)
+
+
+def _dtype(image: Tensor) -> torch.dtype:
+    """In which convolutions are done."""
+    return lowered_under_autocast(image.new_empty(0)).dtype
 
 
 def _block(

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.records import KeptSketch
 from seg3d.probing.slabs import Geometry, Slab, added, copy_rows, rows_of
-from seg3d.probing.work_sizes import chunk_elements
+from seg3d.probing.work_sizes import chunk_elements, least_rows
 
 Chunks = Iterator[Tensor]
 # Gives rows, first to last, with zeros beyond the volume; windows are asked for in order.
@@ -37,12 +37,13 @@ class Course:
     places: tuple[slice, ...]
 
     @classmethod
-    def of(cls, x: Tensor, channels: int) -> Course:
-        """That of volumes of so many channels, of the size and on the device of x."""
+    def of(cls, x: Tensor, channels: int, dtype: torch.dtype) -> Course:
+        """That of volumes of so many channels and this type, of the size and device of x."""
         depth, *plane = x.shape[2:]
         planes = BrickGrid.of(torch.Size((1, channels, depth, *plane)), KeptSketch.voxels).planes
-        row = channels * plane[0] * plane[1] * planes
-        return cls.by(planes * max(1, chunk_elements(x) // row), depth, x)
+        row = channels * plane[0] * plane[1]
+        rows = max(chunk_elements(x) // row, least_rows(x, channels, dtype))
+        return cls.by(max(1, rows // planes) * planes, depth, x)
 
     @classmethod
     def by(cls, rows: int, depth: int, x: Tensor) -> Course:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from seg3d.common.device import is_on_cpu, telling
@@ -14,6 +15,9 @@ MIB = 1 << 20  # bytes
 # millisecond. With this the two were about even on an H100 at 320³; more would cost memory.
 GPU_SLAB = 32 * MIB
 CHUNKS_OF_SLAB = 4
+# A convolution in float32 on a CPU takes ten times as long if batch × channels × depth × height
+# is no more than this (ATen's Convolution.cpp, use_mkldnn; torch 2.13).
+SLOWLY_CONVOLVED = 20480
 # Lots are of float32, several at a time. They are for GPUs without the fused kernels.
 GPU_LOT = (1 << 20, 1 << 21)
 
@@ -42,6 +46,13 @@ def slab_elements(x: Tensor) -> int:
 def chunk_elements(x: Tensor) -> int:
     """Elements of a chunk of a stream on ``x``, of which about twenty are there at a time."""
     return slab_elements(x) // CHUNKS_OF_SLAB
+
+
+def least_rows(x: Tensor, channels: int, dtype: torch.dtype) -> int:
+    """Rows of so many channels, as high as those of x, that PyTorch does not convolve slowly."""
+    if not is_on_cpu(x) or dtype != torch.float32:
+        return 1
+    return SLOWLY_CONVOLVED // (channels * x.shape[3]) + 1
 
 
 def bricks_of(
