@@ -93,13 +93,12 @@ def with_patch(config: Config, plan: Plan) -> Plan:
                 fix="begin a new run, or give a patch.size",
             )
         return plan
-    given: dict[str, object] = {}
     if config.patch.size != "auto":
         require_legal_patch(config, config.patch.size, plan.strides)
-        given["patch_size"], given["whole"] = config.patch.size, False
-    if config.train.batch_size != "auto" and not (plan.whole and "whole" not in given):
-        given["batch_size"] = config.train.batch_size
-    return plan.model_copy(update=given)
+        plan = plan.model_copy(update={"patch_size": config.patch.size, "whole": False})
+    if config.train.batch_size != "auto" and not plan.whole:
+        plan = plan.model_copy(update={"batch_size": config.train.batch_size})
+    return plan
 
 
 def source_of(dataset: Source) -> str:

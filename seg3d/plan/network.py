@@ -114,9 +114,7 @@ def require_legal_patch(
 
 def divisors_of(config: Config, plan: Plan) -> Shape3 | None:
     """What the sides of patches have to be multiples of; None if a network takes its own only."""
-    if not isinstance(config.network, UNet3dConfig):
-        return None
-    return as_shape(np.prod(plan.strides, axis=0))
+    return plan.divisors if isinstance(config.network, UNet3dConfig) else None
 
 
 def features_of(config: Config, levels: int) -> list[int]:

@@ -114,11 +114,17 @@ class Plan(Section):
             raise ValueError("the first of the strides is not [1, 1, 1]")
         return self
 
+    @property
+    def divisors(self) -> Shape3:
+        """What the sides of patches are multiples of, in voxels: the network's total stride."""
+        x, y, z = (int(factor) for factor in np.prod(self.strides, axis=0))
+        return x, y, z
+
     def least_shape(self, shape: Shape3) -> Shape3:
         """What a volume is padded to, along axes that are shorter, in voxels."""
         if not self.whole:
             return self.patch_size
-        factors = np.prod(self.strides, axis=0)
+        factors = np.array(self.divisors)
         # Of one voxel at the coarsest level there would be no variance.
         least = np.minimum(2 * factors, self.patch_size)
         sides = np.maximum(np.ceil(np.array(shape) / factors) * factors, least)

@@ -162,12 +162,8 @@ def _of_one_window(
     image = _Slabs((windows.extent[0].start, windows.extent[0].stop))
     for part in image.missing(windows.extent[0].stop):
         image.add(part.start, read((part, *windows.extent[1:])))
-    kept_on = image.any.device
     with torch.inference_mode():
-        window = _cut_out(image, [(x, y, z)], windows.size, windows.extent).to(device)
-        image.drop(windows.extent[0].stop)
-        result = score(window)
-    del window
+        result = score(_cut_out(image, [(x, y, z)], windows.size, windows.extent).to(device))
     advance(1)
     height, width = (
         slice(part.start - start, part.stop - start)
@@ -177,7 +173,7 @@ def _of_one_window(
         first, last = max(rows.start + x, region[0].start), min(rows.stop + x, region[0].stop)
         if first < last:
             depth = slice(first - x - rows.start, last - x - rows.start)
-            yield first, scores[0, :, depth, height, width].to(kept_on)
+            yield first, scores[0, :, depth, height, width].to(image.any.device)
 
 
 def score_slabs(

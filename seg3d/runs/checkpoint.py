@@ -121,7 +121,7 @@ def trained_network(path: Path, config: Config, plan: Plan, content: dict[str, A
         # Of a damaged plan the network may be larger than any memory: on this device it is empty.
         with torch.device("meta"):
             _require_alike(build_network(config, plan).state_dict(), content["network"])
-        factors = np.prod(plan.strides, axis=0)
+        factors = np.array(plan.divisors)
         if isinstance(config.network, UNet3dConfig) and np.mod(plan.patch_size, factors).any():
             raise ValueError("its patches are no multiples of its strides")
         network = build_network(config, plan)

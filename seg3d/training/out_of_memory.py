@@ -55,7 +55,7 @@ def _in_words(config: Config, plan: Plan, device: torch.device, taken: str) -> s
 
 def _ways_out(config: Config, plan: Plan, device: torch.device) -> Iterator[tuple[int, str, bool]]:
     """Peaks, the settings that lead to them, and whether a run can go on with these."""
-    factors = np.prod(plan.strides, axis=0)
+    factors = np.array(plan.divisors)
     smaller = np.maximum(np.array(plan.patch_size) * SMALLER // factors, 1).astype(int) * factors
     size = ",".join(map(str, smaller.tolist()))
     settings = [(f"patch.size=[{size}]", True)]

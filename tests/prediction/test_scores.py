@@ -47,7 +47,7 @@ def network_of(classes: int) -> UNet3d:
 def test_scores_are_those_of_the_network(
     classes: int, shape: Shape3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made in rows of axes in another order, blended or not; to the last bit for one window."""
+    """Made in rows of axes in another order, blended or not, in one window or in several."""
     monkeypatch.setattr(scores_module, "SCORES_AT_ONCE", 5000)
     network, image = network_of(classes), torch.randn(1, *shape)
     order = (0, 1, 4, 2, 3)
@@ -58,12 +58,19 @@ def test_scores_are_those_of_the_network(
         assert isinstance(found, Unscored) == (classes == 40)
         return reordered(found, lambda one: one.permute(0, 1, 3, 4, 2))
 
+    def made_at_once(windows: torch.Tensor) -> torch.Tensor:
+        return network(windows.permute(order).contiguous()).permute(0, 1, 3, 4, 2)
+
+    def streamed(function: Any, windows: Windows) -> torch.Tensor:
+        slabs = stream_scores(
+            function, lambda part: image[:, *part], windows, device=torch.device("cpu")
+        )
+        return torch.cat([slab for _, slab in slabs], 1)
+
     for size in ((16, 16, 16), shape):
         windows = Windows.covering(shape, size, 0.5)
-        slabs = stream_scores(
-            score, lambda part: image[:, *part], windows, device=torch.device("cpu")
-        )
-        found = torch.cat([slab for _, slab in slabs], 1)
+        found = streamed(score, windows)
+        torch.testing.assert_close(found, streamed(made_at_once, windows), rtol=1e-5, atol=1e-5)
         with torch.inference_mode():
             whole = network(image[None].permute(order).contiguous()).permute(0, 1, 3, 4, 2)[0]
         if windows.count == 1:
