@@ -54,13 +54,15 @@ class NewFolders:
 
     Args:
         folder: need not be there yet.
+        make: at once; else the caller makes them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, make: bool = True) -> None:
         with no_entry_explained(folder):
             self._made = [one for one in (folder, *folder.parents) if not one.exists()]
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                if make:
+                    folder.mkdir(parents=True, exist_ok=True)
             except BaseException:
                 self.discard()
                 raise

@@ -68,7 +68,9 @@ def _listed(folder: Path, names: dict[str, Path]) -> Iterator[None]:
         names: of the outputs, with the paths that people know them by.
     """
     notes = folder / NOTES
-    made = NewFolders(folder)
+    # Looked for before the time is taken, and made afterwards: so none of those that come later has
+    # made what the first finds there.
+    made = NewFolders(folder, make=False)
     # In the order of their beginning, if clocks agree.
     mine = notes / f"{time.time_ns():020}-{secrets.token_hex(4)}{LIST}"
     lock = FileLock(mine.with_suffix(LOCK))

@@ -68,6 +68,20 @@ def test_of_processes_that_start_together_one_wins(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_whoever_is_first_by_the_clock_has_seen_that_the_folder_was_missing(tmp_path, monkeypatch):
+    """Or the folder would stay: who made it has lost, and who has won took it for an old one."""
+    output, clock, seen = tmp_path / "out" / "file", time.time_ns, []
+
+    def read_clock():
+        seen.append(output.parent.exists())
+        return clock()
+
+    monkeypatch.setattr(time, "time_ns", read_clock)
+    with sole_writer(output):
+        assert output.parent.exists()
+    assert seen == [False] and not output.parent.exists()
+
+
 def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path):
     output = tmp_path / "liver.nii.gz"
     own = tmp_path / ".liver.nii.gz.mybackup"
