@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "synth": "common geometry io",
     # Those who do it.
     "runs": "common config plan",
-    "prediction": "common geometry io losses memory probing config plan data runs",
+    "prediction": "common geometry io losses memory probing networks config plan data runs",
     "training": "common geometry io losses memory probing config plan data pictures runs "
     "prediction",
     "evaluation": "common geometry io config plan data runs prediction",

@@ -17,7 +17,7 @@ MONAI_NETWORKS = (
     "monai.UNet",
     "monai.VNet",
 )
-PRESETS = ("plain", "resenc-m", "resenc-l", "resenc-xl")
+PRESETS = ("plain", "resenc-m", "resenc-l", "resenc-xl", "auto")
 _NETWORKS = ", ".join(("UNet3d", *MONAI_NETWORKS))
 
 
@@ -28,7 +28,8 @@ class UNet3dConfig(Section):
     preset: Literal[PRESETS] = Field(  # type: ignore[valid-type]
         "plain",
         description="plain convolutions, or nnU-Net's residual encoder, whose m, l and xl differ "
-        "only in what patch.voxels: auto is",
+        "only in what patch.voxels: auto is; auto is the residual encoder where plan.memory has "
+        "room for it beside the patches, else plain",
     )
     channels: Literal["auto"] | Channels = Field(
         "auto", description="per level; auto is 32, 64, 128, 256, 320, 320 for as many as fit"

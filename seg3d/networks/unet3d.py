@@ -41,6 +41,9 @@ class UNet3d(nn.Module):
         streamed: the finest level goes in slabs, forwards and backwards; see
             :mod:`seg3d.networks.streamed`. Same function, less memory, more time.
 
+    Attributes:
+        streamed: may be changed at any time where ``streamable`` is true.
+
     Raises:
         ValueError: if ``channels``, ``kernels``, ``strides`` and ``blocks`` are not as long as one
             another, or a network is to be streamed that has residual blocks, or a sketch that sees
@@ -81,6 +84,7 @@ class UNet3d(nn.Module):
         self.deep_supervision = deep_supervision
         self.strides = tuple(strides)
         self.streamed = streamed
+        self.streamable = plain and probing in OF_BRICKS
 
         def stage(
             kind: type[Block], count: int, c_in: int, level: int, stride: Triple = ONE

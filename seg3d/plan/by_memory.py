@@ -27,7 +27,7 @@ from seg3d.plan.build import build_loss, build_network
 from seg3d.plan.make import passes_per_step
 from seg3d.plan.network import features_of, padded, plan_network
 from seg3d.plan.plan import Plan
-from seg3d.plan.presets import blocks_of
+from seg3d.plan.presets import blocks_of, with_residual_encoder
 from seg3d.probing import first_bits, set_bits
 from seg3d.probing.bits import LITTLE
 
@@ -81,6 +81,7 @@ class Choice:
         peak: of training with it.
         memory: bytes that there are, or None if nobody asked.
         larger: the next larger plan and its peak, or None if there is none.
+        residual: the plan with a residual encoder and its peak, if there was no room for that.
         exact: the largest plan that fits with exact gradients, and its peak; None if none does.
         tried: whether steps were done by this plan, and those by the larger one, where its peak
             should fit, were out of memory.
@@ -90,6 +91,7 @@ class Choice:
     peak: Peak
     memory: float | None = None
     larger: tuple[Plan, Peak] | None = None
+    residual: tuple[Plan, Peak] | None = None
     exact: tuple[Plan, Peak] | None = None
     tried: bool = False
 
@@ -124,7 +126,8 @@ def plan_for_memory(
 
     The patches are those of :func:`seg3d.plan.network.auto_patch`: of about equal sides in mm, and
     never larger than a typical volume, padded. If ``train.batch_size`` is ``auto``, batches of two
-    such volumes are followed by larger ones, and single patches are taken where no two fit.
+    such volumes are followed by larger ones, and single patches are taken where no two fit. If
+    ``network.preset`` is ``auto``, the encoder is residual where that fits with what was found.
 
     Args:
         config: of the run; a patch size that it gives is kept, and so is a batch size.
@@ -156,13 +159,21 @@ def plan_for_memory(
             f"{list(smallest.patch_size)} voxels",
             fix="a smaller train.batch_size, fewer network.channels, or more memory",
         )
+    chosen, residual = ladder.rung(best), None
+    if wanted := with_residual_encoder(config, chosen[0]):
+        residual = wanted, predicted_peak(config, wanted, dtype)
+        if residual[1].total <= limit and (fits is None or fits(wanted)):
+            chosen, residual = residual, None
+    blocks = {"blocks": chosen[0].blocks}
+    smaller = [one.model_copy(update=blocks) for one in ladder.plans[:best]]
     probing = config.probing.model_copy(update={"sketch": "exact", "streamed": False})
-    exact = _Ladder(config.model_copy(update={"probing": probing}), ladder.plans[: best + 1], dtype)
+    exact = _Ladder(config.model_copy(update={"probing": probing}), [*smaller, chosen[0]], dtype)
     best_exact = exact.highest(limit, limit / BYTES_OF_VOXEL / TIMES_EXACT)
     return Choice(
-        *ladder.rung(best),
+        *chosen,
         memory,
         ladder.rung(best + 1) if best + 1 < len(ladder.plans) else None,
+        residual,
         exact.rung(best_exact) if best_exact >= 0 else None,
         tried=fits is not None,
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seg3d.data.grid_map import flipped
 from seg3d.losses import Scores, Unscored, heads, unscored_heads
+from seg3d.networks import UNet3d
 
 # Numbers that are made of what the network leaves unscored, and blended, in one go.
 SCORES_AT_ONCE = 2**21
@@ -24,6 +25,9 @@ class WindowScores(nn.Module):
         network: takes `(B, C, D, H, W)`, gives class scores.
         mirror_axes: average over all combinations of flips along these axes (0, 1, 2).
         dtype: of the forward pass (autocast).
+
+    Attributes:
+        streamable: whether :meth:`stream` has an effect.
     """
 
     def __init__(
@@ -35,11 +39,21 @@ class WindowScores(nn.Module):
         super().__init__()
         self.network = network
         self.dtype = dtype
+        self.streamable = isinstance(network, UNet3d) and network.streamable
         self.flips = [
             [axis + 2 for axis in axes]
             for count in range(len(mirror_axes) + 1)
             for axes in itertools.combinations(mirror_axes, count)
         ]
+
+    def stream(self, streamed: bool) -> None:
+        """Have the network's finest level done in slabs, or not, from now on.
+
+        Args:
+            streamed: whether; see :mod:`seg3d.networks.streamed`. Of other networks nothing is.
+        """
+        if isinstance(self.network, UNet3d) and self.streamable:
+            self.network.streamed = streamed
 
     def forward(self, windows: Tensor) -> Scores:
         """From `(B, C, D, H, W)` to `(B, K, D, H, W)`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -76,8 +77,11 @@ class Streaming:
             UserError: if the memory does not suffice.
         """
         refused: UserError | None = None
-        for size in window_sizes(self.settings, self.plan, case.grid_map.working, self.divisors):
-            own, besides = self._network_bytes(size)
+        sizes = window_sizes(self.settings, self.plan, case.grid_map.working, self.divisors)
+        # In slabs a window takes twice as long. Smaller ones, which overlap, take longer still.
+        ways = (False, True) if self.scores.streamable else (False,)
+        for size, streamed in itertools.product(sizes, ways):
+            own, besides = self._network_bytes(size, streamed)
             work = Work(
                 grid_map=case.grid_map,
                 windows=self.windows(case, case.grid_map.streamed(size)),
@@ -93,7 +97,8 @@ class Streaming:
             )
             batch, name = self.settings.window_batch, str(case.images[0])
             try:
-                return choose_tiling(work, self.limit, batch, name)
+                tiling = choose_tiling(work, self.limit, batch, name)
+                return replace(tiling, network_streamed=streamed)
             except UserError as error:
                 refused = error
         assert refused is not None
@@ -118,6 +123,7 @@ class Streaming:
         grid_map = case.grid_map
         case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
         case.slices_at_once = tiling.slices_read
+        self.scores.stream(tiling.network_streamed)
         slabs = stream_scores(
             lambda windows: reordered(
                 self.scores(grid_map.to_network(windows)), grid_map.from_network
@@ -133,18 +139,20 @@ class Streaming:
         probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
         return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
 
-    def _network_bytes(self, size: Shape3) -> tuple[int, int]:
+    def _network_bytes(self, size: Shape3, streamed: bool) -> tuple[int, int]:
         """Of the parameters, and of what one window of a size needs besides."""
         own = sum(one.nbytes for one in (*self.scores.parameters(), *self.scores.buffers()))
-        if size not in self._peaks:
+        if (size, streamed) not in self._peaks:
             shape = (1, len(self.plan.channels), *size)
             # A GPU that shares the RAM is counted as the CPU is.
             kind = "cuda" if self.device.type == "cuda" else "cpu"
-            self._peaks[size] = inference_memory(self.scores, shape, device=kind, workspaces=True)
-        return own, self._peaks[size] - own
+            self.scores.stream(streamed)
+            peak = inference_memory(self.scores, shape, device=kind, workspaces=True)
+            self._peaks[size, streamed] = peak
+        return own, self._peaks[size, streamed] - own
 
     @cached_property
-    def _peaks(self) -> dict[Shape3, int]:
+    def _peaks(self) -> dict[tuple[Shape3, bool], int]:
         return {}
 
 

@@ -112,6 +112,7 @@ class Tiling:
         sums_on_gpu: whether image and sums are held on the GPU.
         slices_read: of the network's grid, at once.
         slices_written: of the file's grid, at once.
+        network_streamed: whether the network goes through a window in slabs.
     """
 
     window: Shape3
@@ -120,6 +121,7 @@ class Tiling:
     sums_on_gpu: bool
     slices_read: int
     slices_written: int
+    network_streamed: bool = False
 
     def tiles(self, part: slice) -> Iterator[Region]:
         """The tiles of a part of the file's grid along the first axis."""
@@ -280,8 +282,9 @@ class _Use:
         else:
             room = min(max(IN_PASSING * free, in_ram), free - self.held)
         edges = self.cuts[0].borders, self.cuts[1].borders
-        slices = (max(1, int(room / one)) for one in (self.read, self.written))
-        return Tiling(self.work.windows.size, edges, window_batch, self.sums_on_gpu, *slices)
+        read, written = (max(1, int(room / one)) for one in (self.read, self.written))
+        size = self.work.windows.size
+        return Tiling(size, edges, window_batch, self.sums_on_gpu, read, written)
 
     def _at_work(self, window_batch: int) -> tuple[int, int]:
         """What a batch of windows takes of RAM and of the GPU's memory."""

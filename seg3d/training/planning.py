@@ -190,6 +190,8 @@ def _table(choice: Choice) -> str:
             if choice.larger
             else "  nothing larger: this is a typical volume, or the patch that was asked for"
         )
+        if choice.residual:
+            rows.append(_row("residual encoder", *choice.residual))
         rows.append(
             _row("with exact gradients", *choice.exact)
             if choice.exact

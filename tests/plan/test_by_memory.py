@@ -258,3 +258,25 @@ def test_a_preset_keeps_its_blocks_whatever_patch_the_memory_allows() -> None:
     plan = chosen(40 * MIB, network={"preset": "resenc-xl", **SMALL}).plan
     assert math.prod(plan.patch_size) < 128**3
     assert plan.blocks == [1, 3, 4]
+
+
+def test_the_encoder_is_residual_where_there_is_room_for_it_beside_the_largest_patch() -> None:
+    def of(memory: float, **sections: Any) -> Choice:
+        return chosen(memory, network={"preset": "auto", **SMALL}, **sections)
+
+    whole = of(400 * MIB)
+    assert whole.plan.blocks == [1, 3, 4] and whole.residual is None and whole.larger is None
+    assert whole.peak.total <= USABLE * 400 * MIB
+
+    # No more than the plain network takes with its largest patch.
+    memory = chosen(20 * MIB, network=SMALL).peak.total / USABLE + 1
+    tight, plain = of(memory), chosen(memory, network=SMALL)
+    assert (tight.plan, tight.peak) == (plain.plan, plain.peak)
+    assert tight.residual is not None
+    residual, peak = tight.residual
+    assert residual == tight.plan.model_copy(update={"blocks": [1, 3, 4]})
+    assert peak.total > USABLE * memory
+
+    refused = of(400 * MIB, fits=lambda plan: plan.blocks is None)
+    assert refused.plan.blocks is None and refused.residual is not None
+    assert of(400 * MIB, probing={"streamed": True}).plan.blocks is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,15 +14,21 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from seg3d.common.sizes import GIB
 from seg3d.config import PredictConfig
+from seg3d.data.case_reader import CaseReader
 from seg3d.geometry import Shape3
 from seg3d.losses import Unscored
 from seg3d.networks import UNet3d
+from seg3d.plan import build_network
 from seg3d.prediction import scores as scores_module
+from seg3d.prediction.inputs import images_of
+from seg3d.prediction.predictor import Predictor
 from seg3d.prediction.scores import WindowScores, by_rows, reordered
+from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.window_sizes import window_sizes
 from seg3d.prediction.windows import Windows, stream_scores
-from tests.plans import small_plan
+from tests.plans import small_config, small_plan
 
 
 class Largest(TorchDispatchMode):
@@ -135,3 +143,31 @@ def test_auto_sees_volumes_as_training_saw_them() -> None:
     assert found[0] == (80, 64, 40) and found[-1] == (32, 32, 16)
     # Padded to two voxels at the coarsest level.
     assert sizes("auto", (7, 20, 5), whole=True, strides=[(1, 1, 1), (16, 16, 8)]) == [(32, 32, 16)]
+
+
+def test_a_window_that_does_not_fit_is_done_in_slabs_before_smaller_ones_are() -> None:
+    plan = small_plan(patch_size=(32, 32, 32), features=[32, 8])
+    config = small_config(predict={"windows": "whole"})
+    torch.manual_seed(0)
+    network = build_network(config, plan)
+    voxels = np.random.default_rng(0).standard_normal((64, 64, 64), np.float32)
+
+    def predictor(memory: float) -> Predictor:
+        return Predictor(network, config, plan, torch.device("cpu"), memory)
+
+    def tiling(memory: float) -> Tiling:
+        with CaseReader(images_of(voxels, None, None), plan, read_ahead=True) as case:
+            return predictor(memory).streaming.tiling(case, labels=1, files=0, result=64**3)
+
+    def fits_at_once(memory: float) -> bool:
+        found = tiling(memory)
+        return found.window == (64, 64, 64) and not found.network_streamed
+
+    memories = np.arange(0.64, 0.96, 0.02) * GIB
+    least = bisect_left(memories, True, key=fits_at_once)
+    memory = memories[least - 1]
+    found = tiling(memory)
+    assert found.window == (64, 64, 64) and found.network_streamed
+    in_slabs, at_once = predictor(memory).segment(voxels), predictor(2 * GIB).segment(voxels)
+    assert len(np.unique(at_once)) == 3
+    assert (in_slabs == at_once).mean() > 0.9999
