@@ -1,6 +1,6 @@
-"""Tasks in which a class is a number counted from afar, as vertebrae, teeth and layers are numbered.
+"""Tasks in which a class is a number counted from afar, as of vertebrae, teeth and layers.
 
-Volumes are long and narrow, `(D, H, W)` with D pointing down, so that context is a matter of length.
+Volumes are long and narrow, `(D, H, W)` with D pointing down: context is a matter of length.
 """
 
 from __future__ import annotations
