@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seg3d.geometry import Shape3
-from seg3d.losses import DiceCrossEntropy, unscored_heads
+from seg3d.losses import DiceCrossEntropy, Scores, unscored_heads
 from seg3d.prediction.windows import best_classes, score_slabs
 from seg3d.probing import set_probe_step
 from seg3d.training.validation import confusion_matrix, dice_of, dice_per_class
@@ -131,10 +131,7 @@ def train(
         patches = draw_batch(cohort, size, generator)
         image, target = (torch.cat(parts) for parts in zip(*patches, strict=True))
         set_probe_step(network, seed, step)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            scores = unscored_heads(network, image)
-        value = loss(scores, target)["loss"]
-        del scores
+        value = loss(_scores(network, image, dtype), target)["loss"]
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.param_groups[0]["lr"] = RATE * (1 - (1 - LAST_RATE) * share)
@@ -160,14 +157,21 @@ def _below(bound: int, generator: torch.Generator) -> int:
 
 
 def backward_passes(
-    network: nn.Module, patches: Iterable[tuple[Tensor, Tensor]]
+    network: nn.Module,
+    patches: Iterable[tuple[Tensor, Tensor]],
+    dtype: torch.dtype = torch.float32,
 ) -> list[Callable[[], None]]:
     """For each patch a function that runs the network forward and backward on it."""
 
     def run(image: Tensor, target: Tensor) -> None:
-        DiceCrossEntropy()(unscored_heads(network, image), target)["loss"].backward()
+        DiceCrossEntropy()(_scores(network, image, dtype), target)["loss"].backward()
 
     return [partial(run, *patch) for patch in patches]
+
+
+def _scores(network: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Scores]:
+    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        return unscored_heads(network, image)
 
 
 def held_out_dice(
