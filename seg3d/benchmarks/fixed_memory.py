@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +92,7 @@ def build(arm: str, setting: Setting) -> nn.Module:
     return checkpointed(network, stages) if arm == CHECKPOINTING else network
 
 
+@cache
 def predicted_peak(arm: str, setting: Setting, size: Shape3) -> int:
     """Bytes of training on patches of a size, what Adam keeps included."""
     with torch.device("meta"):
