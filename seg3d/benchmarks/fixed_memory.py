@@ -217,7 +217,7 @@ def compare(
         setting: of all arms.
         seeds: a seed decides about weights and patches.
         known: results of before; runs of the same setting are not done again.
-        store: is given all results so far after every run.
+        store: is given all results so far, at first and after every run.
 
     Returns:
         All results.
@@ -239,6 +239,7 @@ def compare(
         for arm, patch in chosen.items()
     }
     results["runs"] = runs
+    store(results)
     # What has no limit comes last: it says how far the others could get.
     jobs = [(arm, seed) for seed in seeds for arm in ARMS if arm != NO_LIMIT]
     jobs += [(NO_LIMIT, seed) for seed in seeds]
@@ -270,7 +271,8 @@ def show(results: dict[str, Any]) -> None:
     for arm, runs in results["runs"].items():
         patch = results["patches"][arm]
         dice = [one["mean"] for one in runs.values()]
-        gains = [of_seg3d[seed]["mean"] - one["mean"] for seed, one in runs.items()]
+        pairs = [(of_seg3d[seed], one) for seed, one in runs.items() if seed in of_seg3d]
+        gains = [ours["mean"] - one["mean"] for ours, one in pairs]
         ram = results["ram"][arm]
         rows.append(
             (
@@ -284,15 +286,6 @@ def show(results: dict[str, Any]) -> None:
                 ", ".join(f"{gain:+.3f}" for gain in gains) if arm != SEG3D else "",
             )
         )
-    header = (
-        "arm",
-        "patch",
-        "MiB predicted",
-        "measured",
-        "steps",
-        "Dice",
-        "std",
-        "seg3d − it",
-    )
+    header = ("arm", "patch", "MiB", "measured", "steps", "Dice", "std", "seg3d − it, by seed")
     shape = " × ".join(map(str, results["shape"]))
     print_table(f"{results['task']} of {shape}, {results['seconds']:g} s of CPU time", header, rows)

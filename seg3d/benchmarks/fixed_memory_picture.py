@@ -48,7 +48,8 @@ def _draw_classes(axes: Axes, name: str, results: dict[str, Any]) -> None:
     axes.set(title=name, xlabel="class: number from the top", ylabel="held-out Dice, mean of seeds")
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if any(results["runs"].values()):
+        axes.legend()
 
 
 def _draw_seeds(axes: Axes, results: dict[str, Any]) -> None:

@@ -177,7 +177,8 @@ def test_comparison_stores_every_run_and_goes_on(
 
     fixed_memory.compare(TOY, range(1), {}, store)
     results = fixed_memory.compare(TOY, range(2), read_results(path)["bands"], store)
-    assert counts == list(range(1, 9)) and small.count("run") == 8
+    assert counts == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+    assert small.count("measured_ram") == 4 and small.count("run") == 8
     stored = json.loads(path.read_text())["bands"]
     assert stored["runs"] == results["runs"]
     for seed in ("0", "1"):
