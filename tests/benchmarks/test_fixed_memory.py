@@ -88,6 +88,15 @@ def test_a_small_patch_does_not_tell_one_band_from_the_other() -> None:
     assert distance(profiles(3, 26), profiles(2, 26)) > 10
 
 
+def test_depth_in_the_volume_tells_many_bands_but_not_all() -> None:
+    seen = np.array([bands(number)[1] for number in range(40)])
+    known, asked = seen[:30], seen[30:]
+    at_depth = [(known == band).sum((0, 2, 3)) for band in range(1, 7)]
+    guess = 1 + np.argmax(at_depth, axis=0)[None, :, None, None]
+    right = (guess == asked)[asked > 0].mean()
+    assert 0.6 < right < 0.9
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_formations_are_units_of_one_facies_in_order(number: int) -> None:
     image, numbers = make_formations(number, SHAPE)
