@@ -12,7 +12,9 @@ from seg3d.benchmarks.tables import print_table
 from seg3d.benchmarks.training import (
     Subject,
     Task,
+    after,
     backward_passes,
+    cube,
     draw_batch,
     held_out_dice,
     train,
@@ -76,8 +78,10 @@ def compare(
                 chooser = None
                 if METHODS[name][2] == "auto":
                     chooser = BitChooser(network, task, cohort, edge, seed)
-                losses = train(network, task, cohort, steps, seed, edge, before_step=chooser)
-                dice = held_out_dice(network, held_out, task, edge)
+                losses = train(
+                    network, task, cohort, after(steps), seed, cube(edge), before_step=chooser
+                )
+                dice = held_out_dice(network, held_out, task, cube(edge))
                 mean = float(np.mean(list(dice.values())))
                 bits = chooser.bits if chooser else ""
                 runs[name].append({"mean": mean, "dice": dice, "bits": bits} | _curve(losses))
@@ -110,7 +114,7 @@ class BitChooser:
         self, network: UNet3d, task: Task, cohort: list[Subject], edge: int, seed: int
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        patches = [patch for _ in range(3) for patch in draw_batch(task, cohort, edge, generator)]
+        patches = [patch for _ in range(3) for patch in draw_batch(cohort, cube(edge), generator)]
         self.network = network
         self.runs = backward_passes(network, patches)
         self.bits = ""

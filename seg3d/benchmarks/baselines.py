@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import checkpoint
 
 from seg3d.networks import UNet3d
+from seg3d.networks.blocks import Triple
 from seg3d.probing.packing import pack, unpack
 
 CHANNELS = (32, 64, 128, 256, 320, 320)
@@ -36,8 +37,12 @@ class PlainUNet3d(UNet3d):
         out_channels: int,
         channels: Sequence[int] = CHANNELS,
         deep_supervision: bool = False,
+        *,
+        strides: Sequence[Triple] | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, channels, "exact", deep_supervision)
+        super().__init__(
+            in_channels, out_channels, channels, "exact", deep_supervision, strides=strides
+        )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
         """See :meth:`UNet3d.forward`; no scores are left to the loss."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from seg3d.benchmarks.surveys import FAULTS
 from seg3d.benchmarks.tables import print_table
-from seg3d.benchmarks.training import Subject, class_scores, train
+from seg3d.benchmarks.training import Subject, after, class_scores, cube, train
 from seg3d.common.printing import make_console
 from seg3d.common.progress import progress_bar
 from seg3d.evaluation.precision_recall import ScoreCounts
@@ -68,7 +68,7 @@ def compare(
                 torch.manual_seed(seed)
                 network = UNet3d(1, FAULTS.classes, channels, "exact")
                 loss = DiceCrossEntropy(**METHODS[name])
-                train(network, FAULTS, cohort, steps, seed, edge, loss)
+                train(network, FAULTS, cohort, after(steps), seed, cube(edge), loss)
                 runs[name].append(held_out_scores(network, held_out, edge))
                 store(results)
                 found = ", ".join(f"{key} {one:.4f}" for key, one in runs[name][-1].items())
@@ -82,7 +82,7 @@ def held_out_scores(network: nn.Module, surveys: list[Subject], edge: int) -> di
     rows = []
     for survey in surveys:
         reference = survey.labels[0, 0].numpy() == 1
-        probabilities = class_scores(network, survey, edge).softmax(0)[1].numpy()
+        probabilities = class_scores(network, survey, cube(edge)).softmax(0)[1].numpy()
         predicted = probabilities > 0.5
         counts = ScoreCounts()
         counts.add(probabilities, reference)

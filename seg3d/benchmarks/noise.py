@@ -9,7 +9,7 @@ import torch
 
 from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.tables import print_table
-from seg3d.benchmarks.training import backward_passes, train
+from seg3d.benchmarks.training import after, backward_passes, cube, train
 from seg3d.memory import training_memory
 from seg3d.networks import UNet3d
 from seg3d.probing import choose_bits, gradient_noise, set_bits
@@ -21,9 +21,9 @@ def compare(channels: list[int], steps: int, volumes: int, edge: int) -> dict[st
     torch.manual_seed(0)
     cohort = BRAIN.subjects(range(volumes))
     plain = UNet3d(1, BRAIN.classes, channels, "exact")
-    losses = train(plain, BRAIN, cohort, steps, seed=0, edge=edge)
+    losses = train(plain, BRAIN, cohort, after(steps), seed=0, size=cube(edge))
     generator = torch.Generator().manual_seed(1)
-    patches = [subject.patch(edge, generator) for subject in cohort]
+    patches = [subject.patch(cube(edge), generator) for subject in cohort]
     rows, chosen = {}, {}
     for method, (sketch, rank, bits) in methods().items():
         network = UNet3d(1, BRAIN.classes, channels, sketch, rank=rank)

@@ -18,7 +18,7 @@ from seg3d.benchmarks.allocators import settings_here
 from seg3d.benchmarks.baselines import BASELINES, PlainUNet3d, dynunet, monai_unet
 from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.tables import print_table
-from seg3d.benchmarks.training import backward_passes, draw_batch
+from seg3d.benchmarks.training import backward_passes, cube, draw_batch
 from seg3d.losses import DiceCrossEntropy, unscored_heads
 from seg3d.networks import UNet3d
 from seg3d.networks.blocks import ConvBlock
@@ -148,7 +148,7 @@ def compare(
     patches = [
         patch
         for _ in range(max(batch, PATCHES_FOR_BITS))
-        for patch in draw_batch(BRAIN, cohort, size, generator)
+        for patch in draw_batch(cohort, cube(size), generator)
     ]
     image, target = (torch.cat(parts).to(device) for parts in zip(*patches[:batch], strict=True))
     chosen = {

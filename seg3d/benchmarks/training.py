@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seg3d.losses import DiceCrossEntropy, unscored_heads
+from seg3d.geometry import Shape3
+from seg3d.losses import DiceCrossEntropy, Scores, unscored_heads
 from seg3d.prediction.windows import best_classes, score_slabs
 from seg3d.probing import set_probe_step
-from seg3d.training.validation import dice_per_class
+from seg3d.training.validation import confusion_matrix, dice_of, dice_per_class
 
 RATE = 5e-3  # of Adam in the beginning
+LAST_RATE = 0.01  # at the end, as a share of it
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,33 @@ class Subject:
         values = (values - values.mean()) / values.std()
         return cls(values, torch.from_numpy(labels.astype(np.int16))[None, None])
 
-    def patch(self, edge: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A cube of image and labels, anywhere."""
-        return self._cut([_below(n - edge + 1, generator) for n in self.image.shape[2:]], edge)
+    @cached_property
+    def foreground(self) -> list[int]:
+        """Numbers of the classes that it has, without the background."""
+        return [number for number in self.labels.unique().tolist() if number > 0]
+
+    def patch(self, size: Shape3, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A part of image and labels, anywhere."""
+        ends = self._ends(size)
+        return self._cut([_below(end + 1, generator) for end in ends], size)
 
     def patch_around(
-        self, label: int, edge: int, generator: torch.Generator
+        self, label: int, size: Shape3, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A cube of image and labels about a random voxel of a class, as far as the edges let."""
+        """A part of image and labels about a random voxel of a class, as far as the edges let."""
         voxels = (self.labels[0, 0] == label).nonzero()
         centre = voxels[_below(len(voxels), generator)].tolist()
-        ends = [n - edge for n in self.image.shape[2:]]
-        starts = [min(max(c - edge // 2, 0), end) for c, end in zip(centre, ends, strict=True)]
-        return self._cut(starts, edge)
+        starts = [
+            min(max(middle - side // 2, 0), end)
+            for middle, side, end in zip(centre, size, self._ends(size), strict=True)
+        ]
+        return self._cut(starts, size)
 
-    def _cut(self, starts: list[int], edge: int) -> tuple[Tensor, Tensor]:
-        z, y, x = (slice(start, start + edge) for start in starts)
+    def _ends(self, size: Shape3) -> list[int]:
+        return [n - side for n, side in zip(self.image.shape[2:], size, strict=True)]
+
+    def _cut(self, starts: list[int], size: Shape3) -> tuple[Tensor, Tensor]:
+        z, y, x = (slice(a, a + side) for a, side in zip(starts, size, strict=True))
         return self.image[..., z, y, x], self.labels[..., z, y, x]
 
 
@@ -73,48 +86,70 @@ class Task:
         return [self.subject(number) for number in numbers]
 
 
+def cube(edge: int) -> Shape3:
+    """The size of a patch of equal sides, in voxels."""
+    return edge, edge, edge
+
+
+def after(steps: int) -> Callable[[int], float]:
+    """For `train`: so many steps are all of the training."""
+    return lambda step: step / steps
+
+
 def train(
     network: nn.Module,
     task: Task,
     cohort: list[Subject],
-    steps: int,
+    done: Callable[[int], float],
     seed: int,
-    edge: int,
+    size: Shape3,
     loss: DiceCrossEntropy | None = None,
     before_step: Callable[[int], None] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> list[float]:
-    """Train in place by Adam with a linearly falling rate; returns the losses."""
+    """Train in place by Adam with a linearly falling rate; returns the losses.
+
+    Args:
+        network: in float32.
+        task: what is learnt.
+        cohort: from which patches are drawn.
+        done: the share of the training that is done before a step; it ends at 1.
+        seed: of the patches and the probes.
+        size: of the patches, in voxels.
+        loss: by default `DiceCrossEntropy`.
+        before_step: called with the number of every step.
+        dtype: of the forward pass (autocast).
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
     loss = loss or DiceCrossEntropy()
-    losses = []
+    losses: list[float] = []
     network.train()
-    for step in range(steps):
+    while (share := done(step := len(losses))) < 1:
         if before_step is not None:
             before_step(step)
-        patches = draw_batch(task, cohort, edge, generator)
+        patches = draw_batch(cohort, size, generator)
         image, target = (torch.cat(parts) for parts in zip(*patches, strict=True))
         set_probe_step(network, seed, step)
-        value = loss(unscored_heads(network, image), target)["loss"]
+        value = loss(_scores(network, image, dtype), target)["loss"]
         optimizer.zero_grad(set_to_none=True)
         value.backward()
+        optimizer.param_groups[0]["lr"] = RATE * (1 - (1 - LAST_RATE) * share)
         optimizer.step()
-        schedule.step()
         losses.append(float(value.detach()))
     return losses
 
 
 def draw_batch(
-    task: Task, cohort: list[Subject], edge: int, generator: torch.Generator
+    cohort: list[Subject], size: Shape3, generator: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
     """Two patches, one from anywhere and one about a voxel of a random foreground class.
 
     After nnU-Net (Isensee et al., Nature Methods 18, 2021).
     """
     first, second = (cohort[_below(len(cohort), generator)] for _ in range(2))
-    label = 1 + _below(len(task.foreground), generator)
-    return [first.patch(edge, generator), second.patch_around(label, edge, generator)]
+    label = second.foreground[_below(len(second.foreground), generator)]
+    return [first.patch(size, generator), second.patch_around(label, size, generator)]
 
 
 def _below(bound: int, generator: torch.Generator) -> int:
@@ -122,38 +157,59 @@ def _below(bound: int, generator: torch.Generator) -> int:
 
 
 def backward_passes(
-    network: nn.Module, patches: Iterable[tuple[Tensor, Tensor]]
+    network: nn.Module,
+    patches: Iterable[tuple[Tensor, Tensor]],
+    dtype: torch.dtype = torch.float32,
 ) -> list[Callable[[], None]]:
     """For each patch a function that runs the network forward and backward on it."""
 
     def run(image: Tensor, target: Tensor) -> None:
-        DiceCrossEntropy()(unscored_heads(network, image), target)["loss"].backward()
+        DiceCrossEntropy()(_scores(network, image, dtype), target)["loss"].backward()
 
     return [partial(run, *patch) for patch in patches]
 
 
+def _scores(network: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Scores]:
+    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        return unscored_heads(network, image)
+
+
 def held_out_dice(
-    network: nn.Module, subjects: list[Subject], task: Task, edge: int
+    network: nn.Module, subjects: list[Subject], task: Task, size: Shape3
 ) -> dict[str, float]:
     """Dice of whole volumes, mean over the subjects, for every foreground class."""
     rows = []
     for subject in subjects:
-        predicted = best_classes(class_scores(network, subject, edge)).numpy()
+        predicted = best_classes(class_scores(network, subject, size)).numpy()
         rows.append(dice_per_class(subject.labels[0, 0].numpy(), predicted, task.classes))
     return dict(zip(task.foreground, np.mean(rows, axis=0).tolist(), strict=True))
 
 
-def class_scores(network: nn.Module, subject: Subject, edge: int) -> Tensor:
+def pooled_dice(
+    network: nn.Module, subjects: list[Subject], task: Task, size: Shape3, dtype: torch.dtype
+) -> dict[str, float]:
+    """Dice over the voxels of all subjects together, where not every one has every class."""
+    counts = np.zeros((task.classes, task.classes), dtype=np.int64)
+    for subject in subjects:
+        predicted = best_classes(class_scores(network, subject, size, dtype)).numpy()
+        counts += confusion_matrix(subject.labels[0, 0].numpy(), predicted, task.classes)
+    return dict(zip(task.foreground, dice_of(counts).tolist(), strict=True))
+
+
+def class_scores(
+    network: nn.Module, subject: Subject, size: Shape3, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Class scores of a whole volume, `(K, D, H, W)`.
 
-    Predicted by cubic windows of ``edge`` voxels that overlap by half.
+    Predicted by windows of ``size`` voxels that overlap by half.
     """
     slabs = score_slabs(
         network.eval(),
         subject.image[0],
-        (edge, edge, edge),
+        size,
         overlap=0.5,
         window_batch=4,
         device=torch.device("cpu"),
+        dtype=dtype,
     )
     return torch.cat(list(slabs), dim=1)

@@ -16,7 +16,7 @@ from seg3d.benchmarks.accuracy_picture import draw
 from seg3d.benchmarks.brain import BRAIN
 from seg3d.benchmarks.phantom import KIDNEYS, LESIONS, LIVER, PHANTOM, WINDOW, make_phantom
 from seg3d.benchmarks.tables import add_results
-from seg3d.benchmarks.training import Subject, Task, draw_batch, held_out_dice, train
+from seg3d.benchmarks.training import Subject, Task, after, cube, draw_batch, held_out_dice, train
 from tests.conftest import ROOT
 
 
@@ -69,7 +69,7 @@ def test_patches_lie_in_the_volume_and_one_is_about_a_foreground_voxel() -> None
     subject = balls(0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        (image, labels), (_, around) = draw_batch(BALLS, [subject], 8, generator)
+        (image, labels), (_, around) = draw_batch([subject], cube(8), generator)
         assert image.shape == labels.shape == around.shape == (1, 1, 8, 8, 8)
         assert around.any()
 
@@ -86,9 +86,9 @@ def test_training_learns_and_is_a_function_of_the_seed() -> None:
     found = []
     for _ in range(2):
         network = accuracy.make_network("1 bit everywhere", BALLS, [4, 8], 0)
-        before = held_out_dice(network, held_out, BALLS, 16)["ball"]
-        losses = train(network, BALLS, cohort, 25, 0, 16)
-        found.append((losses, held_out_dice(network, held_out, BALLS, 16)["ball"]))
+        before = held_out_dice(network, held_out, BALLS, cube(16))["ball"]
+        losses = train(network, BALLS, cohort, after(25), 0, cube(16))
+        found.append((losses, held_out_dice(network, held_out, BALLS, cube(16))["ball"]))
     assert found[0] == found[1]
     assert found[0][1] > max(0.7, before + 0.2)
 
