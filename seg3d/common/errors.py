@@ -41,6 +41,21 @@ class RunFailed(Exception):
     """Work that began well and then failed; the command line leaves with exit status 1."""
 
 
+class OtherEnded(RunFailed):
+    """Another process that shares the work has ended before its time.
+
+    Args:
+        rank: its number, if that is known.
+    """
+
+    def __init__(self, rank: str | None = None) -> None:
+        which = "another process" if rank is None else f"process {rank}"
+        super().__init__(
+            f"{which} of those that share the work has ended; it may have been killed for lack "
+            "of memory\n  to do: --resume goes on from what was done"
+        )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory for something, on a GPU or in RAM."""
     # PyTorch has no kind of its own for the CPU's memory.
