@@ -43,7 +43,8 @@ def changes_in_words(before: int, now: int, patches: int) -> str:
     noise = "less" if now > before else "more"
     return (
         f"the run goes on with {in_words(now)} after {before}: a step takes {now * patches} "
-        f"patches instead of {before * patches}, so gradients are {noise} noisy. The number of steps and the learning rate stay, no patch is drawn twice, and the "
+        f"patches instead of {before * patches}, so gradients are {noise} noisy. The "
+        "number of steps and the learning rate stay, no patch is drawn twice, and the "
         f"weights will be others than with {before} to the end."
     )
 
