@@ -14,14 +14,19 @@ from typing import Any
 
 import click
 
-from seg3d.common.errors import RunFailed, UserError, is_out_of_memory
+from seg3d.common.errors import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    RunFailed,
+    UserError,
+    is_out_of_memory,
+)
 from seg3d.common.files import in_plain_words
 from seg3d.common.one_voice import are_several, end_in_one_voice
 from seg3d.common.plain_text import message_of
 from seg3d.common.standard_streams import open_what_is_closed
 from seg3d.common.stopping import interrupted_by_sigterm
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class Commands(click.Group):

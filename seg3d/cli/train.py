@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.exit_status import DONE, INTERRUPTED
 from seg3d.cli.options import debug_option, device_option, path, text_path
 from seg3d.cli.segy_options import segy_options
 
@@ -48,6 +47,7 @@ def train(
       seg3d train medical_ct --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
+    from seg3d.common.errors import DONE, INTERRUPTED
     from seg3d.common.one_voice import is_first
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.standard_streams import going_on_unheard

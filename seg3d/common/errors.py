@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from seg3d.common.plain_text import echo_of, message_of
 
+# With which the command line ends.
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend: bad input, file or setting.

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from seg3d.common.errors import OtherEnded, RunFailed, UserError
+from seg3d.common.errors import FAILED, OtherEnded, RunFailed, UserError
 from seg3d.common.plain_text import message_of
 
 # In the environment if the process of torchrun itself tells of processes that were killed.
@@ -47,12 +47,12 @@ def end_in_one_voice(message: str, status: int, error: BaseException) -> NoRetur
 
     Args:
         message: for people.
-        status: with which the process ends.
+        status: with which the process ends, unless another one has spoken, with its own.
         error: why it ends.
     """
     with _lock:
         with suppress(Exception):
-            _say(message, error)
+            status = _say(message, status, error)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
@@ -65,7 +65,7 @@ def note_lost(rank: int) -> None:
         _store().set(LOST, str(rank))
 
 
-def _say(message: str, error: BaseException) -> None:
+def _say(message: str, status: int, error: BaseException) -> int:
     store = _store()
     own = isinstance(error, (UserError, RunFailed, click.ClickException))
     if not own or isinstance(error, OtherEnded):
@@ -73,16 +73,18 @@ def _say(message: str, error: BaseException) -> None:
         _await(lambda: store.check([SPEAKER]) or store.check([LOST]))
         if store.check([LOST]) and not store.check([SPEAKER]):
             if os.environ.get(TORCHRUN_TELLS):
-                return
+                return FAILED
+            status = FAILED
             message = f"failed: {OtherEnded(store.get(LOST).decode())}"
     rank = os.environ["RANK"]
     if store.compare_set(SPEAKER, "", rank).decode() != rank:
         # Whoever ends first makes torchrun end the others, the speaker too.
         _await(lambda: store.check([SAID]))
-        return
+        return int(store.get(SAID)) if store.check([SAID]) else status
     with suppress(OSError):
         click.echo(message_of(message), err=True)
-    store.set(SAID, "")
+    store.set(SAID, str(status))
+    return status
 
 
 def _await(known: Any) -> None:

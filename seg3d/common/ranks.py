@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from seg3d.common.errors import OtherEnded, UserError
+from seg3d.common.errors import FAILED, OtherEnded, UserError
 from seg3d.common.one_voice import end_in_one_voice, note_lost
 
 # One process may have much more to do than another, or wait for the disk.
@@ -160,7 +160,7 @@ class _Watch:
         except RuntimeError:
             note_lost(self._next)
             if not self._left.wait(GRACE):
-                end_in_one_voice(f"failed: {OtherEnded()}", 1, OtherEnded())
+                end_in_one_voice(f"failed: {OtherEnded()}", FAILED, OtherEnded())
 
     def part(self) -> None:
         """Say that all is done, and wait until the next process says so too."""

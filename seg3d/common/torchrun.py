@@ -31,7 +31,8 @@ def told_once() -> Any:
     if _starts_seg3d(sys.argv):
         os.environ[TORCHRUN_TELLS] = "1"
         for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+            # Their levels are set when they are made.
+            logging.getLogger(name).addFilter(lambda record: False)
         sys.excepthook = _end
     return _no_meeting
 
@@ -48,10 +49,11 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
     if kind.__name__ != "ChildFailedError":
         sys.__excepthook__(kind, error, trace)
         return
-    failures = error.failures.items()  # type: ignore[attr-defined]
-    for rank, failure in failures:
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
+    statuses = {rank: one.exitcode for rank, one in error.failures.items()}  # type: ignore[attr-defined]
+    for rank, status in statuses.items():
+        # With SIGTERM torchrun ends the others.
+        if status < 0 and status != -signal.SIGTERM:
+            name = signal.Signals(-status).name
             why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
             print(
                 f"failed: process {rank} was ended by {name}{why}\n"
@@ -59,7 +61,7 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
                 file=sys.stderr,
             )
             sys.exit(1)
-    sys.exit(max(failure.exitcode for _, failure in failures))
+    sys.exit(max(1, *statuses.values()))
 
 
 def _no_meeting(parameters: Any) -> NoReturn:
