@@ -7,12 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Literal, get_args
-
-from seg3d.common.ranks import ALONE, Ranks
 
 Reason = Literal["out of time", "interrupted"]
 # The later ones matter more.
@@ -24,17 +22,20 @@ class StopRequest:
 
     Args:
         max_time: seconds from now after which it should; None for never.
-        ranks: the processes that share the training, all of which are to end at the same step.
+        largest: of the numbers that the processes have which share the training: all of them are
+            to end at the same step.
     """
 
-    def __init__(self, max_time: float | None, ranks: Ranks = ALONE) -> None:
-        self._ranks = ranks
+    def __init__(
+        self, max_time: float | None, largest: Callable[[int], int] = lambda number: number
+    ) -> None:
+        self._largest = largest
         self._deadline = None if max_time is None else time.monotonic() + max_time
         self._signalled = False
 
     def agreed(self) -> Reason | None:
         """Why any of the processes should stop; all of them have to ask at the same time."""
-        return REASONS[self._ranks.largest(REASONS.index(self.reason))]
+        return REASONS[self._largest(REASONS.index(self.reason))]
 
     @property
     def reason(self) -> Reason | None:

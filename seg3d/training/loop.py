@@ -100,7 +100,7 @@ def train_prepared(
         print_as_is(console, trainer.choose_bits(trial))
         restore_random_states(checkpoint)
         trainer.save(run.last)
-    stop = StopRequest(config.train.max_time, ranks)
+    stop = StopRequest(config.train.max_time, ranks.largest)
     # Whoever reads that it trains may interrupt it.
     with stop.listening():
         console.print(
