@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,13 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
-from tests.conftest import Cli, environment
+import seg3d
+from tests.conftest import environment
 from tests.plans import only
 from tests.volumes import save_nifti
 
@@ -112,56 +116,52 @@ def test_an_error_is_said_once(tmp_path: Path, config: Path, cubes: Path) -> Non
     assert not run.exists()
 
 
-def test_a_run_ends_as_a_whole_and_goes_on_with_any_number_of_processes(
-    tmp_path: Path, config: Path, cubes: Path, cli: Cli
+def test_when_one_process_dies_all_end_and_the_run_goes_on_with_any_number(
+    tmp_path: Path, config: Path, cubes: Path
 ) -> None:
     run = tmp_path / "run"
-    train = "train", config, "--data", cubes, "--run-folder", run
-    started = torchrun(*train)
-    status, output, errors = ended_in_training(
-        started, run, lambda: started.send_signal(signal.SIGINT)
-    )
-    assert (status, errors) == (130, "")
-    assert output.count("training step 1 to 5000 on cpu, float32, 2 processes with 2 patches each, "
-                        "4 a step\n") == 1  # fmt: skip
-    assert output.count(f"interrupted: {run}\n") == output.count("--resume continues it\n") == 1
-    content = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-    position = content["position"]
-    assert position["step"] >= STEPS
-    assert position["patches"] == 4 * position["step"]
-
-    started = torchrun(*train, "--resume")
+    started = torchrun("train", config, "--data", cubes, "--run-folder", run)
     status, output, errors = ended_in_training(
         started, run, lambda: os.kill(process_of(started, 1), signal.SIGKILL)
     )
     assert status == 1
-    assert "Note" not in output
+    shares = "2 processes with 2 patches each, 4 a step"
+    assert output.count(f"training step 1 to 5000 on cpu, float32, {shares}\n") == 1
     assert errors == (
         "failed: process 1 was ended by SIGKILL, perhaps for lack of memory\n"
         "  to do: --resume goes on from what was done\n"
     )
     before = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["position"]
-    assert before["step"] >= 2 * STEPS
+    assert before["step"] >= STEPS
+    assert before["patches"] == 4 * before["step"]
 
+    console = Console(file=io.StringIO(), width=1000)
     last = before["epochs_done"] + 1
-    done = cli(*train, "--resume", "--set", f"train.epochs={last}")
-    assert "Note: the run goes on with 1 process after 2: a step takes 2 patches" in done.stdout
+    seg3d.train(
+        config,
+        data=cubes,
+        run=run,
+        device="cpu",
+        resume=True,
+        overrides=(f"train.epochs={last}",),
+        console=console,
+    )
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Note: the run goes on with 1 process after 2: a step takes 2 patches" in printed
     after = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["position"]
     assert after["epochs_done"] == last
     assert after["patches"] - before["patches"] == 2 * (after["step"] - before["step"])
+    require_equal_predictions(run, cubes / "images", tmp_path)
 
-    check_prediction(tmp_path, run, cubes, cli)
 
-
-def check_prediction(tmp_path: Path, run: Path, cubes: Path, cli: Cli) -> None:
-    """Two of three volumes go to one process each, the largest to both."""
-    predict = "predict", run, cubes / "images", "--output"
-    cli(*predict, tmp_path / "one")
-    status, output, errors = ended(torchrun(*predict, tmp_path / "two"))
+def require_equal_predictions(run: Path, images: Path, folder: Path) -> None:
+    """Of three volumes the largest is made by both processes, the others by one each."""
+    status, output, errors = ended(torchrun("predict", run, images, "--output", folder / "two"))
     assert (status, errors) == (0, "")
     names = [f"case_{case}.nii.gz" for case in range(3)]
-    assert sorted(output.split()) == [str(tmp_path / "two" / name) for name in names]
-    assert {one.name for one in (tmp_path / "two").iterdir()} == {*names, "labels.json"}
+    assert sorted(output.split()) == [str(folder / "two" / name) for name in names]
+    assert {one.name for one in (folder / "two").iterdir()} == {*names, "labels.json"}
+    predictor = seg3d.Predictor.from_checkpoint(run, "cpu")
     for name in names:
-        one, two = (tmp_path / folder / name for folder in ("one", "two"))
-        assert one.read_bytes() == two.read_bytes()
+        predicted = np.asarray(nib.load(folder / "two" / name).dataobj)
+        np.testing.assert_array_equal(predicted, predictor.segment(images / name))

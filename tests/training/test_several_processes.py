@@ -13,7 +13,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from seg3d.common.ranks import ALONE, Ranks
+from seg3d.common.stopping import StopRequest
 from seg3d.config import Config
+from seg3d.data.loaders import patch_batches
 from seg3d.data.transforms import IMAGE, LABEL
 from seg3d.plan import Plan
 from seg3d.probing import set_probe_step
@@ -87,6 +89,34 @@ def draws() -> Tensor:
     return torch.stack([gradient(trainer, step) for step in range(DRAWS)])
 
 
+def agreements(ranks: Ranks) -> dict[str, Any]:
+    """What the processes come to where they differ."""
+    stop = StopRequest(0.0 if ranks.first else None, ranks.largest)
+    agreed = [stop.agreed()]
+    if ranks.first:
+        # As a signal does.
+        stop._signalled = True
+    agreed += [stop.agreed()]
+    return {
+        "stop": agreed,
+        "gathered": ranks.gathered(ranks.rank),
+        "from the first": ranks.from_first(lambda: f"made by {ranks.rank}"),
+        "patches": drawn(ranks),
+    }
+
+
+def drawn(ranks: Ranks) -> list[list[int]]:
+    """Which patches the batches of this process are made of."""
+    config = small_config(data={"workers": 0})
+    with patch_batches(Numbers(), config, plan_of(2), 8, 24, ranks) as batches:  # type: ignore[arg-type]
+        return [batch[IMAGE].tolist() for batch in batches]
+
+
+class Numbers:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {IMAGE: index}
+
+
 def run_on_all(rank: int, folder: Path, function: Callable[[], Any]) -> None:
     torch.set_num_threads(1)
     # Twenty steps make much of the rounding errors of single precision.
@@ -101,7 +131,7 @@ def everything() -> Any:
     exact = {"probing": {"sketch": "exact"}}
     kinds = {name: trained(config_of(**kind, **exact), plan_of(2), ranks)
              for name, kind in KINDS.items()}  # fmt: skip
-    return kinds, draws()
+    return kinds, draws(), agreements(ranks)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +155,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(kind: str, both: li
     plan = plan_of(4)
     begun = Trainer(config, plan, Run(Path()), CPU).network.state_dict()
     weights, losses = trained(config, plan, ALONE)
-    for found, found_losses in (kinds[kind] for kinds, _ in both):
+    for found, found_losses in (kinds[kind] for kinds, *_ in both):
         for name, value in losses.items():
             assert found_losses[name] == pytest.approx(value, rel=1e-9), name
         # Of all weights: a bias before a norm has a gradient of rounding errors alone.
@@ -135,13 +165,13 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(kind: str, both: li
         )
         assert moved > 0.1
         assert apart < 1e-9 * moved
-    one, other = (kinds[kind][0] for kinds, _ in both)
+    one, other = (kinds[kind][0] for kinds, *_ in both)
     for name, weight in one.items():
         assert torch.equal(weight, other[name]), name
 
 
 def test_probed_gradients_are_right_in_the_mean(both: list[Any]) -> None:
-    one, other = (drawn.double() for _, drawn in both)
+    one, other = (gradients for _, gradients, _ in both)
     assert torch.equal(one, other)
     exact = Trainer(config_of(probing={"sketch": "exact"}), plan_of(4),
                     Run(Path()), CPU)  # fmt: skip
@@ -150,3 +180,18 @@ def test_probed_gradients_are_right_in_the_mean(both: list[Any]) -> None:
     assert noise > 1e-6 * wanted.square().sum()
     # The squared norm of the mean's error has this mean, and far less than its size of deviation.
     assert float(error.square().sum()) < 1.5 * float(noise) / DRAWS
+
+
+def test_processes_agree(both: list[Any]) -> None:
+    for found in (found for *_, found in both):
+        assert found["stop"] == ["out of time", "interrupted"]
+        assert found["gathered"] == [0, 1]
+        assert found["from the first"] == "made by 0"
+
+
+def test_processes_take_turns_at_the_patches(both: list[Any]) -> None:
+    one, other = (found["patches"] for *_, found in both)
+    with patch_batches(Numbers(), small_config(data={"workers": 0}), plan_of(4), 8, 24) as batches:  # type: ignore[arg-type]
+        assert [a + b for a, b in zip(one, other, strict=True)] == [
+            batch[IMAGE].tolist() for batch in batches
+        ]
