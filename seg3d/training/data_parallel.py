@@ -27,6 +27,13 @@ def each_for_itself(network: nn.Module, wanted: bool) -> AbstractContextManager[
     return nullcontext()
 
 
+def take_buffers_of_first(network: nn.Module, group: distributed.ProcessGroup | None) -> None:
+    """Have all processes validate one network: running statistics differ between forward passes."""
+    if group is not None:
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, 0, group)
+
+
 def seed_of(seed: int, step: int, rank: int) -> int:
     """Of PyTorch's generator in a step of a process."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

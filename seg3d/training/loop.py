@@ -19,7 +19,11 @@ from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.transforms import IMAGE
 from seg3d.runs.checkpoint import damage_explained, load_checkpoint, restore_random_states
 from seg3d.runs.run_folder import Run
-from seg3d.training.data_parallel import changes_in_words, shares_in_words
+from seg3d.training.data_parallel import (
+    changes_in_words,
+    shares_in_words,
+    take_buffers_of_first,
+)
 from seg3d.training.journal import Journal, NoJournal
 from seg3d.training.levels import bits_by_level, noise_by_level
 from seg3d.training.preparation import Prepared, save_prepared
@@ -150,6 +154,7 @@ def fit(
         speed = clock.read()
         validation = None
         if trainer.validation_is_due:
+            take_buffers_of_first(trainer.network, trainer.group)
             validation = validate(
                 trainer.network,
                 trainer.plan,
