@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.exit_status import DONE, INTERRUPTED
 from seg3d.cli.options import debug_option, device_option, path
+from seg3d.common.errors import DONE, INTERRUPTED
 
 
 @click.command()

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.exit_status import DONE, FAILED
 from seg3d.cli.options import debug_option, path
 from seg3d.cli.segy_options import segy_options
-from seg3d.common.errors import UserError
+from seg3d.common.errors import DONE, FAILED, UserError
 
 
 @click.command()

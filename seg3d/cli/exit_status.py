@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
@@ -13,13 +14,19 @@ from typing import Any
 
 import click
 
-from seg3d.common.errors import RunFailed, UserError, is_out_of_memory
+from seg3d.common.errors import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    RunFailed,
+    UserError,
+    is_out_of_memory,
+)
 from seg3d.common.files import in_plain_words
+from seg3d.common.one_voice import are_several, end_in_one_voice
 from seg3d.common.plain_text import message_of
 from seg3d.common.standard_streams import open_what_is_closed
 from seg3d.common.stopping import interrupted_by_sigterm
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class Commands(click.Group):
@@ -40,20 +47,23 @@ class Commands(click.Group):
             # Nobody reads what is printed: click ends quietly.
             raise
         except KeyboardInterrupt as error:
-            self._leave(ctx, "\n  ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
+            said = "\n  ".join(["interrupted", *map(str, error.args)])
+            self._leave(ctx, said, INTERRUPTED, error)
         except UserError as error:
-            self._leave(ctx, f"error: {error}", BAD_INPUT)
+            self._leave(ctx, f"error: {error}", BAD_INPUT, error)
         except RunFailed as error:
-            self._leave(ctx, f"failed: {error}", FAILED)
+            self._leave(ctx, f"failed: {error}", FAILED, error)
         except Exception as error:
             mistake = in_plain_words(error) if isinstance(error, OSError) else None
             if mistake is None:
-                self._leave(ctx, f"failed: {_in_words(error)}", FAILED)
-            self._leave(ctx, f"error: {mistake}", BAD_INPUT)
+                self._leave(ctx, f"failed: {_in_words(error)}", FAILED, error)
+            self._leave(ctx, f"error: {mistake}", BAD_INPUT, error)
 
-    def _leave(self, ctx: click.Context, message: str, status: int) -> None:
+    def _leave(self, ctx: click.Context, message: str, status: int, error: BaseException) -> None:
         if ctx.meta.get("seg3d.debug"):
             traceback.print_exc()
+        if are_several():
+            end_in_one_voice(message, status, error)
         # Where nobody can be told, the status still says it.
         with suppress(OSError):
             click.echo(message_of(message), err=True)
@@ -87,6 +97,10 @@ def _fit_to_print() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
+        if are_several():
+            told = io.StringIO()
+            error.show(told)
+            end_in_one_voice(told.getvalue().rstrip(), BAD_INPUT, error)
         raise click.UsageError(message_of(error.format_message()), error.ctx) from error
 
 

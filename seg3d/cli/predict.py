@@ -61,7 +61,8 @@ def predict(
 
     Predictions have the shape, position and name of their input and the label values of the
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
-    than the memory. Several GPUs share each volume if torchrun starts the command on them.
+    than the memory. If torchrun starts the command, its processes share out the volumes, or where
+    there are fewer volumes than processes the windows of each.
 
     With --recursive, predictions lie in folders of the same names as their inputs. In a --pattern,
     CASE stands for the name of the case, which its prediction gets, and * for anything.
@@ -83,7 +84,7 @@ def predict(
     from seg3d.common.progress import progress_bar
     from seg3d.common.ranks import joined_ranks
     from seg3d.config import ignored_overrides, parse_bytes
-    from seg3d.prediction.jobs import plan_jobs, require_room_for_probabilities
+    from seg3d.prediction.jobs import Job, plan_jobs, require_room_for_probabilities, shared_out
     from seg3d.prediction.predictor import Predictor
     from seg3d.runs.checkpoint import find_checkpoint
 
@@ -98,19 +99,33 @@ def predict(
         if probabilities:
             require_room_for_probabilities(jobs, predictor.plan.class_names)
         console = make_console(quiet=not ranks.first)
+        own_console = console if ranks.first else make_console()
         for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():
             click.echo(printable(f"note: {note}"), err=True)
         with predictor.sole_writer(jobs, probabilities=probabilities):
             notes: list[Note] = []
-            windows = sum(
-                predictor.windows(job, probabilities=probabilities, note=notes.append)
-                for job in jobs
-            )
+
+            def windows(job: Job, alone: bool) -> int:
+                return predictor.windows(
+                    job, probabilities=probabilities, note=notes.append, alone=alone
+                )
+
+            counts = ranks.from_first(lambda: [windows(job, alone=True) for job in jobs])
             for line in in_lines(notes) if ranks.first else ():
                 click.echo(printable(f"note: {line}"), err=True)
-            with progress_bar(console, "windows", windows) as bar:
-                for job in jobs:
+            common, own = shared_out(counts, ranks)
+            total = sum(counts[number] for number in own) + sum(
+                windows(jobs[number], alone=False) for number in common
+            )
+            with progress_bar(console, "windows", total) as bar:
+                for number in (*common, *own):
+                    alone = number in own
                     predictor.run(
-                        job, probabilities=probabilities, resume=resume, advance=bar.advance
+                        jobs[number],
+                        probabilities=probabilities,
+                        resume=resume,
+                        advance=bar.advance,
+                        alone=alone,
                     )
-                    print_as_is(console, job.output)
+                    # Of its own ones, each process tells.
+                    print_as_is(own_console if alone else console, jobs[number].output)

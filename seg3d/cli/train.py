@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.exit_status import DONE, INTERRUPTED
 from seg3d.cli.options import debug_option, device_option, path, text_path
 from seg3d.cli.segy_options import segy_options
 
@@ -15,7 +14,12 @@ from seg3d.cli.segy_options import segy_options
 @click.argument("config", type=path)
 @click.option("--data", type=text_path, help="Dataset folder or list file; overrides data.folder.")
 @click.option(
-    "--run", "run_folder", type=text_path, help="Folder of the run.  [default: runs/CONFIG]"
+    # torchrun, which may start the command, stops at --run: it has several options so called.
+    "--run",
+    "--run-folder",
+    "run_folder",
+    type=text_path,
+    help="Folder of the run.  [default: runs/CONFIG]",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
@@ -43,6 +47,8 @@ def train(
       seg3d train medical_ct --data Task09_Spleen --set train.epochs=100
       tensorboard --logdir runs
     """
+    from seg3d.common.errors import DONE, INTERRUPTED
+    from seg3d.common.one_voice import is_first
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.common.standard_streams import going_on_unheard
     from seg3d.training.start import train as train_run
@@ -50,7 +56,7 @@ def train(
     ctx.with_resource(going_on_unheard())
     if fold is not None:
         overrides += (f"data.fold={fold}",)
-    console = make_console()
+    console = make_console(quiet=not is_first())
     trained = train_run(
         config,
         data=data,

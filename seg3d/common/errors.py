@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from seg3d.common.plain_text import echo_of, message_of
 
+# With which the command line ends.
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend: bad input, file or setting.
@@ -39,6 +42,21 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """Work that began well and then failed; the command line leaves with exit status 1."""
+
+
+class OtherEnded(RunFailed):
+    """Another process that shares the work has ended before its time.
+
+    Args:
+        rank: its number, if that is known.
+    """
+
+    def __init__(self, rank: str | None = None) -> None:
+        which = "another process" if rank is None else f"process {rank}"
+        super().__init__(
+            f"{which} of those that share the work has ended; it may have been killed for lack "
+            "of memory\n  to do: --resume goes on from what was done"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

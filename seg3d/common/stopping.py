@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
+from typing import Literal, get_args
 
-Reason = Literal["interrupted", "out of time"]
+Reason = Literal["out of time", "interrupted"]
+# The later ones matter more.
+REASONS: tuple[Reason | None, ...] = (None, *get_args(Reason))
 
 
 class StopRequest:
@@ -20,15 +22,24 @@ class StopRequest:
 
     Args:
         max_time: seconds from now after which it should; None for never.
+        largest: of the numbers that the processes have which share the training: all of them are
+            to end at the same step.
     """
 
-    def __init__(self, max_time: float | None) -> None:
+    def __init__(
+        self, max_time: float | None, largest: Callable[[int], int] = lambda number: number
+    ) -> None:
+        self._largest = largest
         self._deadline = None if max_time is None else time.monotonic() + max_time
         self._signalled = False
 
+    def agreed(self) -> Reason | None:
+        """Why any of the processes should stop; all of them have to ask at the same time."""
+        return REASONS[self._largest(REASONS.index(self.reason))]
+
     @property
     def reason(self) -> Reason | None:
-        """Why to stop, or None to go on."""
+        """Why this process should stop, or None to go on."""
         if self._signalled:
             return "interrupted"
         if self._deadline is not None and time.monotonic() >= self._deadline:

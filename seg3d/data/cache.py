@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from seg3d.common.files import atomic_write, full_disk_explained, require_space
 from seg3d.common.free_ram import free_ram
+from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sizes import readable
 from seg3d.config import Config
 from seg3d.data.cases import Case
@@ -56,7 +57,10 @@ class Cache(ABC):
 
     Attributes:
         sizes: bytes of each case.
+        shared: whether other processes see what one has filled.
     """
+
+    shared = False
 
     def __init__(self, cases: Sequence[Case], plan: Plan) -> None:
         self.cases = cases
@@ -79,16 +83,20 @@ class Cache(ABC):
         """
 
 
-def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Path) -> Cache:
+def training_cache(
+    cases: Sequence[Case], config: Config, plan: Plan, folder: Path, ranks: Ranks = ALONE
+) -> Cache:
     """An empty cache: in RAM if the cases fit under ``data.cache`` and need be there but once.
 
-    Else it is on disk.
+    Else it is on disk, and processes that train together see the same one. In RAM each of them has
+    its own, and together these have to fit.
 
     Args:
         cases: with labels.
         config: of the run.
         plan: of the run.
         folder: for a cache on disk.
+        ranks: the processes that train together.
 
     Raises:
         UserError: if the disk has too little space.
@@ -97,8 +105,9 @@ def training_cache(cases: Sequence[Case], config: Config, plan: Plan, folder: Pa
     if limit == "auto":
         limit = free_ram() / 2
     in_ram = RamCache(cases, plan)
-    fits = sum(in_ram.sizes) <= limit and share_ram(config)
-    return in_ram if fits else DiskCache(cases, plan, folder)
+    fits = sum(in_ram.sizes) * ranks.local_count <= limit and share_ram(config)
+    # What is free differs from one to the other.
+    return in_ram if ranks.from_first(lambda: fits) else DiskCache(cases, plan, folder)
 
 
 def preprocessed_bytes(case: Case, plan: Plan) -> int:
@@ -131,6 +140,8 @@ class DiskCache(Cache):
     Raises:
         UserError: if the disk has too little space.
     """
+
+    shared = True
 
     def __init__(self, cases: Sequence[Case], plan: Plan, folder: Path) -> None:
         super().__init__(cases, plan)

@@ -17,6 +17,7 @@ from monai.transforms import Compose
 from torch.utils.data import DataLoader, Dataset
 
 from seg3d.common.errors import RunFailed
+from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.stopping import leave_signals_to_parent
 from seg3d.config import Config
 from seg3d.data.augmentation import augmentation
@@ -81,11 +82,18 @@ def _no_patch(name: str, error: Exception) -> str:
 
 @contextmanager
 def patch_batches(
-    stream: PatchStream, config: Config, plan: Plan, first: int, last: int
+    stream: PatchStream,
+    config: Config,
+    plan: Plan,
+    first: int,
+    last: int,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Batches of the patches ``first`` to ``last`` (not included) of the stream.
 
-    They are made by worker processes, which end with the block.
+    They are made by worker processes, which end with the block. Several processes that train take
+    turns: what they get at a time is together the batch that one would get whose batches are as
+    much larger.
 
     Yields:
         Batches of ``image`` `(B, C, D, H, W)` float32, ``label`` `(B, 1, D, H, W)` int16 class
@@ -94,11 +102,12 @@ def patch_batches(
     Raises:
         RunFailed: if a patch cannot be cut, or a worker process ends too early.
     """
-    workers = worker_count(config)
+    workers = worker_count(config, ranks.local_count)
+    size = plan.batch_size
+    starts = range(first + ranks.rank * size, last, ranks.count * size)
     loader = DataLoader(
         FailuresAsValues(stream),
-        batch_size=plan.batch_size,
-        sampler=range(first, last),
+        batch_sampler=(list(range(start, start + size)) for start in starts),
         num_workers=workers,
         collate_fn=collated,
         prefetch_factor=4 if workers else None,

@@ -9,12 +9,17 @@ import sys
 from seg3d.config import Config
 
 
-def worker_count(config: Config) -> int:
-    """Processes that prepare patches."""
+def worker_count(config: Config, sharing: int = 1) -> int:
+    """Processes that prepare patches for one that trains.
+
+    Args:
+        config: of the run.
+        sharing: processes on this machine that train; those that are left to seg3d share its cores.
+    """
     if config.data.workers != "auto":
         return config.data.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(12, max(1, (cores or 1) - 1))
+    return min(12, max(1, (cores or 1) // sharing - 1))
 
 
 def start_method() -> str:

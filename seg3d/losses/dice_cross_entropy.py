@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from seg3d.losses.heads import Scores
+from seg3d.losses.over_processes import sum_over_processes
 from seg3d.losses.voxel_sums import sums_over_voxels
 
 
@@ -58,12 +59,20 @@ class DiceCrossEntropy(nn.Module):
         self.focal = focal
         self.class_weights = class_weights
 
-    def forward(self, scores: Sequence[Scores], target: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        scores: Sequence[Scores],
+        target: Tensor,
+        group: distributed.ProcessGroup | None = None,
+    ) -> dict[str, Tensor]:
         """Losses of a batch.
 
         Args:
             scores: per head `(B, K, D', H', W')`, finest first.
             target: `(B, 1, D, H, W)` class numbers, `IGNORE` where there is no label.
+            group: of processes each of which has as large a part of the batch. The losses are those
+                of the whole batch, on every process, and the mean of the processes' gradients, as
+                `DistributedDataParallel` takes it, is the gradient of the whole batch.
 
         Returns:
             The scalars ``loss`` (to be minimised), ``dice`` and ``cross_entropy``, all of them
@@ -73,10 +82,16 @@ class DiceCrossEntropy(nn.Module):
         weights = [weight / sum(weights) for weight in weights]
         dice = cross_entropy = target.new_zeros((), dtype=torch.float32)
         for weight, score in zip(weights, scores, strict=True):
-            overlap, predicted, reference, entropy = sums_over_voxels(score, target, self.focal)
-            size = self._size(overlap, predicted, reference)
-            dice = dice + weight * _dice_loss(overlap, size, self.batch_dice)
-            cross_entropy = cross_entropy + weight * self._mean(entropy, reference)
+            sums = torch.stack(sums_over_voxels(score, target, self.focal))
+            total = sums.sum(1, keepdim=True)
+            if group is not None:
+                total = sum_over_processes(total, group)
+            overlap, predicted, reference, _ = total if self.batch_dice else sums
+            of_head = _dice_loss(overlap, self._size(overlap, predicted, reference))
+            if group is not None and not self.batch_dice:
+                of_head = sum_over_processes(of_head, group) / group.size()
+            dice = dice + weight * of_head
+            cross_entropy = cross_entropy + weight * self._mean(total[3], total[2])
         loss = self.dice * dice + self.cross_entropy * cross_entropy
         return {"loss": loss, "dice": dice, "cross_entropy": cross_entropy}
 
@@ -94,18 +109,15 @@ class DiceCrossEntropy(nn.Module):
         return entropy.sum() / voxels.where(voxels > 0, 1)
 
 
-def _dice_loss(overlap: Tensor, size: Tensor, batch_dice: bool) -> Tensor:
+def _dice_loss(overlap: Tensor, size: Tensor) -> Tensor:
     """One minus the mean soft Dice of the foreground classes.
 
     A class that is absent from the reference and gets no probability counts as perfect.
 
     Args:
-        overlap: of prediction and reference, `(B, K)`.
-        size: of both together, `(B, K)`, or what takes its place.
-        batch_dice: sum over the batch before the ratio is taken.
+        overlap: of prediction and reference, `(B, K)`, or `(1, K)` of the whole batch.
+        size: of both together, or what takes its place, likewise.
     """
-    if batch_dice:
-        overlap, size = overlap.sum(0), size.sum(0)
     tiny = 1e-5
     dice = (2 * overlap + tiny) / (size + tiny)
     return 1 - dice[..., 1:].mean()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ def unscored_heads(network: nn.Module, image: Tensor) -> list[Scores]:
     gradients over scores and features.
 
     Args:
-        network: takes images.
+        network: takes images; it may be in `DistributedDataParallel`.
         image: `(B, C, D, H, W)`.
     """
-    if "unscored" not in inspect.signature(network.forward).parameters:
+    bare = network.module if isinstance(network, DistributedDataParallel) else network
+    if "unscored" not in inspect.signature(bare.forward).parameters:
         return [*heads(network(image))]
     unscored: list[Scores] = network(image, unscored=True)
     return unscored

@@ -121,6 +121,8 @@ def plan_for_memory(
     memory: float,
     dtype: torch.dtype,
     fits: Callable[[Plan], bool] | None = None,
+    *,
+    shared: bool = False,
 ) -> Choice:
     """Give a plan the largest patch that can be trained with.
 
@@ -138,18 +140,21 @@ def plan_for_memory(
         dtype: that training computes in.
         fits: tries a plan for which there should be room; while it does not fit, the next smaller
             one is taken.
+        shared: as for `predicted_peak`.
 
     Raises:
         UserError: if not even the smallest patch fits, or the config asks for what cannot be.
     """
     limit = USABLE * memory
-    ladder = _Ladder(config, _plans(config, plan, typical_shape, cases), dtype)
+    ladder = _Ladder(config, _plans(config, plan, typical_shape, cases), dtype, shared)
     best = ladder.highest(limit, limit / BYTES_OF_VOXEL)
     while best >= 0 and fits is not None and not fits(ladder.plans[best]):
         best -= 1
     if best < 0 and config.train.batch_size == "auto" and plan.batch_size > 1:
         single = plan.model_copy(update={"batch_size": 1})
-        return plan_for_memory(config, single, typical_shape, cases, memory, dtype, fits)
+        return plan_for_memory(
+            config, single, typical_shape, cases, memory, dtype, fits, shared=shared
+        )
     if best < 0:
         smallest, peak = ladder.rung(0)
         raise UserError(
@@ -161,13 +166,14 @@ def plan_for_memory(
         )
     chosen, residual = ladder.rung(best), None
     if wanted := with_residual_encoder(config, chosen[0]):
-        residual = wanted, predicted_peak(config, wanted, dtype)
+        residual = wanted, predicted_peak(config, wanted, dtype, shared)
         if residual[1].total <= limit and (fits is None or fits(wanted)):
             chosen, residual = residual, None
     blocks = {"blocks": chosen[0].blocks}
     smaller = [one.model_copy(update=blocks) for one in ladder.plans[:best]]
     probing = config.probing.model_copy(update={"sketch": "exact", "streamed": False})
-    exact = _Ladder(config.model_copy(update={"probing": probing}), [*smaller, chosen[0]], dtype)
+    exact_config = config.model_copy(update={"probing": probing})
+    exact = _Ladder(exact_config, [*smaller, chosen[0]], dtype, shared)
     best_exact = exact.highest(limit, limit / BYTES_OF_VOXEL / TIMES_EXACT)
     return Choice(
         *chosen,
@@ -182,9 +188,11 @@ def plan_for_memory(
 class _Ladder:
     """Plans of growing size, and the peaks of training with them."""
 
-    def __init__(self, config: Config, plans: Sequence[Plan], dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: Config, plans: Sequence[Plan], dtype: torch.dtype, shared: bool
+    ) -> None:
         self.plans = plans
-        self.peak = cache(lambda index: predicted_peak(config, plans[index], dtype))
+        self.peak = cache(lambda index: predicted_peak(config, plans[index], dtype, shared=shared))
 
     def rung(self, index: int) -> tuple[Plan, Peak]:
         return self.plans[index], self.peak(index)
@@ -233,13 +241,14 @@ def _size_at(limit: float, known: Sequence[tuple[float, float]]) -> float:
     return size + (limit - cost) * (size - at) / (cost - other) if cost != other else size
 
 
-def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
+def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype, *, shared: bool = False) -> Peak:
     """The peak of training with a plan: probing and loss as configured, the optimiser's state too.
 
     Args:
         config: of the run.
         plan: of the run.
         dtype: that training computes in.
+        shared: with other processes; there is always room then for the gradients that are sent.
 
     Raises:
         UserError: if the network cannot be built.
@@ -264,7 +273,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype) -> Peak:
     kept = _kept_by_optimiser(config.train)
     weights = step.parameters * (1 + kept)
     # Between the batches of one step the gradients stay.
-    waiting = step.parameters if passes_per_step(config, plan) > 1 else 0
+    waiting = step.parameters if shared or passes_per_step(config, plan) > 1 else 0
     scores = step.saved_by_layer.get("loss", 0)
     codes = step.saved - scores
     working = step.peak - step.parameters - codes - scores + waiting

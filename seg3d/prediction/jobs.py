@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seg3d.common.errors import UserError
 from seg3d.common.files import require_folder
+from seg3d.common.ranks import Ranks
 from seg3d.io import (
     SEGY,
     SUFFIXES,
@@ -135,6 +136,29 @@ def plan_jobs(
             fix="give another --output",
         )
     return jobs
+
+
+def shared_out(windows: Sequence[int], ranks: Ranks) -> tuple[list[int], list[int]]:
+    """Which of several jobs all processes make together, and which this one makes alone.
+
+    As many as go round are dealt out, so that all get about as much; the largest that are left
+    over, of fewer jobs than processes all, are made together, each process doing some windows.
+
+    Args:
+        windows: of each job.
+        ranks: the processes; each of them gets the same jobs as its common ones.
+
+    Returns:
+        The numbers of the common jobs, and those of this process's own.
+    """
+    largest_first = sorted(range(len(windows)), key=lambda number: -windows[number])
+    common = len(windows) % ranks.count
+    own = []
+    for turn, place in enumerate(range(common, len(windows), ranks.count)):
+        dealt = largest_first[place : place + ranks.count]
+        # To and fro, or the first one would always get the largest.
+        own.append(dealt[ranks.rank if turn % 2 == 0 else -1 - ranks.rank])
+    return sorted(largest_first[:common]), sorted(own)
 
 
 def require_room_for_probabilities(jobs: Sequence[Job], class_names: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from seg3d.common.device import choose_device, compute_dtype
 from seg3d.common.errors import UserError
 from seg3d.common.files import put_in_place, stamp
 from seg3d.common.notes import Note
-from seg3d.common.ranks import Ranks
+from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sole_writer import sole_writer
 from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
@@ -88,7 +88,7 @@ class Predictor:
         self.plan = plan
         self.device = device
         self.memory = memory
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or ALONE
         self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
         mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
         self.streaming = Streaming(
@@ -98,7 +98,6 @@ class Predictor:
             divisors_of(config, plan),
             device,
             limit_of(memory, device, self.ranks.local_count),
-            self.ranks,
         )
 
     @classmethod
@@ -144,6 +143,7 @@ class Predictor:
         probabilities: bool = False,
         resume: bool = False,
         advance: Advance = unheard,
+        alone: bool = False,
     ) -> None:
         """Make one prediction and write it.
 
@@ -157,6 +157,8 @@ class Predictor:
                 has one number for a sample, that of the second of two classes.
             resume: go on with what is unfinished, and leave alone what is finished.
             advance: told the number of windows that have just been done.
+            alone: this process makes all of it, while others make other predictions; by default
+                all of them have to call this, and share the windows.
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, the disk is full,
@@ -171,7 +173,7 @@ class Predictor:
             require_replaceable(output.path)
         require_same_legend(job.legend, self.plan)
         with self.sole_writer([job], probabilities=probabilities):
-            self._make(job, outputs, resume, advance)
+            self._make(job, outputs, resume, advance, ALONE if alone else self.ranks)
 
     def sole_writer(
         self, jobs: Iterable[Job], *, probabilities: bool = False
@@ -188,23 +190,31 @@ class Predictor:
             *(one.path for job in jobs for one in self._outputs(job, probabilities).values())
         )
 
-    def _make(self, job: Job, outputs: dict[str, Output], resume: bool, advance: Advance) -> None:
+    def _make(
+        self,
+        job: Job,
+        outputs: dict[str, Output],
+        resume: bool,
+        advance: Advance,
+        ranks: Ranks,
+    ) -> None:
         unfinished = Unfinished(job.output)
         if resume and not unfinished.exists and all(one.path.exists() for one in outputs.values()):
             # A process may have been killed while it removed the rest.
             unfinished.discard()
             write_legend(job.legend, self.plan)
-            advance(self.windows(job, probabilities="probabilities" in outputs))
+            alone = ranks.count == 1
+            advance(self.windows(job, probabilities="probabilities" in outputs, alone=alone))
             return
         with CaseReader(job.images, self.plan, read_ahead=True) as case:
-            task = self._agree(case, job, unfinished, resume, outputs)
+            task = self._agree(case, job, unfinished, resume, outputs, ranks)
             try:
-                self._fill(case, task, unfinished, advance)
+                self._fill(case, task, unfinished, advance, ranks)
             except UserError:
                 unfinished.discard()
                 raise
-            self.ranks.wait()
-            if self.ranks.first:
+            ranks.wait()
+            if ranks.first:
                 # Another process may have written predictions beside this one meanwhile.
                 require_same_legend(job.legend, self.plan)
                 packing = unfinished.packing()
@@ -221,6 +231,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         note: Callable[[Note], object] = lambda note: None,
+        alone: bool = False,
     ) -> int:
         """How many windows this process does for a job, for a progress bar.
 
@@ -228,6 +239,7 @@ class Predictor:
             job: as for `run`.
             probabilities: as for `run`.
             note: told what is odd about the files.
+            alone: as for `run`.
 
         Raises:
             UserError: if the volume cannot be used, the memory does not suffice, or values of the
@@ -238,7 +250,8 @@ class Predictor:
             for one in case.header.notes:
                 note(one)
             tiling = self._tiling(case, self._outputs(job, probabilities))
-            return self.streaming.count(case, tiling, self.streaming.tiles(case, tiling))
+            ranks = ALONE if alone else self.ranks
+            return self.streaming.count(case, tiling, self.streaming.tiles(case, tiling, ranks))
 
     def segment(
         self,
@@ -351,6 +364,7 @@ class Predictor:
         unfinished: Unfinished,
         resume: bool,
         outputs: dict[str, Output],
+        ranks: Ranks,
     ) -> Task:
         """Begin the task, or find how it was begun; all processes come to the same."""
         identity = {
@@ -362,18 +376,25 @@ class Predictor:
             "device": self.device.type,
             "memory": self.memory,
         }
-        if self.ranks.first and not (resume and unfinished.exists):
+        if ranks.first and not (resume and unfinished.exists):
             tiling = self._tiling(case, outputs)
             self.streaming.measure(case, tiling)
             arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
-        self.ranks.wait()
+        ranks.wait()
         return unfinished.task(identity)
 
-    def _fill(self, case: CaseReader, task: Task, unfinished: Unfinished, advance: Advance) -> None:
+    def _fill(
+        self,
+        case: CaseReader,
+        task: Task,
+        unfinished: Unfinished,
+        advance: Advance,
+        ranks: Ranks,
+    ) -> None:
         """Write all that is left of this process's share."""
         case.moments = task.moments
-        tiles = list(self.streaming.tiles(case, task.tiling))
+        tiles = list(self.streaming.tiles(case, task.tiling, ranks))
         left = [region for tile in tiles for region in unfinished.left(tile)]
         tiling = task.tiling
         done = self.streaming.count(case, tiling, tiles) - self.streaming.count(case, tiling, left)

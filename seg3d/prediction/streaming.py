@@ -42,7 +42,6 @@ class Streaming:
         divisors: of the sides of what the network takes; None if it takes patches only.
         device: where to compute.
         limit: of the memory.
-        ranks: the processes that share the work.
     """
 
     scores: WindowScores
@@ -51,7 +50,6 @@ class Streaming:
     divisors: Shape3 | None
     device: torch.device
     limit: Memory
-    ranks: Ranks
 
     def windows(self, case: CaseReader, window: Shape3) -> Windows:
         """All windows of a size of a case, in streaming order."""
@@ -104,11 +102,17 @@ class Streaming:
         assert refused is not None
         raise refused
 
-    def tiles(self, case: CaseReader, tiling: Tiling) -> Iterator[Region]:
-        """The tiles of this process: of its share of the file's grid along the first axis."""
-        edges = borders(case.grid_map, self.windows(case, tiling.window), 0, self.ranks.count)
-        if self.ranks.rank + 1 < len(edges):
-            yield from tiling.tiles(slice(*edges[self.ranks.rank : self.ranks.rank + 2]))
+    def tiles(self, case: CaseReader, tiling: Tiling, ranks: Ranks) -> Iterator[Region]:
+        """The tiles of this process: of its share of the file's grid along the first axis.
+
+        Args:
+            case: open.
+            tiling: how the work on it is cut.
+            ranks: the processes that share it.
+        """
+        edges = borders(case.grid_map, self.windows(case, tiling.window), 0, ranks.count)
+        if ranks.rank + 1 < len(edges):
+            yield from tiling.tiles(slice(*edges[ranks.rank : ranks.rank + 2]))
 
     def measure(self, case: CaseReader, tiling: Tiling) -> None:
         """Let a case find the moments of its intensities, in reads that the limit allows."""

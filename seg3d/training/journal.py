@@ -84,6 +84,18 @@ class Journal:
             file.write(json.dumps(row) + "\n")
 
 
+class NoJournal:
+    """For processes that share a training whose first one writes."""
+
+    def scalars(self, epoch: int, values: dict[str, float]) -> None: ...
+
+    def notes(self, epoch: int, notes: Sequence[str]) -> None: ...
+
+    def picture(self, epoch: int, tag: str, picture: np.ndarray) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _epoch(row: str) -> float:
     try:
         return float(json.loads(row)["epoch"])

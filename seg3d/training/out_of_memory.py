@@ -11,6 +11,7 @@ import torch
 from seg3d.common.choices import OF_BRICKS
 from seg3d.common.device import compute_dtype
 from seg3d.common.errors import RunFailed, UserError, is_out_of_memory
+from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sizes import GIB, readable
 from seg3d.config import Config, UNet3dConfig, config_from_tree, config_tree
 from seg3d.memory import peak_gib
@@ -21,7 +22,9 @@ SMALLER = 0.75
 
 
 @contextmanager
-def out_of_memory_explained(config: Config, plan: Plan, device: torch.device) -> Iterator[None]:
+def out_of_memory_explained(
+    config: Config, plan: Plan, device: torch.device, ranks: Ranks = ALONE
+) -> Iterator[None]:
     """Turn the error of an allocation in a training step into `RunFailed` with advice."""
     try:
         yield
@@ -29,17 +32,17 @@ def out_of_memory_explained(config: Config, plan: Plan, device: torch.device) ->
         if not is_out_of_memory(error):
             raise
         taken = readable(peak_gib(device) * GIB)
-        raise RunFailed(_in_words(config, plan, device, taken)) from error
+        raise RunFailed(_in_words(config, plan, device, taken, ranks.count > 1)) from error
 
 
-def _in_words(config: Config, plan: Plan, device: torch.device, taken: str) -> str:
+def _in_words(config: Config, plan: Plan, device: torch.device, taken: str, shared: bool) -> str:
     dtype = compute_dtype(config.train.amp, device)
+    predicted = readable(predicted_peak(config, plan, dtype, shared=shared).total)
     lines = [
         "out of memory in a training step",
-        f"  predicted to take {readable(predicted_peak(config, plan, dtype).total)} at its peak; "
-        f"{taken} had been taken",
+        f"  predicted to take {predicted} at its peak; {taken} had been taken",
     ]
-    found = list(_ways_out(config, plan, device))
+    found = list(_ways_out(config, plan, device, shared))
     for resumed, begin in (
         (True, "to do: --resume with one of these, each with its predicted peak"),
         (False, "or a new run with"),
@@ -53,7 +56,9 @@ def _in_words(config: Config, plan: Plan, device: torch.device, taken: str) -> s
     return "\n".join(lines)
 
 
-def _ways_out(config: Config, plan: Plan, device: torch.device) -> Iterator[tuple[int, str, bool]]:
+def _ways_out(
+    config: Config, plan: Plan, device: torch.device, shared: bool
+) -> Iterator[tuple[int, str, bool]]:
     """Peaks, the settings that lead to them, and whether a run can go on with these."""
     factors = np.array(plan.divisors)
     smaller = np.maximum(np.array(plan.patch_size) * SMALLER // factors, 1).astype(int) * factors
@@ -79,7 +84,7 @@ def _ways_out(config: Config, plan: Plan, device: torch.device) -> Iterator[tupl
         changed = config_from_tree(config_tree(config), (setting,))
         try:
             dtype = compute_dtype(changed.train.amp, device)
-            peak = predicted_peak(changed, with_patch(changed, plan), dtype)
+            peak = predicted_peak(changed, with_patch(changed, plan), dtype, shared=shared)
             yield peak.total, setting, goes_on
         except UserError:
             # A network of MONAI's may not take the smaller patch.

@@ -76,7 +76,12 @@ def dataset_of(config: Config, console: Console) -> Dataset:
 
 
 def look_and_plan(
-    config: Config, dataset: Dataset, device: torch.device, console: Console
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    console: Console,
+    *,
+    shared: bool = False,
 ) -> tuple[Plan, dict[str, CaseFingerprint]]:
     """Look at all cases, plan, and print the plan.
 
@@ -87,6 +92,7 @@ def look_and_plan(
         dataset: all cases.
         device: to train on; what is free there may be planned for.
         console: for the plan.
+        shared: whether several processes are to train.
 
     Raises:
         UserError: if the data cannot be used, ``plan.file`` does not fit them, or nothing fits into
@@ -111,8 +117,10 @@ def look_and_plan(
         shape = typical_volume(config, fingerprints)[2]
         memory = memory_to_plan_for(config.plan.memory, device)
         dtype = compute_dtype(config.train.amp, device)
-        fits = trial_for(config, device, memory)
-        choice = plan_for_memory(config, plan, shape, len(fingerprints), memory, dtype, fits)
+        fits = trial_for(config, device, memory, shared)
+        choice = plan_for_memory(
+            config, plan, shape, len(fingerprints), memory, dtype, fits, shared=shared
+        )
         plan = choice.plan
     unit = next(iter(fingerprints.values())).units[0]
     print_as_is(console, _in_words(plan, unit))

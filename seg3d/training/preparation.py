@@ -11,12 +11,12 @@ from rich.console import Console
 
 from seg3d.common.files import atomic_write
 from seg3d.common.printing import print_as_is
-from seg3d.config import Config
+from seg3d.config import Config, save_config
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.layouts import read_json
 from seg3d.data.notes import notes_on
-from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, shares_cases
-from seg3d.plan import CaseFingerprint, Plan, label_counts, source_of, with_patch
+from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, save_splits, shares_cases
+from seg3d.plan import CaseFingerprint, Plan, label_counts, save_plan, source_of, with_patch
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run
 from seg3d.training.planning import dataset_of, look_and_plan, look_at
@@ -49,7 +49,13 @@ class Prepared:
 
 
 def prepare(
-    config: Config, run: Run, resume: bool, console: Console, device: torch.device
+    config: Config,
+    run: Run,
+    resume: bool,
+    console: Console,
+    device: torch.device,
+    *,
+    shared: bool = False,
 ) -> Prepared:
     """Find, check and plan; nothing is written yet.
 
@@ -60,6 +66,7 @@ def prepare(
             have come or changed since.
         console: for what was found.
         device: to train on; what is free there may be planned for.
+        shared: whether several processes are to train.
 
     Raises:
         UserError: if the data cannot be used, or does not fit the config.
@@ -78,7 +85,7 @@ def prepare(
             say(_change_in_words(plan, changed))
             fingerprints = _look_again(plan, changed, console)
     else:
-        plan, fingerprints = look_and_plan(config, dataset, device, console)
+        plan, fingerprints = look_and_plan(config, dataset, device, console, shared=shared)
         if absent := _absent_classes(plan, fingerprints):
             say(f"no labelled case contains {', '.join(absent)}.")
     splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)
@@ -139,10 +146,14 @@ def _absent_classes(plan: Plan, fingerprints: dict[str, CaseFingerprint]) -> lis
     return [one.name for one in plan.classes[1:] if not any(value in found for value in one.values)]
 
 
-def save_stamps(stamps: dict[str, str], path: Path) -> None:
-    """Write down in what state the cases were looked at."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(stamps, indent=2) + "\n", encoding="utf-8")
+def save_prepared(prepared: Prepared, run: Run) -> None:
+    """Write down config and plan, the folds, and in what state the cases were looked at."""
+    save_config(prepared.config, run.config)
+    save_plan(prepared.plan, run.plan)
+    if not run.splits.exists():
+        save_splits(prepared.splits, run.splits)
+    with atomic_write(run.cases) as temporary:
+        temporary.write_text(json.dumps(prepared.stamps, indent=2) + "\n", encoding="utf-8")
 
 
 def _load_stamps(path: Path) -> dict[str, str]:

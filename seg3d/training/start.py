@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from seg3d.common.device import choose_device
 from seg3d.common.errors import UserError
 from seg3d.common.printing import make_console, print_as_is
+from seg3d.common.ranks import Ranks, joined_ranks
 from seg3d.config import Config, config_from_tree, data_override, ignored_overrides, load_config
 from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
 from seg3d.training.loop import Ending, train_prepared
-from seg3d.training.preparation import prepare
+from seg3d.training.preparation import Prepared, prepare
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ def train(
 ) -> Trained:
     """Train a network, or go on with its training.
 
+    Processes that ``torchrun`` has started train together; the first one prepares and writes.
+
     Args:
         config: a YAML file, or what `load_config` made of one.
         data: dataset folder or list file; by default ``data.folder`` of the config.
@@ -59,29 +64,58 @@ def train(
         UserError: if a setting, the data or the folder cannot be used.
         RunFailed: if the loss stops being finite.
     """
-    where = choose_device(device)
-    overrides = (*overrides, *data_override(data))
-    asked = _asked(config, overrides)
-    folder = Run(_folder(config, asked) if run is None else Path(run))
-    console = console or make_console()
-    with sole_user(folder):
-        if resume:
-            settings, differing = resume_run(folder, asked, overrides)
-            if differing:
-                source = "the one given" if isinstance(config, Config) else config
-                print_as_is(
-                    console,
-                    f"Note: the run keeps its own {folder.config}; it differs from {source} in "
-                    f"{', '.join(differing)}. Use --set to change a key.",
+    with joined_ranks() as ranks:
+        where = _device(device, ranks)
+        overrides = (*overrides, *data_override(data))
+        asked = _asked(config, overrides)
+        folder = Run(_folder(config, asked) if run is None else Path(run))
+        console = console or make_console(quiet=not ranks.first)
+        with sole_user(folder) if ranks.first else nullcontext():
+            source = "the one given" if isinstance(config, Config) else str(config)
+            prepared = ranks.from_first(
+                lambda: _prepared(
+                    asked, source, folder, resume, overrides, console, where, ranks.count > 1
                 )
-        else:
-            require_new_run(folder)
-            settings = asked
-        for note in ignored_overrides(settings, overrides):
-            print_as_is(console, f"Note: {note}")
-        prepared = prepare(settings, folder, resume, console, where)
-        ending = train_prepared(prepared, folder, device, resume, console)
+            )
+            ending = train_prepared(prepared, folder, device, resume, console, ranks)
     return Trained(folder, ending)
+
+
+def _device(name: str, ranks: Ranks) -> torch.device:
+    device = choose_device(name)
+    if ranks.count > 1 and (device.index is not None or device.type == "mps"):
+        raise UserError(
+            f"--device {name}: several processes cannot train on one device",
+            legal="cuda, where each process has a GPU of its own, or cpu",
+        )
+    return ranks.device(device)
+
+
+def _prepared(
+    asked: Config,
+    source: str,
+    folder: Run,
+    resume: bool,
+    overrides: tuple[str, ...],
+    console: Console,
+    device: torch.device,
+    shared: bool,
+) -> Prepared:
+    """What is to be trained, with what there is to say about it."""
+    settings = asked
+    if resume:
+        settings, differing = resume_run(folder, asked, overrides)
+        if differing:
+            print_as_is(
+                console,
+                f"Note: the run keeps its own {folder.config}; it differs from {source} in "
+                f"{', '.join(differing)}. Use --set to change a key.",
+            )
+    else:
+        require_new_run(folder)
+    for note in ignored_overrides(settings, overrides):
+        print_as_is(console, f"Note: {note}")
+    return prepare(settings, folder, resume, console, device, shared=shared)
 
 
 def _asked(config: str | Path | Config, overrides: tuple[str, ...]) -> Config:

@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 from seg3d.common.device import compute_dtype
 from seg3d.common.errors import RunFailed
+from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sizes import GIB
 from seg3d.config import Config
 from seg3d.data.transforms import IMAGE, LABEL
@@ -25,9 +26,11 @@ from seg3d.memory import peak_gib
 from seg3d.plan import Plan, build_loss, build_network, little_of, passes_per_step, predicted_peak
 from seg3d.probing import choose_bits, first_bits, set_bits, set_probe_step
 from seg3d.probing.bits import rotated_layers, summary
+from seg3d.probing.names import Bits
 from seg3d.probing.noise import Noise
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
+from seg3d.training.data_parallel import data_parallel, each_for_itself, seed_of
 from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
 from seg3d.training.out_of_memory import out_of_memory_explained
 from seg3d.training.validation import Validation
@@ -38,13 +41,15 @@ class Position:
     """How far a run has come; together with the seed it determines all that follows.
 
     Attributes:
-        step: optimiser steps done. The sampler stands at ``step × passes × batch_size``.
+        step: optimiser steps done.
+        patches: drawn so far, by all processes; there the sampler stands.
         epochs_done: epochs whose closing (validation, log) is done too.
         best_dice: of the validations so far.
         sums: of the losses over the steps of the epoch under way.
     """
 
     step: int = 0
+    patches: int = 0
     epochs_done: int = 0
     best_dice: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
@@ -58,7 +63,8 @@ class Position:
         Raises:
             ValueError: if it is none.
         """
-        counts, numbers = (self.step, self.epochs_done), (self.best_dice, *self.sums.values())
+        counts = self.step, self.patches, self.epochs_done
+        numbers = (self.best_dice, *self.sums.values())
         if not all(isinstance(one, int) and one >= 0 for one in counts):
             raise ValueError(f"step {self.step}, epoch {self.epochs_done}")
         if not all(isinstance(one, float) for one in numbers):
@@ -71,32 +77,47 @@ class Position:
 class Trainer:
     """Everything that changes during training, and how it is stored."""
 
-    def __init__(self, config: Config, plan: Plan, run: Run, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, plan: Plan, run: Run, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
         seed_random_states(config.train.seed)
         self.config = config
         self.plan = plan
         self.run = run
         self.device = device
+        self.ranks = ranks
         self.dtype = compute_dtype(config.train.amp, device)
         self.network: nn.Module = build_network(config, plan).to(device)
+        self.group = ranks.group(device)
+        self.shared = data_parallel(self.network, self.group)
         self.optimizer = make_optimizer(self.network, config.train)
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.passes = passes_per_step(config, plan)
         self.loss = build_loss(config.loss, plan.class_names)
         self.position = Position()
+        self.processes = ranks.count
         self.bits_are_chosen = False
         self.noise: dict[str, Noise] = {}
         self.room_explained: Callable[[], AbstractContextManager[None]] = partial(
-            out_of_memory_explained, config, plan, device
+            out_of_memory_explained, config, plan, device, ranks
         )
 
+    @property
+    def patches_per_step(self) -> int:
+        """Of all processes."""
+        return self.ranks.count * self.passes * self.plan.batch_size
+
     def save(self, path: Path) -> None:
+        """Write a checkpoint; of several processes, the first one does."""
+        if not self.ranks.first:
+            return
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
+            "processes": self.ranks.count,
             "bits": {name: layer.bits for name, layer in rotated_layers(self.network).items()},
             "bits_are_chosen": self.bits_are_chosen,
         }
@@ -110,18 +131,35 @@ class Trainer:
         require_fitting_state(self.optimizer)
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
-        self.position = Position(**content["position"])
+        self.processes = int(content.get("processes", 1))
+        position = dict(content["position"])
+        # Before there could be several processes it was not written down.
+        position.setdefault("patches", position["step"] * self.passes * self.plan.batch_size)
+        self.position = Position(**position)
         self.position.check(self.config.train.iterations_per_epoch)
         self.schedule = make_schedule(self.optimizer, self.config.train, self.position.step)
         self.bits_are_chosen = chooses_bits(self.config) and content.get("bits_are_chosen", False)
         if self.bits_are_chosen:
             set_bits(self.network, content["bits"])
 
-    def choose_bits(self, patches: Sequence[dict[str, Any]]) -> str:
+    def choose_bits(self, trial: Callable[[], Sequence[dict[str, Any]]]) -> str:
         """Choose the bits of every layer by what single patches show; returns a line about it.
 
-        Weights that no step has trained yet would ask for too many: they get bits by rule.
+        Weights that no step has trained yet would ask for too many: they get bits by rule. Of
+        several processes, the first one chooses.
         """
+        bits, self.noise, scaler = self.ranks.from_first(lambda: self._chosen_bits(trial()))
+        set_bits(self.network, bits)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+        self.bits_are_chosen = True
+        return f"bits per voxel: {summary(bits)}"
+
+    def _chosen_bits(
+        self, patches: Sequence[dict[str, Any]]
+    ) -> tuple[dict[str, Bits], dict[str, Noise], dict[str, Any]]:
+        """What comes of choosing: bits, noise, and the state of the scaler."""
+        noise = self.noise
 
         def backward(patch: dict[str, Any]) -> None:
             scale = math.inf
@@ -129,7 +167,7 @@ class Trainer:
             while 1 <= self.scaler.get_scale() < scale:
                 scale = self.scaler.get_scale()
                 self.optimizer.zero_grad(set_to_none=True)
-                losses = self.losses(default_collate([patch]))
+                losses = self.losses(default_collate([patch]), alone=True)
                 self.scaler.scale(losses["loss"]).backward()
                 self.scaler.unscale_(self.optimizer)
                 self.scaler.update()
@@ -146,17 +184,17 @@ class Trainer:
                     seed=self.config.train.seed,
                     little=little_of(self.config, self.plan),
                 )
-                chosen, self.noise = found.bits, found.noise
-        self.bits_are_chosen = True
-        return f"bits per voxel: {summary(chosen)}"
+                chosen, noise = found.bits, found.noise
+        return chosen, noise, self.scaler.state_dict()
 
-    def losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Forward pass of a batch."""
+    def losses(self, batch: dict[str, Any], *, alone: bool = False) -> dict[str, torch.Tensor]:
+        """Forward pass of a batch; the losses are those of all processes, unless it is alone."""
+        network, group = (self.network, None) if alone else (self.shared, self.group)
         image = batch[IMAGE].to(self.device, non_blocking=True)
         target = batch[LABEL].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
-            scores = unscored_heads(self.network, image)
-        losses: dict[str, torch.Tensor] = self.loss(scores, target)
+            scores = unscored_heads(network, image)
+        losses: dict[str, torch.Tensor] = self.loss(scores, target, group)
         return losses
 
     def step(self, batches: Iterator[dict[str, Any]]) -> None:
@@ -166,11 +204,16 @@ class Trainer:
             RunFailed: if the loss is not finite, naming the cases of the batch, or if there is
                 too little memory, naming the settings that would help.
         """
-        train = self.config.train
-        set_probe_step(self.network, train.seed, self.position.step)
-        for _ in range(self.passes):
+        seed, step = self.config.train.seed, self.position.step
+        set_probe_step(self.network, seed, step)
+        if not self.ranks.first:
+            # The first one's state is in the checkpoint; with equal ones all would drop the same.
+            torch.manual_seed(seed_of(seed, step, self.ranks.rank))
+        for number in range(self.passes):
             batch = next(batches)
-            with self.room_explained():
+            # Gradients add up, and go from process to process once, with the last pass.
+            last = number == self.passes - 1
+            with self.room_explained(), each_for_itself(self.shared, not last):
                 self._backward(batch)
         with self.room_explained():
             self._update()
@@ -181,7 +224,7 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             raise RunFailed(
                 f"the loss became {values['loss']} in step {self.position.step + 1}\n"
-                f"  cases: {', '.join(batch['name'])}\n"
+                f"  cases: {', '.join(sum(self.ranks.gathered(batch['name']), []))}\n"
                 "  to do: look at these volumes; lower train.learning_rate; or train.amp=off"
             )
         for name, value in values.items():
@@ -199,6 +242,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.position.step += 1
+        self.position.patches += self.patches_per_step
 
     @property
     def bits_are_due(self) -> bool:
@@ -239,7 +283,10 @@ class Trainer:
     @cached_property
     def planned_gib(self) -> float:
         """The predicted peak of training, in GiB."""
-        return predicted_peak(self.config, self.plan, self.dtype).total / GIB
+        return (
+            predicted_peak(self.config, self.plan, self.dtype, shared=self.ranks.count > 1).total
+            / GIB
+        )
 
     def keep(self, validation: Validation | None) -> None:
         """Write the last checkpoint, and the best one if this validation was the best so far."""

@@ -18,7 +18,9 @@ from seg3d.runs.run_folder import Run
 from seg3d.training.trainer import Trainer, chooses_bits
 
 
-def trial_for(config: Config, device: torch.device, memory: float) -> Callable[[Plan], bool] | None:
+def trial_for(
+    config: Config, device: torch.device, memory: float, shared: bool = False
+) -> Callable[[Plan], bool] | None:
     """What tries plans for a memory of a device, or None where no trial can be made.
 
     That is on a CPU, where the system lends more memory than there is, and if the memory is that
@@ -29,18 +31,18 @@ def trial_for(config: Config, device: torch.device, memory: float) -> Callable[[
 
     def fits(plan: Plan) -> bool:
         with _no_more_than(memory, device):
-            return steps_fit(config, plan, device)
+            return steps_fit(config, plan, device, shared)
 
     return fits
 
 
-def steps_fit(config: Config, plan: Plan, device: torch.device) -> bool:
+def steps_fit(config: Config, plan: Plan, device: torch.device, shared: bool = False) -> bool:
     """Whether there is memory for training by a plan, as it begins.
 
     Two steps are done: the first one makes the optimiser's state.
     """
     try:
-        _two_steps(config, plan, device)
+        _two_steps(config, plan, device, shared)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -53,7 +55,7 @@ def steps_fit(config: Config, plan: Plan, device: torch.device) -> bool:
     return True
 
 
-def _two_steps(config: Config, plan: Plan, device: torch.device) -> None:
+def _two_steps(config: Config, plan: Plan, device: torch.device, shared: bool) -> None:
     trainer = Trainer(config, plan, Run(Path()), device)
     # Whoever tries has no use for advice, which takes seconds.
     trainer.room_explained = nullcontext
@@ -61,10 +63,13 @@ def _two_steps(config: Config, plan: Plan, device: torch.device) -> None:
     image = torch.randn(size, len(plan.channels), *shape)
     label = torch.randint(len(plan.classes), (size, 1, *shape), dtype=torch.int16)
     if chooses_bits(config):
-        trainer.choose_bits([{IMAGE: image[0], LABEL: label[0]}])
+        trainer.choose_bits(lambda: [{IMAGE: image[0], LABEL: label[0]}])
     batches = repeat({IMAGE: image, LABEL: label, "name": ["random numbers"]})
+    # What several processes have besides: the gradients that are sent.
+    buckets = [torch.empty_like(one) for one in trainer.network.parameters() if shared]
     for _ in range(2):
         trainer.step(batches)
+    del buckets
 
 
 @contextmanager

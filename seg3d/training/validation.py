@@ -7,15 +7,18 @@ the scores of its many classes would not fit.
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from seg3d.common.free_ram import free_ram
+from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.stopping import StopRequest
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.cases import Case
@@ -39,11 +42,12 @@ class Validation:
 
     Attributes:
         dice: mean over cases for each foreground class, NaN where no case has the class.
-        picture: `(H, W, 3)` uint8, overlays of the first case.
+        picture: `(H, W, 3)` uint8, overlays of the first case; None in processes that have not
+            segmented that.
     """
 
     dice: dict[str, float]
-    picture: np.ndarray
+    picture: np.ndarray | None
 
     @property
     def mean_dice(self) -> float:
@@ -61,8 +65,11 @@ def validate(
     dtype: torch.dtype,
     stop: StopRequest,
     describe: Callable[[str], object] = lambda text: None,
+    ranks: Ranks = ALONE,
 ) -> Validation | None:
     """Segment every validation case and compare.
+
+    Several processes share out the cases, and all get the same result.
 
     A class that neither reference nor prediction of a case contains leaves that case out of its
     mean.
@@ -75,6 +82,7 @@ def validate(
         dtype: of the forward pass (autocast).
         stop: asked between slabs; a request ends the validation.
         describe: told, in a few words, which case is looked at.
+        ranks: the processes that share the cases.
 
     Returns:
         The result, or None if it was stopped.
@@ -83,31 +91,24 @@ def validate(
         UserError: if a file has become unusable.
     """
     network.eval()
-    rows = []
+    rows: dict[int, np.ndarray] = {}
+    stopped = False
     picture: np.ndarray | None = None
-    for number, case in enumerate(cases, 1):
-        describe(f"validating, case {number} of {len(cases)}")
-        assert case.label is not None
-        confusion = np.zeros((len(plan.classes), len(plan.classes)), dtype=np.int64)
-        with (
-            CaseReader(case.images, plan) as image,
-            closing(ReferenceReader(case.label, image)) as reference,
-        ):
-            sketch = _Sketch(image.grid_map) if picture is None else None
-            for region, predicted in _segment(network, plan, image, overlap, dtype):
-                if stop.reason:
-                    network.train()
-                    return None
-                truth = reference.read(region)[0].astype(np.int16) - 1
-                confusion += confusion_matrix(truth, predicted, len(plan.classes))
-                if sketch is not None:
-                    sketch.add(region, image.read(region)[0].numpy(), truth, predicted)
-        rows.append(dice_of(confusion))
-        if sketch is not None:
-            picture = sketch.picture(plan, case.name)
+    for number in range(ranks.rank, len(cases), ranks.count):
+        describe(f"validating, case {number + 1} of {len(cases)}")
+        segment = partial(_segment, network, plan, overlap, dtype, ranks.local_count)
+        found = _compared(plan, cases[number], segment, stop, pictured=number == 0)
+        if found is None:
+            stopped = True
+            break
+        rows[number] = dice_of(found[0])
+        if number == 0:
+            picture = found[1]
     network.train()
-    assert picture is not None
-    table = np.array(rows)
+    if any(ranks.gathered(stopped)):
+        return None
+    found_by_case = ChainMap(*ranks.gathered(rows))
+    table = np.array([found_by_case[number] for number in range(len(cases))])
     counted = np.isfinite(table)
     totals = np.where(counted, table, 0).sum(0)
     with np.errstate(invalid="ignore"):
@@ -115,8 +116,39 @@ def validate(
     return Validation(dict(zip(plan.class_names[1:], means.tolist(), strict=True)), picture)
 
 
+def _compared(
+    plan: Plan,
+    case: Case,
+    segment: Callable[[CaseReader], Iterator[tuple[Region, np.ndarray]]],
+    stop: StopRequest,
+    *,
+    pictured: bool,
+) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """The confusion matrix of a case, and a picture if it is wanted; None if it was stopped."""
+    assert case.label is not None
+    confusion = np.zeros((len(plan.classes), len(plan.classes)), dtype=np.int64)
+    with (
+        CaseReader(case.images, plan) as image,
+        closing(ReferenceReader(case.label, image)) as reference,
+    ):
+        sketch = _Sketch(image.grid_map) if pictured else None
+        for region, predicted in segment(image):
+            if stop.reason:
+                return None
+            truth = reference.read(region)[0].astype(np.int16) - 1
+            confusion += confusion_matrix(truth, predicted, len(plan.classes))
+            if sketch is not None:
+                sketch.add(region, image.read(region)[0].numpy(), truth, predicted)
+    return confusion, None if sketch is None else sketch.picture(plan, case.name)
+
+
 def _segment(
-    network: nn.Module, plan: Plan, image: CaseReader, overlap: float, dtype: torch.dtype
+    network: nn.Module,
+    plan: Plan,
+    overlap: float,
+    dtype: torch.dtype,
+    sharing: int,
+    image: CaseReader,
 ) -> Iterator[tuple[Region, np.ndarray]]:
     """Class numbers `(d, h, w)` of a case, slab by slab, in streaming order."""
     grid_map = image.grid_map
@@ -126,7 +158,7 @@ def _segment(
     scores = WindowScores(network, dtype=dtype)
     image.cut()
     image.measure()
-    for column in columns(grid_map.shape, _parts(windows, len(plan.classes))):
+    for column in columns(grid_map.shape, _parts(windows, len(plan.classes), sharing)):
         found = stream_scores(
             lambda some: reordered(scores(grid_map.to_network(some)), grid_map.from_network),
             image.read,
@@ -143,13 +175,14 @@ def _segment(
             del slab
 
 
-def _parts(windows: Windows, classes: int) -> tuple[int, int]:
+def _parts(windows: Windows, classes: int, sharing: int) -> tuple[int, int]:
     """In how many the second and third axis are cut, lest scores take most of the free RAM.
 
-    Windows at the cuts are scored for both sides. What comes out does not depend on the cuts.
+    Windows at the cuts are scored for both sides. What comes out does not depend on the cuts. So
+    many processes share the RAM.
     """
     depth, *cross = map(min, windows.size, windows.shape)
-    most = SHARE_OF_RAM * free_ram() / (4 * classes * depth)
+    most = SHARE_OF_RAM * free_ram() / sharing / (4 * classes * depth)
     parts = [1, 1]
     sides = list(windows.shape[1:])
     while math.prod(sides) > most and sides != cross:

@@ -180,7 +180,10 @@ def test_what_the_peak_is_made_of() -> None:
         settings = config(network=SMALL, patch={"size": [32, 32, 32]}, train=train)
         plan, _ = planned(settings, (100, 100, 100), labels=3)
         peaks[name] = predicted_peak(settings, plan, torch.float32)
+        if name == "sgd":
+            shared = predicted_peak(settings, plan, torch.float32, shared=True)
     parameters = peaks["plain"].weights
+    assert shared.total == peaks["sgd"].total + parameters
     assert peaks["sgd"].weights == 2 * parameters
     assert peaks["adamw"].weights == 3 * parameters
     assert peaks["adamw"].total == peaks["sgd"].total + parameters

@@ -161,7 +161,7 @@ def test_training_begins_with_the_bits_that_its_peak_was_predicted_with(tmp_path
     """Of each patch of a batch as much is kept as of the one by which the bits are chosen."""
     config = small_config(plan={"memory": "1MiB"})
     trainer = Trainer(config, small_plan(batch_size=4, patch_size=(8, 8, 8)), Run(tmp_path), CPU)
-    trainer.choose_bits(patches(1))
+    trainer.choose_bits(lambda: patches(1))
     begun = {name: layer.bits for name, layer in rotated_layers(trainer.network).items()}
     given = small_config(plan={"memory": "1MiB"}, probing={"bits": begun})
     assert predicted_peak(given, trainer.plan, torch.float32) == predicted_peak(
@@ -205,7 +205,7 @@ def test_bits_are_chosen_at_a_scale_at_which_nothing_overflows(tmp_path: Path) -
     choices = []
     for scale in (2.0**10, 2.0**40):
         trainer = in_half_precision(tmp_path, scale)
-        choices.append(trainer.choose_bits(patches(4)))
+        choices.append(trainer.choose_bits(lambda: patches(4)))
         assert 1 < trainer.scaler.get_scale() < 2.0**30
     assert choices[0] == choices[1]
 
