@@ -166,7 +166,7 @@ def plan_for_memory(
         )
     chosen, residual = ladder.rung(best), None
     if wanted := with_residual_encoder(config, chosen[0]):
-        residual = wanted, predicted_peak(config, wanted, dtype, shared)
+        residual = wanted, predicted_peak(config, wanted, dtype, shared=shared)
         if residual[1].total <= limit and (fits is None or fits(wanted)):
             chosen, residual = residual, None
     blocks = {"blocks": chosen[0].blocks}
