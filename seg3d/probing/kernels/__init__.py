@@ -1,6 +1,7 @@
-"""Fused passes over tensors on a GPU: what the torch functions do, in one launch each.
+"""Fused passes over tensors: what the torch functions do, each in one go.
 
-Wherever the engine goes through a tensor lot by lot it asks :func:`kernels_for` first.
+Wherever the engine goes through a tensor lot by lot it asks :func:`kernels_for` first. On a GPU
+they are launched by Triton, on a CPU compiled by numba.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ enabled = os.environ.get("SEG3D_KERNELS", "1") != "0"
 def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
     """The module with the fused passes, if all ``tensors`` and the ``grid`` suit them, or None.
 
-    Tensors suit that are on an NVIDIA GPU since Ampere, in float32, bfloat16 or float16, every
-    channel contiguous and, if there are several tensors, all with the same strides. For fake
-    tensors, which stand for such, the passes do no more than allocate.
+    Tensors suit that are on an NVIDIA GPU since Ampere, in float32, bfloat16 or float16, or on a
+    CPU, in float32 or bfloat16, every channel contiguous and, if there are several tensors, all
+    with the same strides. For fake tensors, which stand for such, the passes do no more than
+    allocate.
 
     Args:
         grid: of the bricks; None for passes that know no bricks.
@@ -44,7 +46,13 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
         return shapes
     if not _device_suits(tensors[0].device):
         return None
-    # Triton need not be installed, and takes a while to import.
+    # Neither Triton nor numba need be installed, and both take a while to import.
+    if tensors[0].is_cpu:
+        if any(x.dtype == torch.float16 for x in tensors):
+            return None
+        from seg3d.probing.kernels.cpu import passes as cpu_passes
+
+        return cpu_passes
     from seg3d.probing.kernels import passes
 
     return passes
@@ -58,6 +66,8 @@ def _suits(x: Tensor) -> bool:
 
 @cache
 def _device_suits(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return find_spec("numba") is not None
     if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
         return False
     if torch.cuda.get_device_capability(device) < AMPERE:
