@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seg3d.probing.kernels.cpu.compiler import compiled
+from seg3d.probing.kernels.cpu.compiler import part_of_others
 from seg3d.probing.kernels.cpu.instructions import is_set, load, signed_by, store, with_bit
 
 
@@ -63,7 +63,7 @@ class Place(NamedTuple):
     planes: int  # that are there
 
 
-@compiled
+@part_of_others
 def random_word(number, counter):
     """:func:`seg3d.probing.keys.random_words`, unsigned."""
     word = (np.uint64(counter) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(number)
@@ -72,7 +72,7 @@ def random_word(number, counter):
     return word ^ (word >> np.uint64(31))
 
 
-@compiled
+@part_of_others
 def row_of(number, layout):
     """A row of bricks, all those of a layer, counted from the first of what is gone through.
 
@@ -86,7 +86,7 @@ def row_of(number, layout):
     return sample * layout.layers + layer, sample, start, planes
 
 
-@compiled
+@part_of_others
 def members_of(unit, group, layout):
     """The first brick of a unit within its row, how many there are, and which one is coded."""
     first = group * layout.per_group
@@ -98,7 +98,7 @@ def members_of(unit, group, layout):
     return first, size, first + chosen
 
 
-@compiled
+@part_of_others
 def place_of(brick, row, layout):
     """The :class:`Place` of a brick, counted within its row, which is as of :func:`row_of`."""
     number, sample, start, planes = row
@@ -112,7 +112,7 @@ def place_of(brick, row, layout):
     )
 
 
-@compiled
+@part_of_others
 def read(x, place, layout, values):
     """The numbers of a brick; one that sticks out is continued by its last voxels."""
     if layout.sticks_out == 0:
@@ -128,7 +128,7 @@ def read(x, place, layout, values):
             values[plane * length + i] = load(x, start + within)
 
 
-@compiled
+@part_of_others
 def write(x, place, layout, values):
     """Undo :func:`read`; what sticks out is left out."""
     if layout.sticks_out == 0:
@@ -144,7 +144,7 @@ def write(x, place, layout, values):
             store(x, start + i, values[plane * length + i])
 
 
-@compiled
+@part_of_others
 def clear_outside(place, layout, values):
     """Make zero what sticks out."""
     length = layout.voxels // layout.planes
@@ -154,7 +154,7 @@ def clear_outside(place, layout, values):
             values[plane * length + i] = 0
 
 
-@compiled
+@part_of_others
 def multiply_by_signs(values, brick, number):
     """:func:`seg3d.probing.packing.multiply_by_signs_` of one brick."""
     n = len(values)
@@ -166,13 +166,13 @@ def multiply_by_signs(values, brick, number):
             store(values, first + j, signed_by(load(values, first + j), bits, j))
 
 
-@compiled
+@part_of_others
 def bytes_of(voxels, bits):
     """Bytes of a brick's codes."""
     return (voxels * bits + 7) // 8
 
 
-@compiled
+@part_of_others
 def pack_positive(values, packed, start):
     """Pack which values are above zero, one bit each: :func:`seg3d.probing.packing.pack`."""
     n = len(values)
@@ -184,7 +184,7 @@ def pack_positive(values, packed, start):
             packed[start + first // 8 + byte] = np.uint8((word >> np.uint32(8 * byte)) & 255)
 
 
-@compiled
+@part_of_others
 def pack_codes(codes, bits, packed, start):
     """Pack codes of two or four bits."""
     per_byte, n = 8 // bits, len(codes)
@@ -195,7 +195,7 @@ def pack_codes(codes, bits, packed, start):
         packed[start + byte] = total
 
 
-@compiled
+@part_of_others
 def choose(packed, start, below, above, values):
     """``above`` where the packed bit is one, and ``below`` where it is zero."""
     n = len(values)
@@ -208,7 +208,7 @@ def choose(packed, start, below, above, values):
             store(values, first + j, above if is_set(word, j) else below)
 
 
-@compiled
+@part_of_others
 def levels_of(packed, start, bits, levels, values):
     """The levels that packed codes stand for."""
     if bits == 1:

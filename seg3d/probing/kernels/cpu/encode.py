@@ -15,7 +15,7 @@ from seg3d.probing.kernels.cpu.bricks import (
     row_of,
     write,
 )
-from seg3d.probing.kernels.cpu.compiler import compiled
+from seg3d.probing.kernels.cpu.compiler import compiled, part_of_others
 from seg3d.probing.kernels.cpu.instructions import load, store
 from seg3d.probing.kernels.cpu.rotation import rotate
 
@@ -64,14 +64,14 @@ def encode(first, last, y, z, columns, normalise, kept, rotation, codebook, layo
                     energy = _energy(rest)
                     multiply_by_signs(rest, place.brick, layout.signs_number)
                     rotate(rest, rotation, False, room)
-                    packed = codes, unit * code_bytes
-                    overlap = _quantise(rest, energy, codebook, layout.bits, packed, room)
+                    start = unit * code_bytes
+                    overlap = _quantise(rest, energy, codebook, layout.bits, codes, start, room)
                     # A constant brick has norm 0 and overlap 0; its scale is 0, and NaN stays NaN.
                     overlap = LEAST_NORMAL if overlap < LEAST_NORMAL else overlap
                     scales[unit] = energy * np.float32(size) / overlap
 
 
-@compiled
+@part_of_others
 def _normalise(v, n, columns, c):
     scale, offset, gain, shift = columns[0, c], columns[1, c], columns[2, c], columns[3, c]
     for i in range(len(v)):
@@ -79,13 +79,13 @@ def _normalise(v, n, columns, c):
         n[i] = v[i] * gain + shift
 
 
-@compiled
+@part_of_others
 def _activate(n, slope, activated):
     for i in range(len(n)):
         activated[i] = n[i] if n[i] > 0 else n[i] * slope
 
 
-@compiled
+@part_of_others
 def _split(v, argument, means, brick, rest):
     """The means where the argument is positive and where it is not, and what they leave."""
     count = below = above = np.float32(0)
@@ -104,7 +104,7 @@ def _split(v, argument, means, brick, rest):
         rest[i] = v[i] - (above if argument[i] > 0 else below)
 
 
-@compiled
+@part_of_others
 def _centre(v, means, brick, rest):
     total = np.float32(0)
     for i in range(len(v)):
@@ -115,7 +115,7 @@ def _centre(v, means, brick, rest):
         rest[i] = v[i] - mean
 
 
-@compiled
+@part_of_others
 def _energy(rest):
     total = np.float32(0)
     for i in range(len(rest)):
@@ -123,13 +123,13 @@ def _energy(rest):
     return total
 
 
-@compiled
-def _quantise(rest, energy, codebook, bits, packed, codes):
+@part_of_others
+def _quantise(rest, energy, codebook, bits, packed, start, codes):
     """Pack the nearest levels' codes; returns the scalar product of rest and levels."""
     thresholds, levels = codebook
     n, overlap = len(rest), np.float32(0)
     if bits == 1:
-        pack_positive(rest, *packed)
+        pack_positive(rest, packed, start)
         for i in range(n):
             overlap += abs(rest[i])
         return overlap * levels[1]
@@ -140,7 +140,7 @@ def _quantise(rest, energy, codebook, bits, packed, codes):
         threshold = thresholds[t] * spread
         for i in range(n):
             codes[i] += one if rest[i] > threshold else np.float32(0)
-    pack_codes(codes, bits, *packed)
+    pack_codes(codes, bits, packed, start)
     for i in range(n):
         overlap += rest[i] * levels[np.int64(codes[i])]
     return overlap

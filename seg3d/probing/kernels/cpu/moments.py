@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from seg3d.probing.kernels.cpu.compiler import compiled
+from seg3d.probing.kernels.cpu.compiler import compiled, part_of_others
 from seg3d.probing.kernels.cpu.instructions import load
 
 PART = 4096  # numbers that are read twice, the second time from the cache
@@ -34,7 +34,7 @@ def moments(first, last, y, out, channels, sample_stride, channel_stride, voxels
         out[1, number] = squares / voxels
 
 
-@compiled
+@part_of_others
 def _sum(y, start, n):
     total = np.float32(0)
     for i in range(n):
@@ -42,7 +42,7 @@ def _sum(y, start, n):
     return total
 
 
-@compiled
+@part_of_others
 def _squares(y, start, n, mean):
     total = np.float32(0)
     for i in range(n):

@@ -16,7 +16,7 @@ from seg3d.probing.kernels.cpu.bricks import (
     row_of,
     write,
 )
-from seg3d.probing.kernels.cpu.compiler import compiled
+from seg3d.probing.kernels.cpu.compiler import compiled, part_of_others
 from seg3d.probing.kernels.cpu.instructions import load
 from seg3d.probing.kernels.cpu.rotation import rotate
 
@@ -83,25 +83,25 @@ def rebuild(first, last, purpose, dz, out, sums, columns, kept, rotation, levels
                 write(out, place, layout, dn)
 
 
-@compiled
+@part_of_others
 def _add(v, rest, scale):
     for i in range(len(v)):
         v[i] += rest[i] * scale
 
 
-@compiled
+@part_of_others
 def _activate(v, factors, gain, shift):
     for i in range(len(v)):
         v[i] = (v[i] * gain + shift) * factors[i]
 
 
-@compiled
+@part_of_others
 def _combine(dn, v, gain, constant, along):
     for i in range(len(v)):
         dn[i] = dn[i] * gain + v[i] * along + constant
 
 
-@compiled
+@part_of_others
 def _sum(dn, v, sums, brick):
     of_dn = of_product = of_v = np.float32(0)
     for i in range(len(v)):
