@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from seg3d.probing.bricks import BrickGrid
 
 BRICK_VOXELS = range(8, 129)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 AMPERE = (8, 0)  # compute capability: the first with bfloat16 in its tensor cores
 
 enabled = os.environ.get("SEG3D_KERNELS", "1") != "0"
@@ -41,37 +40,30 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
     if not (enabled and alike) or (grid is not None and grid.voxels not in BRICK_VOXELS):
         return None
     if isinstance(tensors[0], FakeTensor):
-        from seg3d.probing.kernels import shapes
-
-        return shapes
-    if not _device_suits(tensors[0].device):
-        return None
-    # Neither Triton nor numba need be installed, and both take a while to import.
-    if tensors[0].is_cpu:
-        if any(x.dtype == torch.float16 for x in tensors):
-            return None
-        from seg3d.probing.kernels.cpu import passes as cpu_passes
-
-        return cpu_passes
-    from seg3d.probing.kernels import passes
-
-    return passes
+        from seg3d.probing.kernels import shapes as passes
+    else:
+        passes = _passes_on(tensors[0].device)
+    return passes if passes and all(x.dtype in passes.DTYPES for x in tensors) else None
 
 
 def _suits(x: Tensor) -> bool:
     _, _, _, height, width = x.shape
-    contiguous = x.stride()[2:] == (height * width, width, 1)
-    return contiguous and x.dtype in DTYPES
+    return x.stride()[2:] == (height * width, width, 1)
 
 
 @cache
-def _device_suits(device: torch.device) -> bool:
+def _passes_on(device: torch.device) -> ModuleType | None:
+    # Neither Triton nor numba need be installed, and both take a while to import.
     if device.type == "cpu":
-        return find_spec("numba") is not None
+        if find_spec("numba") is None:
+            return None
+        from seg3d.probing.kernels.cpu import passes as cpu_passes
+
+        return cpu_passes
     if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
-        return False
+        return None
     if torch.cuda.get_device_capability(device) < AMPERE:
-        return False
+        return None
     try:
         from seg3d.probing.kernels import passes
 
@@ -80,5 +72,19 @@ def _device_suits(device: torch.device) -> bool:
         # Triton wants a C compiler, a writable cache and a driver of its taste, and says so by
         # exceptions of any type. Without it there is the torch path.
         warnings.warn(f"no fused GPU kernels, training is slower: {error}", stacklevel=2)
+        return None
+    return passes
+
+
+def lacks_numba() -> bool:
+    """Whether kernels for CPUs are wanted and cannot be had."""
+    return enabled and find_spec("numba") is None
+
+
+def are_to_be_compiled() -> bool:
+    """Whether training on this CPU begins with compiling the kernels, which is done once."""
+    if not enabled or lacks_numba():
         return False
-    return True
+    from seg3d.probing.kernels.cpu.compiler import is_new
+
+    return is_new()

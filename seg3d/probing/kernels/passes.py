@@ -21,6 +21,7 @@ from seg3d.probing.coder import Coder, rotation_matrix
 from seg3d.probing.kernels.encode import encode_kernel
 from seg3d.probing.kernels.moments import moments_kernel, pooling_kernel
 from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
+from seg3d.probing.kernels.shapes import DTYPES as DTYPES
 from seg3d.probing.kernels.shapes import sums_shape
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook

@@ -39,6 +39,12 @@ def part_of_others(function: Callable[..., Any]) -> Any:
     return numba.njit(function, inline="always")
 
 
+def is_new() -> bool:
+    """Whether no machine code of these functions has been kept yet."""
+    folder = _folder()
+    return folder is None or not any(Path(folder).rglob("*.nbc"))
+
+
 @cache
 def _folder() -> str | None:
     """Where to keep machine code, or None if there is no place for it.

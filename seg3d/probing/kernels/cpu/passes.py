@@ -24,6 +24,7 @@ from seg3d.probing.kernels.shapes import sums_shape
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
 
+DTYPES = (torch.float32, torch.bfloat16)
 # A thread is begun for each call, which takes as long as some ten thousand voxels.
 VOXELS_OF_A_THREAD = 1 << 17
 

@@ -55,9 +55,7 @@ def _rotate_structured(typingctx: Any, x: Any, first: Any, second: Any) -> Any:
             context.make_array(kind)(context, builder, value).data
             for kind, value in zip(signature.args, values, strict=True)
         )
-        vectors = [
-            _load(builder, numbers, FLOATS, start) for start in range(0, STRUCTURED, LANES)
-        ]
+        vectors = [_load(builder, numbers, FLOATS, start) for start in range(0, STRUCTURED, LANES)]
         vectors = _hadamard(builder, vectors)
         for words in flips:
             vectors = [
