@@ -13,7 +13,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
 from seg3d.probing import ProbeKey
 from seg3d.probing.coder import STRUCTURED, rotation_flips, rotation_matrix

@@ -39,16 +39,20 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
     alike = len({x.stride() for x in tensors}) == 1 and all(map(_suits, tensors))
     if not (enabled and alike) or (grid is not None and grid.voxels not in BRICK_VOXELS):
         return None
-    if isinstance(tensors[0], FakeTensor):
-        from seg3d.probing.kernels import shapes as passes
-    else:
-        passes = _passes_on(tensors[0].device)
+    fake = isinstance(tensors[0], FakeTensor)
+    passes = _shapes() if fake else _passes_on(tensors[0].device)
     return passes if passes and all(x.dtype in passes.DTYPES for x in tensors) else None
 
 
 def _suits(x: Tensor) -> bool:
     _, _, _, height, width = x.shape
     return x.stride()[2:] == (height * width, width, 1)
+
+
+def _shapes() -> ModuleType:
+    from seg3d.probing.kernels import shapes
+
+    return shapes
 
 
 @cache
