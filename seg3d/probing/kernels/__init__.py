@@ -46,7 +46,7 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
 
 def _suits(x: Tensor) -> bool:
     _, _, _, height, width = x.shape
-    return x.stride()[2:] == (height * width, width, 1)
+    return x.numel() > 0 and x.stride()[2:] == (height * width, width, 1)
 
 
 def _shapes() -> ModuleType:

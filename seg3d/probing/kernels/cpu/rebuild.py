@@ -55,10 +55,8 @@ def rebuild(first, last, purpose, dz, out, sums, columns, kept, rotation, levels
                     choose(signs, sign_start, columns[0, c], columns[1, c], factors)
                 if purpose != SLOPES:
                     if layout.signed == 1:
-                        below, above = (
-                            load(means, 2 * place.brick),
-                            load(means, 2 * place.brick + 1),
-                        )
+                        below = load(means, 2 * place.brick)
+                        above = load(means, 2 * place.brick + 1)
                         choose(signs, sign_start, below, above, v)
                     else:
                         v[:] = load(means, place.brick)
