@@ -177,6 +177,7 @@ def test_probes_drawn_in_parts_are_those_drawn_again(monkeypatch: pytest.MonkeyP
 def test_bricks_in_lots_do_not_change_the_law(
     name: str, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels, "enabled", False)
     x = torch.randn(2, 3, 9, 10, 11)
     whole = rebuilt(name, x)
     monkeypatch.setattr("seg3d.probing.work_sizes.lot_elements", lambda x, total: elements)
