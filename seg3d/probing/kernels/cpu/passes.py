@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seg3d.probing.coder import Coder, rotation_flips, rotation_matrix
+from seg3d.probing.coder import STRUCTURED, Coder, rotation_flips, rotation_matrix
 from seg3d.probing.kernels.cpu.bricks import Layout
 from seg3d.probing.kernels.cpu.encode import encode
 from seg3d.probing.kernels.cpu.moments import moments as moments_of_channels
@@ -167,8 +167,9 @@ def _told(coder: Coder) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _rotation(key: ProbeKey, voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    matrix = rotation_matrix(key, voxels).float().contiguous()
-    return matrix.numpy(), rotation_flips(key)
+    if voxels == STRUCTURED:  # which needs no matrix
+        return np.empty((0, 0), np.float32), rotation_flips(key)
+    return rotation_matrix(key, voxels).float().contiguous().numpy(), rotation_flips(key)
 
 
 @lru_cache(maxsize=3)
