@@ -25,6 +25,7 @@ from seg3d.pictures.planes import three_planes
 from seg3d.pictures.sections import scales_of, seismic_sections
 from seg3d.prediction.jobs import Job, plan_jobs
 from seg3d.prediction.predictor import Predictor
+from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run, require_new_run
 from seg3d.synth import dataset as synth
 from seg3d.training.loop import Ending
@@ -167,9 +168,17 @@ def _run_alone(sample: Sample, folder: Path, device_name: str, console: Console)
     write_curve(evaluation, predictions)
     console.print(report.table(evaluation))
     console.print(sample.caveat)
+    title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
+    if ending == "out of time":
+        done = load_checkpoint(run.last)[2]["position"]["epochs_done"]
+        share = f"{done} of {config.train.epochs} epochs"
+        console.print(
+            f"Training stopped at its time limit after {share}: a whole training scores higher. "
+            "This machine is slow, or was busy."
+        )
+        title += f", after {share}"
 
     picture = folder / PICTURE
-    title = f"Held-out volume (1 of {len(jobs)}), {_scores(sample, evaluation)}"
     _draw(sample, jobs[0], references, predictor.plan.class_names, title, picture)
     print_as_is(
         console,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,20 @@ def test_the_demo_on_faults_from_beginning_to_end(tmp_path: Path) -> None:
             assert dict(one) == dict(other)
     picture = matplotlib.image.imread(tmp_path / "run" / "prediction.png")
     assert picture.shape[1] == 900
+
+
+def test_a_demo_that_its_time_limit_cut_short_says_so(tmp_path: Path) -> None:
+    tree = yaml.safe_load((ROOT / demo.FAULTS.config).read_text())
+    tree["patch"]["size"] = [16, 16, 16]
+    tree["network"]["channels"] = [4, 8]
+    tree["train"] |= {"epochs": 100_000, "iterations_per_epoch": 1, "max_time": "3s"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "tiny.py").write_text(TINY.replace("range(2)", "range(1)"))
+    done = subprocess.run(
+        [sys.executable, "tiny.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    behind_the_scores = done.stdout[done.stdout.index("average precision") :]
+    words = " ".join(behind_the_scores.split())
+    assert re.search(r"time limit after \d+ of 100000 epochs", words), words

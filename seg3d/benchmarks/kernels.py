@@ -79,7 +79,7 @@ def compile_all(
     driver.set_active(_Driver(capability))
     with (
         mock.patch.object(passes, "_launch", compile_only),
-        mock.patch.object(kernels, "_device_suits", lambda device: True),
+        mock.patch.object(kernels, "_passes_on", lambda device: passes),
     ):
         _calls(torch.zeros(shape, dtype=dtype), RotatedSketch(bits))
     return list(done.values())

@@ -294,7 +294,8 @@ def normalise_and_put(
         factors = 1.0 if weight is None else weight, 0.0 if bias is None else bias
         columns = columns_of(y, len(y), scale, offset, *factors, slope)
         kernels.normalise(encoder, y, z, columns)
-        return columns[2], columns[3]
+        gain, shift = columns[2:4].clone()  # which are kept, and the others are not
+        return gain, shift
     affine = affine_of(weight, bias, scale)
     for where, numbers in bricks_of(grid, y):
         by, plus, gain, shift = (grid.spread(part, where) for part in (scale, offset, *affine))

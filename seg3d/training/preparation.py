@@ -17,6 +17,7 @@ from seg3d.data.layouts import read_json
 from seg3d.data.notes import notes_on
 from seg3d.data.splits import Fold, choose_fold, load_or_make_splits, save_splits, shares_cases
 from seg3d.plan import CaseFingerprint, Plan, label_counts, save_plan, source_of, with_patch
+from seg3d.probing import kernels
 from seg3d.runs.checkpoint import load_checkpoint
 from seg3d.runs.run_folder import Run
 from seg3d.training.planning import dataset_of, look_and_plan, look_at
@@ -98,6 +99,11 @@ def prepare(
     by_name = {case.name: case for case in dataset.cases}
     if unknown := sorted(by_name.keys() - {*fold["train"], *fold["val"]}):
         say(f"{run.splits} leaves out {', '.join(unknown)}.")
+    if device.type == "cpu" and config.probing.sketch != "exact":
+        if kernels.lacks_numba():
+            say("without numba training on a CPU takes longer; pip install numba.")
+        elif kernels.are_to_be_compiled():
+            print_as_is(console, "compiling kernels for this CPU: once, a quarter of a minute")
     odd = notes_on(dataset, fingerprints, config, plan, fold)
     for note in odd[:PRINTED_NOTES]:
         say(note)

@@ -80,5 +80,5 @@ def test_amd_gpus_take_the_torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     for version, looks in (("6.4.43482", []), (None, [gpu])):
         monkeypatch.setattr(torch.version, "hip", version)
-        assert not kernels._device_suits.__wrapped__(gpu)
+        assert not kernels._passes_on.__wrapped__(gpu)
         assert asked == looks

@@ -1,14 +1,12 @@
-"""The kernels against the torch path: on a GPU if there is one, or else in Triton's interpreter."""
+"""The kernels against the torch path: numba's, and Triton's, in its interpreter without a GPU."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, TypeVar
 
 import pytest
@@ -17,12 +15,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip("triton")
+pytest.importorskip("numba")
 
 from seg3d.networks import UNet3d
 from seg3d.probing import ProbeKey, coder, kernels, set_bits, set_probe_step
 from seg3d.probing.activations import ProbedPReLU, activate_backward, sketched_with_signs
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.kernels import kernels_for, passes, shapes
+from seg3d.probing.kernels.cpu import passes as cpu_passes
 from seg3d.probing.norms import (
     Normalisation,
     normalise,
@@ -33,7 +33,6 @@ from seg3d.probing.norms import (
 from seg3d.probing.packing import unpack
 from seg3d.probing.records import Record, sketched
 from seg3d.probing.rotated import Encoder, RotatedSketch
-from tests.conftest import ROOT
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KEY = ProbeKey(seed=1, step=2, layer=3)
@@ -58,15 +57,19 @@ cases = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def also_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+# On a GPU there is but one compiler.
+@pytest.fixture(autouse=True, params=["triton"] if DEVICE.type == "cuda" else ["triton", "numba"])
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Whose kernels are asked."""
+    tested = cpu_passes if request.param == "numba" else passes
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(kernels, "_device_suits", lambda device: True)
+        monkeypatch.setattr(kernels, "_passes_on", lambda device: tested)
         # The interpreter takes as long for a large program as for a small one.
         monkeypatch.setattr(passes, "ROWS", 32)
         monkeypatch.setattr(passes, "PART", 64)
         # They are right to 16 bits of mantissa, more than products in bf16 have.
         monkeypatch.setattr(coder, "multiplies_bf16", lambda device: False)
+    return tested
 
 
 def both(compute: Callable[[], Result]) -> tuple[Result, Result]:
@@ -233,38 +236,24 @@ def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (one - other).norm() <= 0.01 * other.norm() + 1e-6
 
 
-def test_kernels_compile_to_machine_code() -> None:
-    """The interpreter takes what the compiler may not; scripts/check_kernels compiles them all."""
-    few = ["--capability", "80", "--bits", "0.5", "--dtypes", "bfloat16", "--shapes", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "scripts/check_kernels", *few],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "10 compiled, 0 of them spill" in done.stdout
-
-
-def test_what_the_torch_path_does() -> None:
+def test_what_the_torch_path_does(compiler: ModuleType) -> None:
     x = torch.zeros(1, 2, 8, 8, 8, device=DEVICE)
     grid = BrickGrid.of(x.shape, 128)
     assert kernels_for(grid, x)
     assert kernels_for(grid, x, torch.zeros(1, 2, 9, 8, 8, device=DEVICE)[:, :, 1:]) is None
     assert kernels_for(grid, x.double()) is None
+    assert (kernels_for(grid, x.half()) is None) == (compiler is cpu_passes)
     assert kernels_for(grid, x.to(memory_format=torch.channels_last_3d)) is None
     assert kernels_for(BrickGrid.of(x.shape, 4), x) is None
     with FakeTensorMode():
         assert kernels_for(grid, torch.zeros(1, 2, 8, 8, 8)) is shapes
 
 
-def test_fake_tensors_are_told_what_the_kernels_allocate() -> None:
+def test_fake_tensors_are_told_what_the_kernels_allocate(compiler: ModuleType) -> None:
     shape, sketch = SHAPES[2], RotatedSketch(1)
     names = ("moments", "sketch", "normalise", "sums", "gradient", "fill")
     for name in names:
-        fake, real = getattr(shapes, name), getattr(passes, name)
+        fake, real = getattr(shapes, name), getattr(compiler, name)
         assert inspect.signature(fake) == inspect.signature(real)
 
     def results(x: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seg3d.common.errors import UserError
-from seg3d.probing import ProbeKey, coder, make_sketch
+from seg3d.probing import ProbeKey, coder, kernels, make_sketch
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.coder import haar_matrix
 from seg3d.probing.packing import POSITIVE_LEVELS, Codebook
@@ -59,6 +59,7 @@ def test_products_in_bf16_make_nearly_the_same_sketch(
 ) -> None:
     x = torch.randn(1, 2, 8, 16, 16, generator=torch.Generator().manual_seed(2))
     sketch, key, drawn = RotatedSketch(bits), ProbeKey(), []
+    monkeypatch.setattr(kernels, "enabled", False)
     for fast in (True, False):
         monkeypatch.setattr(coder, "multiplies_bf16", lambda device, fast=fast: fast)
         drawn.append(sketch.surrogate(sketch.compress(x, key), x.shape, x.dtype, key))
@@ -176,6 +177,7 @@ def test_probes_drawn_in_parts_are_those_drawn_again(monkeypatch: pytest.MonkeyP
 def test_bricks_in_lots_do_not_change_the_law(
     name: str, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kernels, "enabled", False)
     x = torch.randn(2, 3, 9, 10, 11)
     whole = rebuilt(name, x)
     monkeypatch.setattr("seg3d.probing.work_sizes.lot_elements", lambda x, total: elements)

@@ -17,10 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seg3d.probing.coder import Coder, haar_matrix
+from seg3d.probing.coder import Coder, rotation_matrix
 from seg3d.probing.kernels.encode import encode_kernel
 from seg3d.probing.kernels.moments import moments_kernel, pooling_kernel
 from seg3d.probing.kernels.rebuild import FILL, GRADIENT, SLOPES, SUMS, rebuild_kernel
+from seg3d.probing.kernels.shapes import DTYPES as DTYPES
 from seg3d.probing.kernels.shapes import sums_shape
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.packing import Codebook
@@ -238,8 +239,8 @@ def _launch(kernel: Any, programs: int, **arguments: Any) -> None:
 
 @lru_cache(maxsize=16)
 def _matrix(key: ProbeKey, voxels: int, block: int, device: torch.device) -> Tensor:
-    """The Haar-random matrix as the sum of two in bfloat16, padded: ``(2, block, block)``."""
-    matrix = haar_matrix(key, voxels).float()
+    """The rotation as the sum of two in bfloat16, padded: ``(2, block, block)``."""
+    matrix = rotation_matrix(key, voxels).float()
     large = matrix.bfloat16()
     small = (matrix - large.float()).bfloat16()
     missing = block - voxels

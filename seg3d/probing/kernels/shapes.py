@@ -11,6 +11,8 @@ from torch import Tensor
 
 from seg3d.probing.coder import Coder
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def moments(y: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`seg3d.probing.kernels.passes.moments`."""

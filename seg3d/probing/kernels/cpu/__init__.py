@@ -1,0 +1,1 @@
+"""The same passes for CPUs, compiled by numba when they are first called."""
