@@ -234,11 +234,12 @@ def passes(device: torch.device, scale: Scale) -> Result:
         return {}
     gigabytes = x.nbytes / 1e9
     y = torch.empty_like(x)
-    copy = 2 * gigabytes / _milliseconds(lambda: y.copy_(x))
+    milliseconds = partial(_milliseconds, device)
+    copy = 2 * gigabytes / milliseconds(lambda: y.copy_(x))
     found: Result = {"copy_tb_per_s": copy}
     one = torch.ones(scale.volume[:2], device=device)
     how = Normalisation(one, one * 0, lambda values: values, 0.01)
-    moments = _milliseconds(partial(pooled_moments, x, how.pool))
+    moments = milliseconds(partial(pooled_moments, x, how.pool))
     found["moments"] = gigabytes / moments / copy
     for bits in (1, 0.125, 4):
         sketch, key = RotatedSketch(bits), ProbeKey()
@@ -253,15 +254,20 @@ def passes(device: torch.device, scale: Scale) -> Result:
             ("gradient of the norm", 3, back),
             ("surrogate", 1, partial(fill, y, *whole)),
         ):
-            found[f"{name}, {bits:g} bits"] = volumes * gigabytes / _milliseconds(run) / copy
+            found[f"{name}, {bits:g} bits"] = volumes * gigabytes / milliseconds(run) / copy
     rows = [[name, f"{value:.2f}"] for name, value in found.items()]
     print_table("passes: share of the bandwidth of a copy (that in TB/s)", ["pass", ""], rows)
     return found
 
 
-def _milliseconds(run: Callable[[], Any], count: int = 8) -> float:
-    """GPU time of one of so many calls, all of which were queued before the first began."""
+def _milliseconds(device: torch.device, run: Callable[[], Any], count: int = 8) -> float:
+    """Time of one of so many calls; a GPU's, which has all in its queue before it begins."""
     run()
+    if device.type != "cuda":
+        begun = time.perf_counter()
+        for _ in range(count):
+            run()
+        return (time.perf_counter() - begun) * 1e3 / count
     torch.cuda.synchronize()
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(100_000_000)  # cycles, in which the calls are queued

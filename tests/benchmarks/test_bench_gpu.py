@@ -26,5 +26,7 @@ def test_every_block_runs_and_leaves_its_results(tmp_path: Path) -> None:
     assert peaks["16³, batch 1, seg3d, 1 bit"] < peaks["16³, batch 1, plain"]
     assert set(found["inference"]) == {"plain", "seg3d, 1 bit"}
     assert "rivals" in found
-    # Only a GPU has kernels to be timed.
-    assert found["profile"] == found["passes"] == {}
+    passes = found["passes"]
+    assert passes.keys() > {"moments", "surrogate, 1 bits"} and all(x > 0 for x in passes.values())
+    # Launches are counted on a GPU alone.
+    assert found["profile"] == {}
