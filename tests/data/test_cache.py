@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from seg3d.common.errors import UserError
 from seg3d.data import cache as cache_module
@@ -259,12 +260,14 @@ def test_two_processes_make_each_case_once(
             file.write(f"{case.name}\n")
         make(case, plan, folder, over)
 
+    def fill() -> None:
+        # After a fork PyTorch makes its threads anew; two threads must not have it do so at once.
+        torch.get_num_threads()
+        DiskCache(cases, small_plan(), tmp_path / "cache").fill()
+
     monkeypatch.setattr(cache_module, "_on_disk", noted)
     fork = multiprocessing.get_context("fork")
-    both = [
-        fork.Process(target=DiskCache(cases, small_plan(), tmp_path / "cache").fill)
-        for _ in range(2)
-    ]
+    both = [fork.Process(target=fill) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

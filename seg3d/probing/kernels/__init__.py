@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from seg3d.probing.bricks import BrickGrid
@@ -45,6 +45,9 @@ def kernels_for(grid: BrickGrid | None, *tensors: Tensor) -> ModuleType | None:
 
 
 def _suits(x: Tensor) -> bool:
+    # Other kinds stand for tensors too, to be traced or compiled: there is no memory to work on.
+    if type(x) not in (Tensor, nn.Parameter, FakeTensor):
+        return False
     _, _, _, height, width = x.shape
     return x.numel() > 0 and x.stride()[2:] == (height * width, width, 1)
 
