@@ -60,12 +60,15 @@ class CaseReader:
         self._stored: VolumeReader = ReadAhead(stored) if read_ahead else stored
         self._require_channels()
         self._require_fewer_voxels()
-        self.grid_map = GridMap.of(self.header.grid, self._stored.slow_axis, plan)
+        self.grid_map = self._way()
         x, y, z = (stored.chunk[axis] for axis in self.grid_map.order)
         self.chunk: Shape3 = x, y, z
         self.moments = [Moments() for _ in plan.channels]
         self.device = torch.device("cpu")
         self.slices_at_once = 1
+
+    def _way(self) -> GridMap:
+        return GridMap.of(self.header.grid, self._stored.slow_axis, self.plan)
 
     def _require_channels(self) -> None:
         names = [channel.name for channel in self.plan.channels]
@@ -106,7 +109,7 @@ class CaseReader:
         Args:
             parts: in how many the second and the third axis are cut, so that less is held at once.
         """
-        if not any(channel.kind == "zscore" for channel in self.plan.channels):
+        if not any(channel.kind in ("zscore", "unit") for channel in self.plan.channels):
             return
         for region in columns(self.grid_map.shape, parts):
             for _, block in self._blocks(region):

@@ -18,7 +18,7 @@ from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, na
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_volume, with_patch
 from seg3d.plan.network import as_shape, divisors_of
-from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
+from seg3d.plan.plan import ChannelIntensity, LabelClass, NnunetRules, Plan
 from seg3d.plan.plan_file import adopted, load_plan, save_plan
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ChannelIntensity",
     "Choice",
     "LabelClass",
+    "NnunetRules",
     "Peak",
     "Plan",
     "as_shape",

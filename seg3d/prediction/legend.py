@@ -17,11 +17,16 @@ from seg3d.plan import IGNORE_NAME, Plan
 
 # In a folder of predictions; beside a prediction that is alone it follows the stem of its name.
 LEGEND = "labels.json"
+BACKGROUND = "background"
 
 
 def legend(plan: Plan) -> dict[str, Any]:
-    """Class names and all values that stand for them, the value that is written first."""
-    labels: dict[str, Any] = {one.name: list(one.values) for one in plan.classes}
+    """Class names and all values that stand for them, the value that is written first.
+
+    Regions may have values in common.
+    """
+    labels: dict[str, Any] = {} if plan.regions is None else {BACKGROUND: [0]}
+    labels |= {one.name: list(one.values) for one in plan.classes}
     if plan.ignore:
         labels[IGNORE_NAME] = list(plan.ignore)
     if plan.rest is not None:

@@ -31,10 +31,12 @@ from seg3d.common.sole_writer import sole_writer
 from seg3d.config import Config, config_from_tree, config_tree, keys_set
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.images import Image
+from seg3d.data.open_case import open_case
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
-from seg3d.io.regions import Region
+from seg3d.io.regions import Region, lengths
 from seg3d.plan import Plan, divisors_of
+from seg3d.prediction.decisions import Decision
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
@@ -42,7 +44,6 @@ from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.streaming import Advance, Streaming, limit_of
 from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.unfinished import Task, Unfinished
-from seg3d.prediction.windows import best_classes
 from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
 # Bytes that go from what is unfinished to the output.
@@ -50,11 +51,10 @@ WRITTEN_AT_ONCE = 2**24
 
 
 class Output(NamedTuple):
-    """A file to be written, its number type and its channels."""
+    """A file to be written, and what its channels `(C,)` hold where the network sees nothing."""
 
     path: Path
-    dtype: np.dtype
-    channels: int
+    outside: np.ndarray
 
 
 def unheard(windows: int) -> None:
@@ -86,6 +86,7 @@ class Predictor:
         self.network = network.to(device).eval()
         self.config = config
         self.plan = plan
+        self.decision = Decision(plan)
         self.device = device
         self.memory = memory
         self.ranks = ranks or ALONE
@@ -206,7 +207,7 @@ class Predictor:
             alone = ranks.count == 1
             advance(self.windows(job, probabilities="probabilities" in outputs, alone=alone))
             return
-        with CaseReader(job.images, self.plan, read_ahead=True) as case:
+        with open_case(job.images, self.plan, read_ahead=True) as case:
             task = self._agree(case, job, unfinished, resume, outputs, ranks)
             try:
                 self._fill(case, task, unfinished, advance, ranks)
@@ -220,7 +221,7 @@ class Predictor:
                 packing = unfinished.packing()
                 for name, output in outputs.items():
                     whole = packing / output.path.name
-                    _write(whole, unfinished, name, case)
+                    _write(whole, unfinished, name, case, output.outside)
                     put_in_place(whole, output.path)
                 write_legend(job.legend, self.plan)
                 unfinished.discard()
@@ -246,7 +247,7 @@ class Predictor:
                 predictions beside it have another meaning.
         """
         require_same_legend(job.legend, self.plan)
-        with CaseReader(job.images, self.plan, read_ahead=True) as case:
+        with open_case(job.images, self.plan, read_ahead=True, header_only=True) as case:
             for one in case.header.notes:
                 note(one)
             tiling = self._tiling(case, self._outputs(job, probabilities))
@@ -279,11 +280,12 @@ class Predictor:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
 
-        def decide(probabilities: Tensor) -> np.ndarray:
-            return self.labels(best_classes(probabilities).cpu().numpy())[None]
+        def decide(found: Tensor) -> np.ndarray:
+            return self.decision.labels(found)[None]
 
         images = images_of(image, spacing, affine)
-        (labels,) = self._in_ram(images, 1, self._values.dtype, decide, advance)
+        outside = np.zeros(1, self.decision.dtype)
+        (labels,) = self._in_ram(images, outside, decide, advance)
         return labels
 
     def probabilities(
@@ -302,59 +304,35 @@ class Predictor:
             `(K, X, Y, Z)` float32, in the order of the axes of the file or array. Class k is
             ``plan.classes[k]``.
         """
-        return self._in_ram(
-            images_of(image, spacing, affine),
-            len(self.plan.classes),
-            np.dtype(np.float32),
-            lambda found: found.cpu().numpy(),
-            advance,
-        )
+        images, decision = images_of(image, spacing, affine), self.decision
+        return self._in_ram(images, decision.outside, decision.probabilities, advance)
 
     def _in_ram(
         self,
         images: Sequence[Image],
-        channels: int,
-        dtype: np.dtype,
+        outside: np.ndarray,
         decide: Callable[[Tensor], np.ndarray],
         advance: Advance,
     ) -> np.ndarray:
-        """What ``decide`` makes of the probabilities `(K, d, h, w)` of slabs, `(C, X, Y, Z)`."""
-        with CaseReader(images, self.plan, read_ahead=True) as case:
-            shape = (channels, *case.header.grid.shape)
-            tiling = self._tiling(case, {}, math.prod(shape) * dtype.itemsize)
+        """What ``decide`` makes of slabs `(K, d, h, w)`, `(C, X, Y, Z)`; `(C,)` is around them."""
+        with open_case(images, self.plan, read_ahead=True) as case:
+            shape = (len(outside), *case.header.grid.shape)
+            tiling = self._tiling(case, {}, math.prod(shape) * outside.itemsize)
             self.streaming.measure(case, tiling)
-            result = np.empty(shape, dtype)
+            result = np.empty(shape, outside.dtype)
+            if case.grid_map.cropped:
+                result[...] = outside[:, None, None, None]
             for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
-                for region, found in self.streaming.probabilities(case, tiling, tile, advance):
+                for region, found in self.streaming.found(case, tiling, tile, advance):
                     there = (slice(None), *case.grid_map.in_file(region))
                     result[there] = case.grid_map.in_file_order(decide(found))
                     del found
             return result
 
-    def labels(self, classes: np.ndarray) -> np.ndarray:
-        """The values of the training labels that stand for class numbers.
-
-        Args:
-            classes: numbers, of any shape.
-
-        Returns:
-            Values of that shape, in the smallest common integer type that holds them all.
-        """
-        return self._values[classes]
-
-    @cached_property
-    def _values(self) -> np.ndarray:
-        values = [one.values[0] for one in self.plan.classes]
-        for kind in (np.uint8, np.int16, np.int32):
-            if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
-                break
-        return np.array(values, dtype=kind)
-
     def _outputs(self, job: Job, probabilities: bool) -> dict[str, Output]:
-        outputs = {"labels": Output(job.output, self._values.dtype, 1)}
+        outputs = {"labels": Output(job.output, np.zeros(1, self.decision.dtype))}
         if probabilities:
-            kind, classes = np.dtype(np.float32), len(self.plan.classes)
-            outputs["probabilities"] = Output(job.probabilities, kind, classes)
+            outputs["probabilities"] = Output(job.probabilities, self.decision.outside)
         return outputs
 
     def _agree(
@@ -379,7 +357,9 @@ class Predictor:
         if ranks.first and not (resume and unfinished.exists):
             tiling = self._tiling(case, outputs)
             self.streaming.measure(case, tiling)
-            arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
+            arrays = {
+                name: (one.outside.dtype, len(one.outside)) for name, one in outputs.items()
+            }
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
         ranks.wait()
         return unfinished.task(identity)
@@ -418,24 +398,22 @@ class Predictor:
             note()
             advance(count)
 
-        slabs = self.streaming.probabilities(case, task.tiling, region, next_windows)
-        for part, probabilities in slabs:
-            classes = best_classes(probabilities).cpu().numpy()
-            unfinished.write("labels", part, self.labels(classes)[None])
+        for part, found in self.streaming.found(case, task.tiling, region, next_windows):
+            unfinished.write("labels", part, self.decision.labels(found)[None])
             if task.identity["probabilities"]:
-                unfinished.write("probabilities", part, probabilities.cpu().numpy())
+                unfinished.write("probabilities", part, self.decision.probabilities(found))
             written.append(part)
             # It may be a view of a slab, which is not to be held while the next is made.
-            del probabilities
+            del found
         note()
 
     def _tiling(self, case: CaseReader, outputs: Mapping[str, Output], result: int = 0) -> Tiling:
         """How the work on a case is cut, if ``result`` bytes of RAM are for what comes of it."""
         files = sum(
-            ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
+            ram_of(one.path, case.header.grid.shape, one.outside.nbytes)
             for one in outputs.values()
         )
-        labels = self._values.itemsize
+        labels = self.decision.dtype.itemsize
         return self.streaming.tiling(case, labels=labels, files=files, result=result)
 
     @cached_property
@@ -448,16 +426,26 @@ class Predictor:
         return digest.hexdigest()
 
 
-def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:
+def _write(
+    path: Path, unfinished: Unfinished, name: str, case: CaseReader, outside: np.ndarray
+) -> None:
     """Write an array, which is in streaming order, to the file that it shall be.
 
-    Of two channels that add up to one, SEG-Y gets the second.
+    Of two channels that add up to one, SEG-Y gets the second. What is not in the array, as the
+    network does not see it, is as ``outside``.
     """
     grid_map = case.grid_map
-    dtype, channels = unfinished.dtype(name), unfinished.channels(name)
+    dtype, channels = outside.dtype, len(outside)
     written = slice(-1, None) if suffix(path) in SEGY else slice(None)
     with create_volume(path, case.header, dtype, len(range(channels)[written])) as volume:
         slow = {0} if volume.slow_axis is None else {0, grid_map.order.index(volume.slow_axis)}
-        for region in blocks(grid_map.stored, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
-            voxels = grid_map.in_file_order(unfinished.read(name, region)[written])
-            volume.write(grid_map.in_file(region), voxels)
+        for region in blocks(grid_map.whole, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
+            voxels = np.empty((channels, *lengths(region)), dtype)
+            stored, place = grid_map.within(region)
+            if lengths(stored) != lengths(region):
+                voxels[...] = outside[:, None, None, None]
+            if min(lengths(stored)) > 0:
+                voxels[:, *place] = unfinished.read(name, stored)
+            volume.write(
+                grid_map.in_whole_file(region), grid_map.in_file_order(voxels[written])
+            )
