@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "synth": "common geometry io",
     # Those who do it.
     "runs": "common config plan",
-    "prediction": "common geometry io losses memory probing networks config plan data runs",
+    "nnunet": "common geometry config plan data runs",
+    "prediction": "common geometry io losses memory probing networks config plan data runs nnunet",
     "training": "common geometry io losses memory probing config plan data pictures runs "
     "prediction",
     "evaluation": "common geometry io config plan data runs prediction",
@@ -41,8 +42,8 @@ MAY_IMPORT = {
     "demo": "common io config data pictures synth runs prediction training evaluation",
     "benchmarks": "common geometry io losses memory probing networks config plan data synth runs "
     "prediction training evaluation",
-    "cli": "common geometry io config plan data synth runs prediction training evaluation info "
-    "demo",
+    "cli": "common geometry io config plan data synth runs nnunet prediction training "
+    "evaluation info demo",
     "__main__": "cli",
 }
 # What a user's program imports: names from all rooms, none of them before it is asked for.

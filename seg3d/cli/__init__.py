@@ -15,6 +15,7 @@ from seg3d.cli.convert import convert
 from seg3d.cli.demo import demo
 from seg3d.cli.evaluate import evaluate
 from seg3d.cli.exit_status import Commands
+from seg3d.cli.import_model import import_model
 from seg3d.cli.info import info
 from seg3d.cli.layers import layers
 from seg3d.cli.options import debug_option
@@ -42,5 +43,17 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for command in (plan, train, predict, evaluate, convert, config, layers, synth, demo, info):
+for command in (
+    plan,
+    train,
+    predict,
+    evaluate,
+    import_model,
+    convert,
+    config,
+    layers,
+    synth,
+    demo,
+    info,
+):
     main.add_command(command)

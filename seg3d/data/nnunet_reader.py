@@ -1,6 +1,7 @@
 """A case as a network of nnU-Net's wants it: cropped, normalised, then resampled.
 
-Isensee et al., "nnU-Net", Nature Methods 18, 2021; what counts is what version 2 of the program does.
+Isensee et al., "nnU-Net", Nature Methods 18, 2021; what counts is what version 2 of the
+program does.
 """
 
 from __future__ import annotations

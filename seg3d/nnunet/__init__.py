@@ -3,7 +3,15 @@
 Nothing of nnU-Net need be installed, and nothing in a model's folder is run.
 """
 
-from seg3d.nnunet.folder import is_nnunet, require_model
+from seg3d.nnunet.folder import chosen_folds, is_nnunet, require_model
 from seg3d.nnunet.model import NnunetModel, load_nnunet
+from seg3d.nnunet.to_run import import_nnunet
 
-__all__ = ["NnunetModel", "is_nnunet", "load_nnunet", "require_model"]
+__all__ = [
+    "NnunetModel",
+    "chosen_folds",
+    "import_nnunet",
+    "is_nnunet",
+    "load_nnunet",
+    "require_model",
+]

@@ -53,8 +53,9 @@ def require_model(path: Path) -> None:
         )
     if models := _models_below(path):
         raise UserError(
-            f"{path} holds several models of nnU-Net's" if len(models) > 1 else
-            f"{path} holds a model of nnU-Net's, but is none",
+            f"{path} holds several models of nnU-Net's"
+            if len(models) > 1
+            else f"{path} holds a model of nnU-Net's, but is none",
             given=", ".join(sorted(one.name for one in models)),
             legal=WANTED,
             fix=f"give {_best_of(models)}",

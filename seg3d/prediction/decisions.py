@@ -33,9 +33,7 @@ class Decision:
     def _values(self) -> np.ndarray:
         """The label value of every number that `best_classes` or `last_regions` give."""
         regions = self._plan.regions
-        values = (
-            [one.values[0] for one in self._plan.classes] if regions is None else [0, *regions]
-        )
+        values = [one.values[0] for one in self._plan.classes] if regions is None else [0, *regions]
         for kind in (np.uint8, np.int16, np.int32):
             if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
                 break

@@ -28,7 +28,7 @@ from seg3d.common.files import put_in_place, stamp
 from seg3d.common.notes import Note
 from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sole_writer import sole_writer
-from seg3d.config import Config, config_from_tree, config_tree, keys_set
+from seg3d.config import Config
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.images import Image
 from seg3d.data.open_case import open_case
@@ -40,11 +40,11 @@ from seg3d.prediction.decisions import Decision
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
+from seg3d.prediction.models import load_model
 from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.streaming import Advance, Streaming, limit_of
 from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.unfinished import Task, Unfinished
-from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
 # Bytes that go from what is unfinished to the output.
 WRITTEN_AT_ONCE = 2**24
@@ -61,11 +61,19 @@ def unheard(windows: int) -> None:
     """For those who do not want to be told of progress."""
 
 
+def _dtype(config: Config, plan: Plan, device: torch.device) -> torch.dtype:
+    """In which the network computes; one of nnU-Net's in what it was trained in."""
+    if config.train.amp == "off":
+        return torch.float32
+    return compute_dtype("fp16" if plan.nnunet and device.type == "cuda" else "auto", device)
+
+
 class Predictor:
     """A trained network with all that is needed to apply it to files and arrays.
 
     Args:
-        network: takes `(B, C, D, H, W)`, gives class scores.
+        network: takes `(B, C, D, H, W)`, gives class scores; of several, in a ``ModuleList``, the
+            scores are averaged.
         config: of the run that trained it.
         plan: of that run.
         device: where to compute.
@@ -90,7 +98,7 @@ class Predictor:
         self.device = device
         self.memory = memory
         self.ranks = ranks or ALONE
-        self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
+        self.dtype = _dtype(config, plan, device)
         mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
         self.streaming = Streaming(
             WindowScores(self.network, mirror_axes, self.dtype),
@@ -110,31 +118,23 @@ class Predictor:
         memory: float | None = None,
         ranks: Ranks | None = None,
     ) -> Predictor:
-        """Load the network of a checkpoint.
+        """Load the network of a checkpoint, or the networks of a model of nnU-Net's.
 
         Args:
-            path: the checkpoint file, or a run folder, whose best network is taken.
+            path: the checkpoint file; a run folder, whose best network is taken; or the folder of
+                a model of nnU-Net's.
             device: where to compute; a name is one that `choose_device` knows.
             overrides: ``key=value`` changes of keys under ``predict``.
             memory: as for the class.
             ranks: as for the class.
 
         Raises:
-            UserError: if there is no such file or device, if the file is not a checkpoint of seg3d,
-                or if another key is set.
+            UserError: if there is no such file or device, if it holds nothing that can be used, or
+                if another key is set.
         """
         if isinstance(device, str):
             device = choose_device(device)
-        checkpoint = find_checkpoint(Path(path))
-        stored, plan, content = load_checkpoint(checkpoint)
-        config = config_from_tree(config_tree(stored), overrides, source="--set")
-        for key in (key for override in overrides for key in keys_set(override)):
-            if not key.startswith("predict."):
-                raise UserError(
-                    f"--set {key}: predictions go by what the network was trained with",
-                    legal="keys under predict",
-                )
-        network = trained_network(checkpoint, config, plan, content)
+        network, config, plan = load_model(Path(path), overrides)
         return cls(network, config, plan, device, memory, ranks)
 
     def run(
@@ -357,9 +357,7 @@ class Predictor:
         if ranks.first and not (resume and unfinished.exists):
             tiling = self._tiling(case, outputs)
             self.streaming.measure(case, tiling)
-            arrays = {
-                name: (one.outside.dtype, len(one.outside)) for name, one in outputs.items()
-            }
+            arrays = {name: (one.outside.dtype, len(one.outside)) for name, one in outputs.items()}
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
         ranks.wait()
         return unfinished.task(identity)
@@ -410,8 +408,7 @@ class Predictor:
     def _tiling(self, case: CaseReader, outputs: Mapping[str, Output], result: int = 0) -> Tiling:
         """How the work on a case is cut, if ``result`` bytes of RAM are for what comes of it."""
         files = sum(
-            ram_of(one.path, case.header.grid.shape, one.outside.nbytes)
-            for one in outputs.values()
+            ram_of(one.path, case.header.grid.shape, one.outside.nbytes) for one in outputs.values()
         )
         labels = self.decision.dtype.itemsize
         return self.streaming.tiling(case, labels=labels, files=files, result=result)
@@ -446,6 +443,4 @@ def _write(
                 voxels[...] = outside[:, None, None, None]
             if min(lengths(stored)) > 0:
                 voxels[:, *place] = unfinished.read(name, stored)
-            volume.write(
-                grid_map.in_whole_file(region), grid_map.in_file_order(voxels[written])
-            )
+            volume.write(grid_map.in_whole_file(region), grid_map.in_file_order(voxels[written]))

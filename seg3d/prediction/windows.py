@@ -1,8 +1,9 @@
 """Class scores of volumes of any size from overlapping windows, slab by slab.
 
 The windows lie as MONAI's ``sliding_window_inference`` lays them and blend with its Gaussian
-weights, or as nnU-Net lays them, with its. But they are taken plane by plane along the first axis, and no more is held than the
-planes that overlap: what no window can touch any more is finished and given away.
+weights, or as nnU-Net lays them, with its. But they are taken plane by plane along the first axis,
+and no more is held than the planes that overlap: what no window can touch any more is finished and
+given away.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ from seg3d.config import Config, UNet3dConfig, config_from_tree, config_tree
 from seg3d.plan import Plan, build_network
 
 FORMAT = 1
+# Under this key a checkpoint that was imported has the weights of several networks.
+FOLDS = "folds"
 
 
 def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any]) -> None:
@@ -86,7 +88,8 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
             require_moderate(content.get(key))
         config = config_from_tree(content["config"], source=str(path))
         plan = Plan.model_validate(content["plan"])
-        require_finite(content.get("network", {}))
+        for weights in (content.get("network", {}), *content.get(FOLDS, {}).values()):
+            require_finite(weights)
         return config, plan, content
 
 

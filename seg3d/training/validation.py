@@ -21,15 +21,15 @@ from seg3d.common.free_ram import free_ram
 from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.stopping import StopRequest
 from seg3d.data.case_reader import CaseReader
-from seg3d.data.open_case import open_case
 from seg3d.data.cases import Case
 from seg3d.data.grid_map import GridMap, network_view
+from seg3d.data.open_case import open_case
 from seg3d.data.reference import ReferenceReader
 from seg3d.io.regions import Region, columns, portions
 from seg3d.pictures.planes import three_planes
 from seg3d.plan import Plan
-from seg3d.prediction.scores import WindowScores, reordered
 from seg3d.prediction.decisions import best_classes
+from seg3d.prediction.scores import WindowScores, reordered
 from seg3d.prediction.windows import Windows, stream_scores
 
 # Voxels along each axis that are kept for a picture; its panels have fewer pixels.
@@ -155,9 +155,7 @@ def _segment(
     """Class numbers `(d, h, w)` of a case, slab by slab, in streaming order."""
     grid_map = image.grid_map
     size = grid_map.streamed(plan.least_shape(grid_map.working))
-    windows = Windows.covering(
-        grid_map.shape, size, overlap, nnunet=plan.nnunet is not None
-    )
+    windows = Windows.covering(grid_map.shape, size, overlap, nnunet=plan.nnunet is not None)
     windows = windows.mirrored(grid_map.streamed_flips)
     scores = WindowScores(network, dtype=dtype)
     image.cut()
