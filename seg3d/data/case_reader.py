@@ -109,7 +109,7 @@ class CaseReader:
         Args:
             parts: in how many the second and the third axis are cut, so that less is held at once.
         """
-        if not any(channel.kind in ("zscore", "unit") for channel in self.plan.channels):
+        if not any(channel.kind == "zscore" for channel in self.plan.channels):
             return
         for region in columns(self.grid_map.shape, parts):
             for _, block in self._blocks(region):

@@ -36,8 +36,6 @@ class Moments:
     def add(self, voxels: Tensor, channel: ChannelIntensity) -> None:
         """Count those voxels over which the channel is normalised."""
         self.count_in(voxels[voxels != 0] if channel.nonzero else voxels)
-        self.low = [min([*self.low, float(voxels.min())])]
-        self.high = [max([*self.high, float(voxels.max())])]
 
     def count_in(self, values: Tensor) -> None:
         """Count values, of any shape."""

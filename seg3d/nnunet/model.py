@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from seg3d.common.errors import UserError
 from seg3d.config import Config
 from seg3d.nnunet.checkpoint import read_checkpoint
 from seg3d.nnunet.dataset_file import read_dataset
-from seg3d.nnunet.folder import Fold, chosen_folds, folds_in, require_model
+from seg3d.nnunet.folder import PLANS, Fold, chosen_folds, folds_in, require_model
 from seg3d.nnunet.network import shape_of, weights_for
 from seg3d.nnunet.plans_file import read_plans
 from seg3d.nnunet.translation import config_of, plan_of
@@ -56,8 +57,8 @@ def load_nnunet(folder: Path, folds: str | Sequence[Fold] = "auto") -> NnunetMod
     channels, labels = read_dataset(folder)
     plan = plan_of(folder, first, plans, configuration, shape, channels, labels)
     config = config_of(first, plan)
-    # On this device the network is empty: damaged plans may describe one larger than any memory.
-    with torch.device("meta"):
+    with _possible(folder), torch.device("meta"):
+        # There it is empty: damaged plans may describe one that is larger than any memory.
         names = list(build_network(config, plan).state_dict())
     networks = {}
     for fold in chosen:
@@ -72,8 +73,19 @@ def load_nnunet(folder: Path, folds: str | Sequence[Fold] = "auto") -> NnunetMod
             networks[fold] = weights_for(shape, names, one.weights)
         except ValueError as error:
             raise UserError(
-                f"{there[fold]} does not fit {folder / 'plans.json'}",
+                f"{there[fold]} does not fit {folder / PLANS}",
                 given=f"{error} (trained by {one.trainer})",
                 legal="networks as nnU-Net's own trainers and planners make them",
             ) from error
     return NnunetModel(config, plan, networks, first.epochs)
+
+
+@contextmanager
+def _possible(folder: Path) -> Iterator[None]:
+    """Say whose fault it is if a network cannot be built in any memory."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, ValueError) as error:
+        raise UserError(
+            f"{folder / PLANS} describes no network that can be built", given=error
+        ) from error

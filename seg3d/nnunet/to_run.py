@@ -39,8 +39,6 @@ def import_nnunet(model: Path, folder: Path) -> list[Path]:
     require_new_run(run)
     found = load_nnunet(model)
     with sole_user(run):
-        if run.best.exists():
-            raise UserError(f"{folder} already holds a run", fix="--run with another folder")
         run.best.parent.mkdir(exist_ok=True)
         save_config(found.config, run.config)
         save_plan(found.plan, run.plan)

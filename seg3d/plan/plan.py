@@ -171,6 +171,12 @@ class Plan(Section):
         return self
 
     @model_validator(mode="after")
+    def _ranges_that_are_measured(self) -> Plan:
+        if self.nnunet is None and any(channel.kind == "unit" for channel in self.channels):
+            raise ValueError("channels of the kind unit are only for rules of nnU-Net")
+        return self
+
+    @model_validator(mode="after")
     def _as_many_of_each_level(self) -> Plan:
         if not len(self.kernels) == len(self.strides) == len(self.features):
             raise ValueError("kernels, strides and features are not of as many levels")
