@@ -49,7 +49,6 @@ class NnunetReader(CaseReader):
         self.grid_map = GridMap.of(grid, slow_axis, self.plan)
         if not self._cropped:
             return self.grid_map
-        self.device = torch.device("cpu")
         shape = self.grid_map.stored
         read = (self._read_stored(region).numpy() for region in portions(shape, 0))
         masked = any(channel.nonzero for channel in self.plan.channels)
@@ -63,6 +62,10 @@ class NnunetReader(CaseReader):
         Args:
             parts: as for `CaseReader`.
         """
+        if not self._overshoots and not any(
+            channel.kind in ("zscore", "unit") for channel in self.plan.channels
+        ):
+            return
         separate = self.grid_map.forward.separate
         others = tuple(axis for axis in range(3) if axis != separate)
         count = 1 if separate is None else self.grid_map.stored[separate]
@@ -88,20 +91,13 @@ class NnunetReader(CaseReader):
         for number, moments in enumerate(self.moments):
             moments.low, moments.high = low[number].tolist(), high[number].tolist()
 
-    def read(self, region: Region) -> Tensor:
-        """The preprocessed voxels, as for `CaseReader`."""
-        lengths = [part.stop - part.start for part in region]
-        result = torch.empty(len(self.plan.channels), *lengths, device=self.device)
-        for part, block in self._blocks(region):
-            result[:, part.start - region[0].start : part.stop - region[0].start] = block
-        return result
-
     def _blocks(self, region: Region) -> Iterator[tuple[slice, Tensor]]:
         """A region on the network's grid, normalised, slab by slab."""
         forward = self.grid_map.forward
         for wanted in slabs(region, 0, self.slices_at_once):
             needed = forward.needed(wanted)
-            block = self._read_stored(needed)
+            # It may be what a reader keeps.
+            block = self._read_stored(needed).clone()
             mask = self._mask(block, needed)
             for voxels, channel, moments in zip(
                 block, self.plan.channels, self.moments, strict=True
@@ -120,11 +116,17 @@ class NnunetReader(CaseReader):
         enclosed = torch.from_numpy(self._nonzero.enclosed((x, y, z)))
         return (block != 0).any(0) | enclosed.to(block.device)
 
+    @property
+    def _overshoots(self) -> bool:
+        """Whether resampling may give values that the image does not have."""
+        forward = self.grid_map.forward
+        return CUBIC in forward.orders and forward.source_shape != forward.shape
+
     def _within(self, needed: Region) -> tuple[Tensor, Tensor] | None:
         """What splines shall not overshoot: the range of all voxels, or of those of each slice."""
-        forward = self.grid_map.forward
-        if CUBIC not in forward.orders or forward.source_shape == forward.shape:
+        if not self._overshoots:
             return None
+        forward = self.grid_map.forward
         shape, here = [1, 1, 1], slice(None)
         if forward.separate is not None:
             shape[forward.separate], here = -1, needed[forward.separate]

@@ -6,7 +6,7 @@ import torch
 from monai import transforms as mt
 from monai.data import MetaTensor
 
-from seg3d.geometry import Grid, Shape3
+from seg3d.geometry import Grid
 from seg3d.plan import Plan
 
 IMAGE, LABEL = "image", "label"
@@ -39,8 +39,3 @@ def _oriented(grid: Grid, plan: Plan) -> MetaTensor:
 def _pending_grid(volume: MetaTensor) -> Grid:
     x, y, z = (int(length) for length in volume.peek_pending_shape())
     return Grid((x, y, z), volume.peek_pending_affine().numpy())
-
-
-def preprocessed_shape(grid: Grid, plan: Plan) -> Shape3:
-    """The shape on the network's grid of a volume on ``grid``."""
-    return preprocessed_grids(grid, plan)[1].shape

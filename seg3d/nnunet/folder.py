@@ -23,7 +23,7 @@ Fold = int | str
 def is_nnunet(path: Path) -> bool:
     """Whether a path looks like a model of nnU-Net's, or like what lies in one or around one."""
     if path.is_file():
-        return path.suffix == ".pth" or path.name == PLANS
+        return (path.parent.parent / PLANS).is_file() or path.name == PLANS
     return path.is_dir() and (
         any((path / name).is_file() for name in (PLANS, *CHECKPOINTS, "debug.json"))
         or any(FOLD.fullmatch(one.name) for one in path.glob("fold_*"))

@@ -210,10 +210,14 @@ class Predictor:
         with open_case(job.images, self.plan, read_ahead=True) as case:
             task = self._agree(case, job, unfinished, resume, outputs, ranks)
             try:
-                self._fill(case, task, unfinished, advance, ranks)
+                done = self._fill(case, task, unfinished, advance, ranks)
             except UserError:
                 unfinished.discard()
                 raise
+            if case.grid_map.cropped:
+                # What `windows` has counted, which does not read voxels.
+                asked, alone = "probabilities" in outputs, ranks.count == 1
+                advance(max(0, self.windows(job, probabilities=asked, alone=alone) - done))
             ranks.wait()
             if ranks.first:
                 # Another process may have written predictions beside this one meanwhile.
@@ -235,6 +239,8 @@ class Predictor:
         alone: bool = False,
     ) -> int:
         """How many windows this process does for a job, for a progress bar.
+
+        It may be more than there are once the volume is cropped, by the rules of nnU-Net.
 
         Args:
             job: as for `run`.
@@ -369,16 +375,17 @@ class Predictor:
         unfinished: Unfinished,
         advance: Advance,
         ranks: Ranks,
-    ) -> None:
-        """Write all that is left of this process's share."""
+    ) -> int:
+        """Write all that is left of this process's share, of so many windows."""
         case.moments = task.moments
         tiles = list(self.streaming.tiles(case, task.tiling, ranks))
         left = [region for tile in tiles for region in unfinished.left(tile)]
         tiling = task.tiling
-        done = self.streaming.count(case, tiling, tiles) - self.streaming.count(case, tiling, left)
-        advance(done)
+        windows = self.streaming.count(case, tiling, tiles)
+        advance(windows - self.streaming.count(case, tiling, left))
         for region in left:
             self._fill_region(case, task, unfinished, region, advance)
+        return windows
 
     def _fill_region(
         self, case: CaseReader, task: Task, unfinished: Unfinished, region: Region, advance: Advance
