@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from seg3d.common.errors import UserError
+from seg3d.nnunet import import_nnunet
 from seg3d.prediction.models import load_model, require_there
 from tests.conftest import Cli
 from tests.nnunet.conftest import MODELS, scan_of
@@ -52,24 +53,30 @@ def refusal(path: Path) -> str:
 # --- checkpoints -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["logging", "network_weights", "init_args", "more"])
-def test_nothing_of_a_checkpoint_is_run(tmp_path: Path, model: Copy, where: str, cli: Cli) -> None:
-    folder, made = model(), tmp_path / "made"
+def hostile(folder: Path, made: Path, where: str | None = None) -> Path:
+    """A model whose checkpoint makes a folder for those who unpickle it."""
+    if where is None:
+        change(folder, lambda content: content.update(more=Foreign(made)))
+    else:
+        change(folder, lambda content: content[where].update(more=Foreign(made)))
+    return folder
 
-    def changed(content: dict[str, Any]) -> None:
-        if where == "more":
-            content["more"] = Foreign(made)
-        else:
-            content[where]["more"] = Foreign(made)
 
-    change(folder, changed)
-    said = refusal(folder)
+@pytest.mark.parametrize("where", ["logging", "network_weights", "init_args", None])
+def test_nothing_of_a_checkpoint_is_run(tmp_path: Path, model: Copy, where: str | None) -> None:
+    said = refusal(hostile(model(), tmp_path / "made", where))
     assert "asks for code to be run" in said and "mkdir" in said
-    out = tmp_path / "out.nii.gz"
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_command_line_leaves_nothing_behind(tmp_path: Path, model: Copy, cli: Cli) -> None:
+    folder = hostile(model(), tmp_path / "made")
+    out = tmp_path / "out" / "labels.nii.gz"
     refused = cli("predict", folder, scan_of("isotropic")[0], "--output", out, status=2)
     assert "Traceback" not in refused.stderr and "asks for code" in refused.stderr
-    cli("import", folder, "--run", tmp_path / "run", status=2)
-    assert not made.exists() and not out.exists() and not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="asks for code"):
+        import_nnunet(folder, tmp_path / "run")
+    assert {path.name for path in tmp_path.iterdir()} == {"isotropic"}
 
 
 def test_a_pickle_without_records_is_refused(tmp_path: Path, model: Copy) -> None:
@@ -179,14 +186,15 @@ def test_the_folder_of_a_dataset_leads_to_its_models(tmp_path: Path, model: Copy
     assert said.rstrip().endswith("nnUNetTrainer__nnUNetPlans__3d_fullres")
 
 
-def test_version_1_is_refused_by_name(tmp_path: Path, cli: Cli) -> None:
+def test_version_1_is_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1"
     (folder / "fold_0").mkdir(parents=True)
     (folder / "plans.pkl").write_bytes(pickle.dumps(Foreign(tmp_path / "made")))
     (folder / "fold_0" / "model_final_checkpoint.model.pkl").write_bytes(b"")
     assert "nnU-Net version 1" in refusal(folder)
-    refused = cli("import", folder, "--run", tmp_path / "run", status=2)
-    assert "nnU-Net version 1" in refused.stderr and not (tmp_path / "made").exists()
+    with pytest.raises(UserError, match="nnU-Net version 1"):
+        import_nnunet(folder, tmp_path / "run")
+    assert not (tmp_path / "made").exists()
 
 
 # --- configurations ----------------------------------------------------------------------------
