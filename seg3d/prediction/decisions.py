@@ -41,6 +41,9 @@ class Decision:
 
     def labels(self, found: Tensor) -> np.ndarray:
         """Label values `(...)`."""
+        if self._plan.nnunet is not None:
+            # nnU-Net holds scores in float16, and of equal ones takes the first.
+            found = found.half().float()
         numbers = best_classes(found) if self._plan.regions is None else last_regions(found)
         return self.values(numbers.cpu().numpy())
 

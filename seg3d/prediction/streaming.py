@@ -138,7 +138,7 @@ class Streaming:
         def turned(one: Callable[[Tensor], Scores], windows: Tensor) -> Scores:
             return reordered(one(grid_map.to_network(windows)), grid_map.from_network)
 
-        slabs: Iterator[tuple[int, Tensor]] = stream_scores(
+        slabs = stream_scores(
             [partial(turned, one) for one in self.scores.passes],
             case.read,
             self.windows(case, tiling.window),
@@ -147,10 +147,10 @@ class Streaming:
             device=self.device,
             advance=advance,
         )
-        if self.plan.nnunet is None:
-            # A map, unlike a generator, holds no slab while it waits for the next.
-            slabs = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
-        return resample_slabs(grid_map.backward, region, slabs, tiling.slices_written)
+        finish = _softmax if self.plan.nnunet is None else _as_halves
+        # A map, unlike a generator, holds no slab while it waits for the next.
+        found = map(partial(finish, slices_at_once=tiling.slices_written), slabs)
+        return resample_slabs(grid_map.backward, region, found, tiling.slices_written)
 
     def _network_bytes(self, size: Shape3, streamed: bool) -> tuple[int, int]:
         """Of the parameters, and of what one window of a size needs besides."""
@@ -193,4 +193,11 @@ def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor
     """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
     for part in slab[1].split(slices_at_once, dim=1):
         part.copy_(part.softmax(0))
+    return slab
+
+
+def _as_halves(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+    """The scores `(K, d, h, w)` of a slab as precise as float16, in place."""
+    for part in slab[1].split(slices_at_once, dim=1):
+        part.copy_(part.half())
     return slab
