@@ -54,8 +54,17 @@ class DataConfig(Section):
         description="class name: value in the label files, or several values that are merged "
         "(predictions carry the first); a class named 'ignore' is left out of the loss; with rest "
         "all values that no class has are background, or are ignored; null, or rest alone, takes "
-        "the classes from the dataset",
+        "the classes from the dataset; where names share values, they are regions",
     )
+    regions_class_order: Annotated[
+        list[Integer], Field(min_length=1),
+        "list of integers, one for each name in data.labels but background, ignore and rest",
+    ] | None = Field(
+        None,
+        description="of regions: the label value that predictions carry for each, in the order of "
+        "data.labels, which is the order of writing, later ones over earlier ones; null: larger "
+        "regions first, each with a value that it has and the later ones have not",
+    )  # fmt: skip
     folds: Annotated[Integer, Field(ge=2)] = Field(
         5, description="number of cross-validation folds"
     )

@@ -33,7 +33,7 @@ def notes_on(
         fold: which cases train and which validate.
     """
     notes = [note for one in fingerprints.values() for note in one.notes]
-    background = {*plan.classes[0].values, *plan.ignore}
+    background = {*plan.parts[0].values, *plan.ignore}
     for name, one in fingerprints.items():
         if one.labels.keys() <= background:
             notes.append(Note("nothing but background in the label", name))

@@ -14,7 +14,15 @@ from seg3d.plan.by_memory import (
     plan_for_memory,
     predicted_peak,
 )
-from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
+from seg3d.plan.classes import (
+    IGNORE_NAME,
+    background_values,
+    is_of_regions,
+    label_classes,
+    named_labels,
+    regions_in,
+    rest_of,
+)
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
 from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_volume, with_patch
 from seg3d.plan.network import as_shape, divisors_of
@@ -37,6 +45,7 @@ __all__ = [
     "build_loss",
     "build_network",
     "divisors_of",
+    "is_of_regions",
     "label_classes",
     "label_counts",
     "little_of",
@@ -47,6 +56,7 @@ __all__ = [
     "plan_for_memory",
     "passes_per_step",
     "predicted_peak",
+    "regions_in",
     "rest_of",
     "save_plan",
     "source_of",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from seg3d.common.errors import UserError
@@ -64,23 +62,23 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
     return network
 
 
-def build_loss(loss: LossConfig, class_names: Sequence[str]) -> DiceCrossEntropy:
+def build_loss(loss: LossConfig, plan: Plan) -> DiceCrossEntropy:
     """The loss that a config asks for.
 
     Args:
         loss: the settings.
-        class_names: of the network, background first.
+        plan: of the run, for its classes.
 
     Raises:
         UserError: if a weight is given for a class that does not exist.
     """
-    if unknown := loss.class_weights.keys() - set(class_names):
+    if unknown := loss.class_weights.keys() - set(plan.class_names):
         raise UserError(
             "loss.class_weights names a class that does not exist",
             given=", ".join(sorted(unknown)),
-            legal=", ".join(class_names),
+            legal=", ".join(plan.class_names),
         )
-    weights = [loss.class_weights.get(name, 1.0) for name in class_names]
+    weights = [loss.class_weights.get(name, 1.0) for name in plan.class_names]
     return DiceCrossEntropy(
         loss.dice,
         loss.cross_entropy,
@@ -88,4 +86,5 @@ def build_loss(loss: LossConfig, class_names: Sequence[str]) -> DiceCrossEntropy
         tversky=loss.tversky,
         focal=loss.focal,
         class_weights=weights if loss.class_weights else None,
+        regions=plan.membership,
     )

@@ -255,7 +255,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype, *, shared: bo
     """
     with torch.device("meta"):
         network = build_network(config, plan)
-    loss = build_loss(config.loss, plan.class_names)
+    loss = build_loss(config.loss, plan)
     shape = (plan.batch_size, len(plan.channels), *plan.patch_size)
     amp = dtype != torch.float32
     if config.probing.sketch == "rotated" and config.probing.bits == "auto":

@@ -25,7 +25,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
     Raises:
         UserError: if the patch size does not suit the network.
     """
-    classes, ignore = label_classes(config, dataset, fingerprints)
+    classes, regions, ignore = label_classes(config, dataset, fingerprints)
     spacing, typical, shape = typical_volume(config, fingerprints)
     patch_size, kernels, strides = plan_network(config, typical, shape)
     return Plan(
@@ -35,6 +35,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         typical_spacing=typical,
         channels=channel_intensities(config, dataset, fingerprints),
         classes=classes,
+        regions=regions,
         ignore=ignore,
         rest=rest_of(config),
         patch_size=patch_size,

@@ -19,6 +19,7 @@ from seg3d.config.mistakes import value_at
 # What the weights, the optimiser's state and the order of the patches depend on.
 FIXED_KEYS = (
     "data.labels",
+    "data.regions_class_order",
     "data.folds",
     "data.fold",
     "preprocess",

@@ -166,7 +166,7 @@ def _in_words(plan: Plan, unit: str) -> str:
     return "\n".join(
         [
             "plan:",
-            f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
+            f"  {_classes(plan)}{_rest(plan)}",
             f"  orientation {plan.orientation}, spacing {spacing}, "
             f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
             f"  {'whole, up to' if plan.whole else 'patch'} {_by(plan.patch_size)} voxels, "
@@ -174,6 +174,16 @@ def _in_words(plan: Plan, unit: str) -> str:
             f"batch {plan.batch_size}{'' if plan.blocks is None else ', residual encoder'}",
         ]
     )
+
+
+def _classes(plan: Plan) -> str:
+    if plan.regions is None:
+        return f"classes: {', '.join(plan.class_names)}"
+    regions = (
+        f"{one.name} ({'+'.join(map(str, one.values))}) as {written}"
+        for one, written in zip(plan.classes, plan.regions, strict=True)
+    )
+    return f"regions, in the order of writing: {', '.join(regions)}"
 
 
 def _rest(plan: Plan) -> str:

@@ -94,7 +94,7 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.passes = passes_per_step(config, plan)
-        self.loss = build_loss(config.loss, plan.class_names)
+        self.loss = build_loss(config.loss, plan)
         self.position = Position()
         self.processes = ranks.count
         self.bits_are_chosen = False
