@@ -37,6 +37,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "data.files.images": ("[CASE/t1.nii]", ["CASE/t1.nii"]),
     "data.files.label": ("CASE/seg.nii", "CASE/seg.nii"),
     "data.labels": ("{liver: 1, vessels: [2, 3]}", {"liver": 1, "vessels": [2, 3]}),
+    "data.regions_class_order": ("[2, 1]", [2, 1]),
     "data.folds": ("3", 3),
     "data.fold": ("2", 2),
     "data.cache": ("1.5GiB", 1.5 * 2**30),
