@@ -26,6 +26,7 @@ from seg3d.config.values import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    RateFactors,
     Seconds,
     Size3,
     Spacing,
@@ -190,6 +191,21 @@ class TrainConfig(Section):
     )
     learning_rate: Literal["auto"] | PositiveFloat = Field(
         "auto", description="sgd 0.01, adamw 3e-4"
+    )
+    init_from: Path | None = Field(
+        None,
+        description="run or checkpoint whose weights training begins with, and whose plan comes "
+        "with them (patch, spacing, strides, intensities) where the config gives none of its own; "
+        "--init-from overrides",
+    )
+    freeze: Annotated[
+        list[str], AfterValidator(distinct),
+        "list of parameter names, each once (* stands for anything)",
+    ] = Field([], description="weights that are not trained, such as [encoder.*]")  # fmt: skip
+    lr_factors: RateFactors = Field(
+        {},
+        description="of the learning rate, such as {encoder.*: 0.1}: the first that fits is taken; "
+        "the others have 1",
     )
     weight_decay: Literal["auto"] | NonNegativeFloat = Field(
         "auto", description="sgd 3e-5, adamw 0.01"

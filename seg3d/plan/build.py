@@ -8,6 +8,7 @@ from seg3d.common.errors import UserError
 from seg3d.config import Config, LossConfig, UNet3dConfig
 from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import UNet3d, monai_network
+from seg3d.plan.parameters import freeze
 from seg3d.plan.plan import Plan
 from seg3d.probing import probe_model, set_bits
 
@@ -17,7 +18,7 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
 
     Raises:
         UserError: if a MONAI network does not take the given arguments or patch size, or is to
-            be streamed.
+            be streamed, or if ``train.freeze`` does not fit it.
     """
     probing = config.probing
     if isinstance(config.network, UNet3dConfig):
@@ -59,6 +60,8 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
         probe_model(network, sketch=probing.sketch, rank=probing.rank)
     if probing.bits != "auto":
         set_bits(network, probing.bits)
+    if config.train.freeze:
+        freeze(network, config.train.freeze)
     return network
 
 

@@ -70,6 +70,13 @@ def typical_volume(
     return spacing, typical, as_shape(np.maximum(shape, 1))
 
 
+def typical_shape(config: Config, plan: Plan, fingerprints: dict[str, CaseFingerprint]) -> Shape3:
+    """The shape of a typical volume, or of the largest, in voxels of a plan's spacing."""
+    spacing = {"spacing": plan.spacing or "none"}
+    preprocess = config.preprocess.model_copy(update=spacing)
+    return typical_volume(config.model_copy(update={"preprocess": preprocess}), fingerprints)[2]
+
+
 def passes_per_step(config: Config, plan: Plan) -> int:
     """Forward passes for each step of the optimiser; whole volumes go one after the other."""
     return config.train.accumulate * (_wanted_batch(config) if plan.whole else 1)

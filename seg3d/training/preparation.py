@@ -86,7 +86,7 @@ def prepare(
             say(_change_in_words(plan, changed))
             fingerprints = _look_again(plan, changed, console)
     else:
-        plan, fingerprints = look_and_plan(config, dataset, device, console, shared=shared)
+        config, plan, fingerprints = look_and_plan(config, dataset, device, console, shared=shared)
         if absent := _absent_classes(plan, fingerprints):
             say(f"no labelled case contains {', '.join(absent)}.")
     splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)

@@ -227,7 +227,7 @@ def test_what_is_left_is_reported_with_the_reason() -> None:
     ):
         assert word in report.left[name]
     table = str(report)
-    assert table.startswith("1 layers probed, 13 left as they were\n")
+    assert table.startswith("1 layers probed, 12 left as they were\n")
     assert "\ngood          probed  rotated\n" in table
 
 
