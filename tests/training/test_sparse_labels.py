@@ -72,7 +72,7 @@ def test_a_patch_is_drawn_where_labels_are(data: st.DataObject) -> None:
         LABEL: numbers.reshape(1, *shape),
         LABEL + CENTRES: [np.flatnonzero(numbers == kind) for kind in range(4)],
     }
-    cut = RandPatchd(size, data.draw(st.sampled_from([0.0, 0.5, 1.0])))
+    cut = RandPatchd(size, data.draw(st.sampled_from([0.0, 0.5, 1.0])), data.draw(st.booleans()))
     cut.set_random_state(seed=data.draw(st.integers(0, 1000)))
     assert cut(volume)[LABEL].any()
 
@@ -97,6 +97,17 @@ def test_no_patch_is_drawn_from_a_volume_without_labels(tmp_path: Path, cache: s
     cases = [sparse_case(data, name, 100 if name == "b" else 4) for name in "abc"]
     stream = stream_of(cases, tmp_path / "cache", data={"workers": 0, "cache": cache})
     assert {stream[number]["name"] for number in range(12)} == {"a", "c"}
+
+
+def test_labelled_slices_lie_anywhere_along_the_steps_of_the_network(tmp_path: Path) -> None:
+    """Or it would know them by their place, and be at a loss between them."""
+    cases = [sparse_case(tmp_path, name, 31) for name in "abc"]
+    stream = stream_of(cases, tmp_path / "cache")
+    places = set()
+    for number in range(60):
+        known = (stream[number][LABEL][0] != IGNORE).any(0).any(0)
+        places |= set(np.flatnonzero(known.numpy()))
+    assert {*range(4, 12)} <= places
 
 
 def test_training_on_some_slices_and_the_scores_of_labelled_voxels(tmp_path: Path) -> None:
