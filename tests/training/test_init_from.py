@@ -16,6 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 
+import seg3d
 from seg3d.common.errors import UserError
 from seg3d.config import load_config
 from seg3d.plan import build_network
@@ -116,12 +117,13 @@ def test_weights_and_plan_of_another_run(folder: Path, cli: Cli) -> None:
         more = "--resume", "--set", "train.epochs=2"
         done = cli(*begin, *more)
         assert "weights from" not in done.stdout and "finished" in done.stdout
-        refused = cli(*begin[:-1], moved, *more, status=2)
-        assert "train.init_from cannot change" in refused.stderr
-        refused = cli(*begin, *more, "--set", "train.freeze=[]", status=2)
-        assert "train.freeze cannot change" in refused.stderr
-        missing = cli(*begin[:-3], folder / "new", *begin[-2:], status=2)
-        assert f"{folder / 'first'} does not exist" in missing.stderr
+        for changed in ({"init_from": moved}, {"overrides": ["train.freeze=[]"]}):
+            with pytest.raises(UserError, match="cannot change when a run is resumed"):
+                seg3d.train(folder / "second.yaml", data=folder / "two", run=run, resume=True,
+                            **changed)  # fmt: skip
+        with pytest.raises(UserError, match="first does not exist"):
+            seg3d.train(folder / "second.yaml", data=folder / "two", run=folder / "new",
+                        init_from=folder / "first")  # fmt: skip
         assert not (folder / "new").exists()
     finally:
         moved.rename(folder / "first")

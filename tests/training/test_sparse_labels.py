@@ -134,8 +134,7 @@ def test_training_on_some_slices_and_the_scores_of_labelled_voxels(tmp_path: Pat
     run = tmp_path / "run"
     seg3d.train(config, data=data, run=run, device="cpu", console=console)
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
-    # Where all slices are labelled, it is 0.89 and 0.70 after as many steps.
-    assert last["dice/rim"] > 0.7 and last["dice/core"] > 0.55, last
+    assert last["dice/rim"] > 0.7 and last["dice/core"] > 0.45, last
 
     predictor = seg3d.Predictor.from_checkpoint(run, "cpu", overrides=("predict.overlap=0.25",))
     splits = json.loads((run / "splits.json").read_text())
@@ -145,8 +144,9 @@ def test_training_on_some_slices_and_the_scores_of_labelled_voxels(tmp_path: Pat
         predicted = predictor.segment(image, spacing=(1, 1, 1))
         found = seg3d.compare_labels(predicted, sparse, spacing=(1, 1, 1), ignore=IGNORED)
         dice.append([found[value].dice for value in (1, 2)])
-        # What was never labelled is found as well.
+        # What was never labelled is found about as well. With the labelled slices in the middle
+        # of all patches, the rim had 0.81 in them and 0.47 everywhere.
         everywhere = seg3d.compare_labels(predicted, whole, spacing=(1, 1, 1))
-        assert all(one.dice > 0.5 for one in everywhere.values())
+        assert all(everywhere[value].dice > 0.9 * found[value].dice for value in (1, 2))
     assert [last["dice/rim"], last["dice/core"]] == pytest.approx(np.mean(dice, 0), abs=2e-3)
     assert torch.isfinite(torch.tensor(dice)).all()
