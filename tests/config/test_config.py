@@ -496,6 +496,22 @@ LEGAL_LABELS = (
         ("data.labels", "{liver: 1, rest: background, ignore: ignore}", LEGAL_LABELS),
         ("data.labels", "{liver: 1, rest: liver}", LEGAL_LABELS),
         ("data.labels", "{liver: 1, rest: [background]}", LEGAL_LABELS),
+        (
+            "data.regions_class_order",
+            "[]",
+            "list of integers, one for each name in data.labels but background, ignore and rest "
+            "or null",
+        ),
+        (
+            "train.freeze",
+            "[a.*, a.*]",
+            "list of parameter names, each once (* stands for anything)",
+        ),
+        (
+            "train.lr_factors",
+            "{encoder.*: 0}",
+            "mapping of parameter names (* stands for anything) to numbers > 0",
+        ),
         ("loss.tversky", "[0, 1]", "[of false alarms, of misses], both > 0"),
         ("loss.class_weights", "{fault: 0}", "mapping of class names to numbers > 0"),
         ("loss", "{dice: 0, cross_entropy: 0}", "dice and cross_entropy should not both be 0"),
