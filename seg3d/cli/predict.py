@@ -98,7 +98,7 @@ def predict(
     with resume_explained(), joined_ranks() as ranks:
         predictor = Predictor.from_checkpoint(model, ranks.device(chosen), overrides, limit, ranks)
         if probabilities:
-            require_room_for_probabilities(jobs, predictor.plan.class_names)
+            require_room_for_probabilities(jobs, predictor.plan)
         console = make_console(quiet=not ranks.first)
         own_console = console if ranks.first else make_console()
         for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():

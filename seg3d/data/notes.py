@@ -33,9 +33,11 @@ def notes_on(
         fold: which cases train and which validate.
     """
     notes = [note for one in fingerprints.values() for note in one.notes]
-    background = {*plan.classes[0].values, *plan.ignore}
+    background = {*plan.parts[0].values, *plan.ignore}
     for name, one in fingerprints.items():
-        if one.labels.keys() <= background:
+        if one.labels.keys() <= {*plan.ignore}:
+            notes.append(Note("no voxel has a label, and no patch is drawn", name))
+        elif one.labels.keys() <= background:
             notes.append(Note("nothing but background in the label", name))
         notes += _constant(name, one, plan)
         if config.preprocess.intensity == "auto" and dataset.channels is None:

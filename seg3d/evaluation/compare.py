@@ -23,9 +23,9 @@ def evaluate(
     """Compare every complete pair, one case in memory at a time.
 
     Classes are those of ``classes``, even if they are found nowhere, and the values above 0 found
-    in any file that belong to none of them. Voxels whose reference is to be ignored count nowhere,
-    and neither do traces that are missing in either file. A pair that cannot be compared does not
-    stop the others: it ends in ``failed``.
+    in any file that belong to none of them; or regions, and no other values. Voxels whose reference
+    is to be ignored count nowhere, and neither do traces that are missing in either file. A pair
+    that cannot be compared does not stop the others: it ends in ``failed``.
 
     Args:
         pairs: from `find_pairs`; incomplete ones end in ``missing`` and ``unreferenced``.
@@ -56,7 +56,9 @@ def evaluate(
     if failed and not found:
         raise next(iter(failed.values()))
 
-    values = set(names).union(*found.values()) - {0, classes.ignored}
+    values = set(names)
+    if not classes.regions:
+        values = values.union(*found.values()) - {0, classes.ignored}
     absent = Overlap(near=None if tolerance is None else Near())
     return Evaluation(
         names={value: names.get(value, f"label {value}") for value in sorted(values)},

@@ -32,6 +32,7 @@ DEFINITIONS = {
     "dice": "2 |P ∩ R| / (|P| + |R|) in voxels of one class in one case; null (empty in the "
     "CSV) if the class is in neither the prediction P nor the reference R, 0 if it is in one "
     "of them only",
+    "labels": "by label value; of regions, which may overlap, by their number",
     "mean, std, median": "over the cases in which the Dice of the class is defined ('cases'); "
     "std is the sample standard deviation (n - 1), null for fewer than two cases",
     "foreground_mean_dice": "mean over the classes of their mean Dice; classes without a "
@@ -48,9 +49,9 @@ DEFINITIONS = {
     "there are none",
     "tolerance_dice": "their harmonic mean, which without tolerance is the Dice; null and 0 as "
     "there",
-    "average_precision": "of 1 - P(background), from NAME_probabilities, against every class but "
-    "0: mean of the precision over the recall that each threshold adds; thresholds are multiples "
-    "of 1/4096, and nothing is interpolated",
+    "average_precision": "of 1 - P(background), or of regions the largest P, from "
+    "NAME_probabilities, against every class but 0: mean of the precision over the recall that "
+    "each threshold adds; thresholds are multiples of 1/4096, and nothing is interpolated",
 }
 TOLERANCE_MEASURES = ("tolerance_dice", "tolerance_precision", "tolerance_recall")
 COUNTS = tuple(field.name for field in fields(Overlap) if field.name != "near")

@@ -91,10 +91,12 @@ def plan_of(
 def config_of(checkpoint: NnunetCheckpoint, plan: Plan) -> Config:
     """The config of a run that would have made the model, as far as there is one."""
     axes = sorted(checkpoint.mirror_axes)
-    labels: dict[str, Any] = {one.name: one.values for one in plan.classes}
+    data: dict[str, Any] = {"labels": {one.name: one.values for one in plan.classes}}
+    if plan.regions is not None:
+        data["regions_class_order"] = plan.regions
     return config_from_tree(
         {
-            "data": {"labels": {"background": [0], **labels} if plan.regions else labels},
+            "data": data,
             "preprocess": {
                 "orientation": plan.orientation,
                 "spacing": "none" if plan.spacing is None else plan.spacing,

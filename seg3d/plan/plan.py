@@ -208,9 +208,36 @@ class Plan(Section):
         return [one.name for one in self.classes]
 
     @property
+    def sought(self) -> list[LabelClass]:
+        """The classes that are to be found: all regions, or all classes but background."""
+        return self.classes[1:] if self.regions is None else self.classes
+
+    @property
+    def parts(self) -> list[LabelClass]:
+        """What a voxel can be labelled as, background first, and no two overlap.
+
+        That is the classes; or, where these are regions, every single label value.
+        """
+        if self.regions is None:
+            return self.classes
+        inside = {*self.regions, *(value for one in self.classes for value in one.values)} - {0}
+        names = {value: f"label {value}" for value in sorted(inside)}
+        return [
+            LabelClass(name=name, values=[value])
+            for value, name in {0: "background", **names}.items()
+        ]
+
+    @property
+    def membership(self) -> list[list[bool]] | None:
+        """Of every region, which of the :attr:`parts` are in it; None if there are no regions."""
+        if self.regions is None:
+            return None
+        return [[part.values[0] in one.values for part in self.parts] for one in self.classes]
+
+    @property
     def named_values(self) -> set[int]:
         """Label values of the classes, and those to be ignored."""
-        return {*self.ignore, *(value for one in self.classes for value in one.values)}
+        return {*self.ignore, *(value for one in self.parts for value in one.values)}
 
     @property
     def anisotropic(self) -> bool:

@@ -1,7 +1,8 @@
-"""From what a network finds of every voxel to its label and its class probabilities."""
+"""From class scores to probabilities, and from these to what a voxel is labelled as."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,60 +11,80 @@ from torch import Tensor
 
 from seg3d.plan import Plan
 
+# A voxel is in a region that is more probable than not.
+PROBABLE = 0.5
 
+
+@dataclass(frozen=True)
 class Decision:
-    """What a plan makes of `(K, ...)` of a slab on the file's grid.
+    """What a network's scores mean.
 
-    Without rules of nnU-Net these are class probabilities, with them scores. The scores of regions
-    are taken by themselves, as by the sigmoid function: one above 0 is one half or more.
+    Of classes one is the most probable. Regions may overlap: a voxel gets the value of the last
+    one, in the order of the plan, that it is in (nnU-Net's ``regions_class_order``).
 
-    Args:
-        plan: of the network.
+    What is resampled to the grid of the file are probabilities; by the rules of nnU-Net scores, as
+    precise as float16. Either is called found here.
+
+    Attributes:
+        plan: of the run that trained the network.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    plan: Plan
 
-    @property
-    def dtype(self) -> np.dtype:
-        """The smallest common integer type that holds all label values."""
-        return self._values.dtype
-
-    @cached_property
-    def _values(self) -> np.ndarray:
-        """The label value of every number that `best_classes` or `last_regions` give."""
-        regions = self._plan.regions
-        values = [one.values[0] for one in self._plan.classes] if regions is None else [0, *regions]
-        for kind in (np.uint8, np.int16, np.int32):
-            if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
-                break
-        return np.array(values, dtype=kind)
+    def make_ready(self, scores: Tensor) -> None:
+        """Put what is to be resampled in place of scores, `(K, ...)`."""
+        scores.copy_(scores.half() if self.plan.nnunet is not None else self._probable(scores))
 
     def labels(self, found: Tensor) -> np.ndarray:
-        """Label values `(...)`."""
-        if self._plan.nnunet is not None:
-            # nnU-Net holds scores in float16, and of equal ones takes the first.
-            found = found.half().float()
-        numbers = best_classes(found) if self._plan.regions is None else last_regions(found)
-        return self.values(numbers.cpu().numpy())
-
-    def values(self, numbers: np.ndarray) -> np.ndarray:
-        """The values of the training labels that stand for class numbers."""
-        return self._values[numbers]
+        """Label values `(...)` from what has been resampled, `(K, ...)`."""
+        if self.plan.nnunet is not None:
+            # Of scores that are equal then, nnU-Net takes the first.
+            numbers = self.of_scores(found.half().float())
+        else:
+            numbers = self._numbers(found, PROBABLE)
+        return self.values[numbers.cpu().numpy()]
 
     def probabilities(self, found: Tensor) -> np.ndarray:
-        """Of each class, or region, `(K, ...)` float32."""
-        if self._plan.nnunet is not None:
-            found = found.softmax(0) if self._plan.regions is None else found.sigmoid()
-        return found.cpu().numpy()
+        """Of each class, or region, `(K, ...)` float32, from what has been resampled."""
+        return (found if self.plan.nnunet is None else self._probable(found)).cpu().numpy()
 
     @property
     def outside(self) -> np.ndarray:
         """Probabilities `(K,)` of voxels that are background because they were cropped away."""
-        outside = np.zeros(len(self._plan.classes), np.float32)
-        if self._plan.regions is None:
+        outside = np.zeros(len(self.plan.classes), np.float32)
+        if self.plan.regions is None:
             outside[0] = 1
         return outside
+
+    def of_scores(self, scores: Tensor) -> Tensor:
+        """Numbers of the plan's parts, `(...)` uint8, from scores `(K, ...)`."""
+        return self._numbers(scores, 0.0)
+
+    def _probable(self, scores: Tensor) -> Tensor:
+        return scores.softmax(0) if self.plan.regions is None else scores.sigmoid()
+
+    def _numbers(self, found: Tensor, least: float) -> Tensor:
+        if self.plan.regions is None:
+            return best_classes(found)
+        numbers = torch.zeros_like(found[0], dtype=torch.uint8)
+        for of_region, written in zip(found, self._written, strict=True):
+            numbers.masked_fill_(of_region > least, written)
+        return numbers
+
+    @cached_property
+    def _written(self) -> list[int]:
+        """Of every region, the number of the part that is written."""
+        values = [one.values[0] for one in self.plan.parts]
+        return [values.index(value) for value in self.plan.regions or ()]
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The label value of every part, in the smallest common integer type that holds them."""
+        values = [one.values[0] for one in self.plan.parts]
+        for kind in (np.uint8, np.int16, np.int32):
+            if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
+                break
+        return np.array(values, dtype=kind)
 
 
 def best_classes(scores: Tensor) -> Tensor:
@@ -82,19 +103,4 @@ def best_classes(scores: Tensor) -> Tensor:
     for number, score in enumerate(others, 1):
         numbers.masked_fill_(score > best, number)
         torch.maximum(best, score, out=best)
-    return numbers
-
-
-def last_regions(scores: Tensor) -> Tensor:
-    """One more than the number of the last region whose score is above 0, or 0.
-
-    Args:
-        scores: `(K, ...)`, of at most 255 regions.
-
-    Returns:
-        `(...)` uint8.
-    """
-    numbers = torch.zeros_like(scores[0], dtype=torch.uint8)
-    for number, score in enumerate(scores, 1):
-        numbers.masked_fill_(score > 0, number)
     return numbers

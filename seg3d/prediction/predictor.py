@@ -94,10 +94,10 @@ class Predictor:
         self.network = network.to(device).eval()
         self.config = config
         self.plan = plan
-        self.decision = Decision(plan)
         self.device = device
         self.memory = memory
         self.ranks = ranks or ALONE
+        self.decision = Decision(plan)
         self.dtype = _dtype(config, plan, device)
         mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
         self.streaming = Streaming(
@@ -168,7 +168,7 @@ class Predictor:
                 way.
         """
         if probabilities:
-            require_room_for_probabilities([job], self.plan.class_names)
+            require_room_for_probabilities([job], self.plan)
         outputs = self._outputs(job, probabilities)
         for output in outputs.values():
             require_replaceable(output.path)
@@ -290,7 +290,7 @@ class Predictor:
             return self.decision.labels(found)[None]
 
         images = images_of(image, spacing, affine)
-        outside = np.zeros(1, self.decision.dtype)
+        outside = np.zeros(1, self.decision.values.dtype)
         (labels,) = self._in_ram(images, outside, decide, advance)
         return labels
 
@@ -335,8 +335,19 @@ class Predictor:
                     del found
             return result
 
+    def labels(self, classes: np.ndarray) -> np.ndarray:
+        """The values of the training labels that stand for class numbers.
+
+        Args:
+            classes: numbers of the plan's parts, of any shape.
+
+        Returns:
+            Values of that shape, in the smallest common integer type that holds them all.
+        """
+        return self.decision.values[classes]
+
     def _outputs(self, job: Job, probabilities: bool) -> dict[str, Output]:
-        outputs = {"labels": Output(job.output, np.zeros(1, self.decision.dtype))}
+        outputs = {"labels": Output(job.output, np.zeros(1, self.decision.values.dtype))}
         if probabilities:
             outputs["probabilities"] = Output(job.probabilities, self.decision.outside)
         return outputs
@@ -417,7 +428,7 @@ class Predictor:
         files = sum(
             ram_of(one.path, case.header.grid.shape, one.outside.nbytes) for one in outputs.values()
         )
-        labels = self.decision.dtype.itemsize
+        labels = self.decision.values.itemsize
         return self.streaming.tiling(case, labels=labels, files=files, result=result)
 
     @cached_property

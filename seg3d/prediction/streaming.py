@@ -21,6 +21,7 @@ from seg3d.io.resampling import resample_slabs
 from seg3d.losses import Scores
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan
+from seg3d.prediction.decisions import Decision
 from seg3d.prediction.scores import WindowScores, reordered
 from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.prediction.window_sizes import window_sizes
@@ -147,10 +148,15 @@ class Streaming:
             device=self.device,
             advance=advance,
         )
-        finish = _softmax if self.plan.nnunet is None else _as_halves
         # A map, unlike a generator, holds no slab while it waits for the next.
-        found = map(partial(finish, slices_at_once=tiling.slices_written), slabs)
-        return resample_slabs(grid_map.backward, region, found, tiling.slices_written)
+        ready = map(partial(self._ready, slices_at_once=tiling.slices_written), slabs)
+        return resample_slabs(grid_map.backward, region, ready, tiling.slices_written)
+
+    def _ready(self, slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+        """What is resampled in place of the scores `(K, d, h, w)` of a slab."""
+        for part in slab[1].split(slices_at_once, dim=1):
+            Decision(self.plan).make_ready(part)
+        return slab
 
     def _network_bytes(self, size: Shape3, streamed: bool) -> tuple[int, int]:
         """Of the parameters, and of what one window of a size needs besides."""
@@ -187,17 +193,3 @@ def limit_of(memory: float | None, device: torch.device, processes: int) -> Memo
     taken = torch.cuda.memory_reserved(device) + limit.gpu
     torch.cuda.set_per_process_memory_fraction(min(taken / total, 1.0), device)
     return limit
-
-
-def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
-    """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
-    for part in slab[1].split(slices_at_once, dim=1):
-        part.copy_(part.softmax(0))
-    return slab
-
-
-def _as_halves(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
-    """The scores `(K, d, h, w)` of a slab as precise as float16, in place."""
-    for part in slab[1].split(slices_at_once, dim=1):
-        part.copy_(part.half())
-    return slab

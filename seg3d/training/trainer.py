@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import default_collate
 
-from seg3d.common.device import compute_dtype
+from seg3d.common.device import compute_dtype, read_later
 from seg3d.common.errors import RunFailed
 from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sizes import GIB
@@ -31,7 +31,12 @@ from seg3d.probing.noise import Noise
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.data_parallel import data_parallel, each_for_itself, seed_of
-from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
+from seg3d.training.optimiser import (
+    learning_rate,
+    make_optimizer,
+    make_schedule,
+    require_fitting_state,
+)
 from seg3d.training.out_of_memory import out_of_memory_explained
 from seg3d.training.validation import Validation
 
@@ -94,7 +99,7 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.passes = passes_per_step(config, plan)
-        self.loss = build_loss(config.loss, plan.class_names)
+        self.loss = build_loss(config.loss, plan)
         self.position = Position()
         self.processes = ranks.count
         self.bits_are_chosen = False
@@ -220,7 +225,10 @@ class Trainer:
 
     def _backward(self, batch: dict[str, Any]) -> None:
         losses = self.losses(batch)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        read = read_later(torch.stack([value.detach() for value in losses.values()]))
+        # Asked for before the losses are read, so that a GPU has something to do meanwhile.
+        self.scaler.scale(losses["loss"] / self.passes).backward()
+        values = dict(zip(losses, read(), strict=True))
         if not math.isfinite(values["loss"]):
             raise RunFailed(
                 f"the loss became {values['loss']} in step {self.position.step + 1}\n"
@@ -230,7 +238,6 @@ class Trainer:
         for name, value in values.items():
             share = value / self.passes
             self.position.sums[name] = self.position.sums.get(name, 0.0) + share
-        self.scaler.scale(losses["loss"] / self.passes).backward()
 
     def _update(self) -> None:
         train = self.config.train
@@ -266,7 +273,7 @@ class Trainer:
             f"loss/{name}": value / train.iterations_per_epoch
             for name, value in position.sums.items()
         } | {
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate(self.optimizer),
             "memory/peak_gib": peak_gib(self.device),
             **speed,
         }

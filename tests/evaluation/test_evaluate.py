@@ -394,9 +394,14 @@ def test_what_is_no_label_volume_is_refused(tmp_path, labels, complaint):
             {"0": "background", "1": "liver", "2": "tumour"},
             {0: "background", 1: "liver", 2: "tumour"},
         ),
-        ({"background": 0, "liver": 1, "whole": [1, 2]}, {0: "background", 1: "liver"}),
+        (
+            {"background": 0, "liver": 4, "bones": [5, 6]},
+            {0: "background", 4: "liver", 5: "bones"},
+        ),
+        # By number, in the order of the names.
+        ({"background": 0, "liver": 7, "whole": [7, 2]}, {1: "liver", 2: "whole"}),
     ],
-    ids=["MSD", "nnU-Net"],
+    ids=["MSD", "nnU-Net", "regions"],
 )
 def test_names_from_dataset_json_one_folder_up(tmp_path, labels, expected):
     reference = save(tmp_path / "labelsTr" / "a.nii.gz", volume())

@@ -142,7 +142,7 @@ def test_the_array_and_what_comes_of_it_count_as_memory(tmp_path: Path) -> None:
         return float(str(raised.value).split("at least ")[1].split(" MiB")[0])
 
     from_file = least(lambda: one.windows(Job((image,), tmp_path / "out.nii")))
-    assert one.decision.dtype.itemsize == 2
+    assert one.labels(np.zeros(1, int)).itemsize == 2
     assert least(lambda: one.segment(voxels)) == pytest.approx(from_file + 4 + 8, abs=0.02)
     assert least(lambda: one.segment(image)) == pytest.approx(from_file + 8, abs=0.02)
     assert least(lambda: one.probabilities(image)) == pytest.approx(from_file + 48, abs=0.02)

@@ -243,7 +243,7 @@ def test_a_file_with_scaled_integers(tmp_path: Path) -> None:
 )
 def test_the_smallest_integer_type(values: tuple[int, ...], dtype: type) -> None:
     one = predictor(plan_for(classes=classes(*([value] for value in values))))
-    labels = one.decision.values(np.arange(3).reshape(1, 3, 1, 1))
+    labels = one.labels(np.arange(3).reshape(1, 3, 1, 1))
     assert labels.dtype == dtype and labels.ravel().tolist() == list(values)
     assert labels.shape == (1, 3, 1, 1)
 
