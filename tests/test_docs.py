@@ -110,7 +110,7 @@ def test_commands_are_found_on_the_pages() -> None:
 def test_commands_and_scripts_within_sentences_exist() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"`seg3d ([a-z]+)", text):
+        for name in re.findall(r"`seg3d ([a-z][a-z-]*)", text):
             assert name in main.commands, f"{page}: seg3d {name}"
         for name in re.findall(r"`scripts/(\w+)", text):
             assert (ROOT / "scripts" / name).is_file(), f"{page}: scripts/{name}"

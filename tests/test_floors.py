@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "benchmarks": "common geometry io losses memory probing networks config plan data synth runs "
     "prediction training evaluation",
     "cli": "common geometry io config plan data synth runs prediction training evaluation info "
-    "demo",
+    "demo benchmarks",
     "__main__": "cli",
 }
 # What a user's program imports: names from all rooms, none of them before it is asked for.

@@ -39,10 +39,10 @@ class PlainUNet3d(UNet3d):
         deep_supervision: bool = False,
         *,
         strides: Sequence[Triple] | None = None,
+        blocks: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, channels, "exact", deep_supervision, strides=strides
-        )
+        how = {"strides": strides, "blocks": blocks}
+        super().__init__(in_channels, out_channels, channels, "exact", deep_supervision, **how)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
         """See :meth:`UNet3d.forward`; no scores are left to the loss."""
@@ -313,6 +313,7 @@ BASELINES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "checkpoint-blocks": lambda network: checkpointed(network, blocks),
     "checkpoint-stages": lambda network: checkpointed(network, stages),
     "two-bit": TwoBit,
+    "compile": lambda network: Compiled(network, 1),
     "compile-0.5": lambda network: Compiled(network, 0.5),
     "compile-0.2": lambda network: Compiled(network, 0.2),
     "offload": Offloaded,

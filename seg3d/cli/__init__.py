@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from seg3d.cli.check_gpu import check_gpu
 from seg3d.cli.config import config
 from seg3d.cli.convert import convert
 from seg3d.cli.demo import demo
@@ -42,5 +43,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for command in (plan, train, predict, evaluate, convert, config, layers, synth, demo, info):
+COMMANDS = (
+    plan, train, predict, evaluate, convert, config, layers, synth, demo, info, check_gpu,
+)  # fmt: skip
+for command in COMMANDS:
     main.add_command(command)

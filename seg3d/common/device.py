@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, TypeVar
 
 import torch
@@ -15,6 +17,7 @@ from seg3d.common.errors import UserError
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 Part = TypeVar("Part")
+_tells_all = ContextVar("_tells_all", default=False)
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 
@@ -63,9 +66,9 @@ def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
     """All parts of the work on ``x``; of a fake tensor the first three and the last.
 
     Fake tensors, with which memory is measured, have no values, and a part takes the memory
-    of the one before.
+    of the one before; but see :func:`telling_all`.
     """
-    if not isinstance(x, FakeTensor):
+    if not isinstance(x, FakeTensor) or _tells_all.get():
         yield from parts
         return
     last = None
@@ -75,6 +78,42 @@ def telling(parts: Iterable[Part], x: Tensor) -> Iterator[Part]:
             yield part
     if last is not None:
         yield last
+
+
+@contextmanager
+def telling_all() -> Iterator[None]:
+    """Within, :func:`telling` leaves nothing out: for those who count the parts."""
+    before = _tells_all.set(True)
+    try:
+        yield
+    finally:
+        _tells_all.reset(before)
+
+
+def brought(x: Tensor, device: torch.device) -> Tensor:
+    """A copy of numbers that lie in RAM on a device, which need not be waited for."""
+    # What is not pinned is copied when the GPU has done all that it was asked for before.
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
+def read_later(values: Tensor) -> Callable[[], list[float]]:
+    """A function that returns the numbers, ``(n,)``, which are under way to RAM until then.
+
+    It waits for what makes them, but not for what the device is asked to do after this call.
+    """
+    if values.device.type != "cuda":
+        return values.tolist
+    in_ram = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    in_ram.copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(values.device))
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        numbers: list[float] = in_ram.tolist()
+        return numbers
+
+    return read
 
 
 def home_of_float64(device: torch.device) -> torch.device:

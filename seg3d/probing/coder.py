@@ -16,6 +16,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from seg3d.common.device import brought
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.keys import ProbeKey, random_words, skipping
 from seg3d.probing.packing import Codebook, multiply_by_signs_
@@ -152,7 +153,7 @@ class Rotation:
         if multiplies_bf16(device) and type(matrix) is Tensor and dtype == torch.float32:
             dtype = torch.bfloat16
         self.dtype = dtype
-        self._matrix = matrix.to(device, dtype, non_blocking=True)
+        self._matrix = brought(matrix.to(dtype), device)
         self._signs_number = signs_number
 
     def forwards(self, rows: Tensor, bricks: Tensor, precision: torch.dtype) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seg3d.common.device import telling
+from seg3d.common.device import brought, telling
 from seg3d.common.private import is_private
 from seg3d.probing.bricks import BrickGrid
 from seg3d.probing.kernels import kernels_for
@@ -170,13 +170,14 @@ class ProbedBatchNorm3d(ProbedNorm, nn.BatchNorm3d):
         self.num_batches_tracked.add_(1)
         if self.momentum is None:
             dtype = torch.promote_types(self.running_mean.dtype, torch.float32)
-            share = 1.0 / self.num_batches_tracked.to(dtype)
+            tracked = self.num_batches_tracked.to(dtype)
+            share: Tensor | float = (1.0 / tracked).to(self.running_mean.dtype)
         else:
-            share = torch.as_tensor(self.momentum, dtype=torch.float64)
+            share = self.momentum
         count = x.numel() // x.shape[1]
         unbiased = variance * (count / max(1, count - 1))
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.lerp_(value[0].to(running.dtype), share.to(running))
+            running.lerp_(value[0].to(running.dtype), share)
 
 
 @dataclass(frozen=True)
@@ -417,6 +418,6 @@ def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
         deviation = torch.linalg.vector_norm(flat - means[part, sample, :, None], dim=1)
         squares[sample] += deviation.square()
     shares = torch.tensor([part.shape[2] / y.shape[2] for part in parts], dtype=dtype)
-    weights = shares.to(y.device)[:, None, None]
+    weights = brought(shares, y.device)[:, None, None]
     mean = (weights * means).sum(0)
     return mean, squares / y[0, 0].numel() + (weights * (means - mean).square()).sum(0)

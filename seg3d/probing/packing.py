@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seg3d.common.device import brought
 from seg3d.probing.keys import random_words
 
 # Positive Lloyd-Max levels of N(0, 1): J. Max, "Quantizing for minimum distortion", IRE
@@ -42,8 +43,8 @@ class Codebook:
         levels = np.concatenate([-positive[::-1], positive])
         self.bits = bits
         self.thresholds: list[float] = ((levels[1:] + levels[:-1]) / 2).tolist()
-        self.levels_of_codes = torch.from_numpy(levels).to(device, dtype, non_blocking=True)
-        codes = _codes_of_bytes(bits).to(device, non_blocking=True)
+        self.levels_of_codes = brought(torch.from_numpy(levels).to(dtype), device)
+        codes = brought(_codes_of_bytes(bits), device)
         self._levels_of_bytes = self.levels_of_codes[codes.int()]
 
     def quantise(self, values: Tensor, spread: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _triple
 
+from seg3d.common.device import is_on_cpu
 from seg3d.common.private import is_private
 from seg3d.probing.probed_layer import (
     ProbedFunction,
@@ -82,7 +83,7 @@ class ProbedAvgPool3d(ProbedPool, nn.AvgPool3d):
         # The means are in the type of x under autocast too: nobody needs them in a finer one.
         with torch.autocast(x.device.type, enabled=False):
             if not (self.is_probing() and x.requires_grad):
-                return nn.AvgPool3d.forward(self, x), x
+                return _means(x, _triple(self.kernel_size)), x
             means, skip = _MeansWithSkip.apply(plain(x), _triple(self.kernel_size))
         if record := record_of(x):
             attach(record, skip)
@@ -121,13 +122,20 @@ class _Pool(ProbedFunction):
         return dx, None
 
 
+def _means(x: Tensor, window: tuple[int, int, int]) -> Tensor:
+    """Over windows that lie side by side; on a CPU PyTorch has none of half precision."""
+    if is_on_cpu(x) and x.dtype in (torch.bfloat16, torch.float16):
+        return F.avg_pool3d(x.float(), window).to(x.dtype)
+    return F.avg_pool3d(x, window)
+
+
 class _MeansWithSkip(ProbedFunction):
     """Means over windows that lie side by side, and x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         ctx.window = window
-        return F.avg_pool3d(x, window), x.detach()
+        return _means(x, window), x.detach()
 
     @staticmethod
     def backward(ctx: Any, dmeans: Tensor, dskip: Tensor) -> tuple[Tensor, None]:

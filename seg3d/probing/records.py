@@ -351,7 +351,9 @@ def columns_of(x: Tensor, batch: int, *values: Slope) -> Tensor:
 def _number(value: float, x: Tensor) -> Tensor:
     """A scalar where x is, to which it is brought but once."""
     # Fake tensors must not be remembered.
-    return _kept_number(value, x.device) if type(x) is Tensor else x.new_full((), value)
+    if type(x) is Tensor:
+        return _kept_number(value, x.device)
+    return x.new_full((), value, dtype=torch.float32)
 
 
 @lru_cache(maxsize=64)

@@ -12,8 +12,11 @@ from seg3d.probing.bricks import BrickGrid, Where
 
 MIB = 1 << 20  # bytes
 # A GPU should work on a slab for as long as the CPU takes to ask for it, some tenths of a
-# millisecond. With this the two were about even on an H100 at 320³; more would cost memory.
+# millisecond. With 32 MiB the two were about even on an H100 at 320³, and more would cost memory
+# in small volumes. In large ones what else is there is so much that a 32nd of a tensor costs
+# none; it keeps the number of slabs, and what Python has to do, from growing with the volume.
 GPU_SLAB = 32 * MIB
+MOST_SLABS = 32
 CHUNKS_OF_SLAB = 4
 # A convolution in float32 on a CPU takes ten times as long if batch × channels × depth × height
 # is no more than this (ATen's Convolution.cpp, use_mkldnn; torch 2.13).
@@ -40,12 +43,15 @@ def rows_of_a_lot(x: Tensor) -> int:
 
 def slab_elements(x: Tensor) -> int:
     """Elements of a slab of a convolution on ``x``."""
-    return 1 << 22 if is_on_cpu(x) else GPU_SLAB // x.element_size()
+    if is_on_cpu(x):
+        return 1 << 22
+    return max(GPU_SLAB // x.element_size(), x.numel() // MOST_SLABS)
 
 
 def chunk_elements(x: Tensor) -> int:
     """Elements of a chunk of a stream on ``x``, of which about twenty are there at a time."""
-    return slab_elements(x) // CHUNKS_OF_SLAB
+    slab = slab_elements(x) if is_on_cpu(x) else GPU_SLAB // x.element_size()
+    return slab // CHUNKS_OF_SLAB
 
 
 def least_rows(x: Tensor, channels: int, dtype: torch.dtype) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import default_collate
 
-from seg3d.common.device import compute_dtype
+from seg3d.common.device import compute_dtype, read_later
 from seg3d.common.errors import RunFailed
 from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sizes import GIB
@@ -225,7 +225,10 @@ class Trainer:
 
     def _backward(self, batch: dict[str, Any]) -> None:
         losses = self.losses(batch)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        read = read_later(torch.stack([value.detach() for value in losses.values()]))
+        # Asked for before the losses are read, so that a GPU has something to do meanwhile.
+        self.scaler.scale(losses["loss"] / self.passes).backward()
+        values = dict(zip(losses, read(), strict=True))
         if not math.isfinite(values["loss"]):
             raise RunFailed(
                 f"the loss became {values['loss']} in step {self.position.step + 1}\n"
@@ -235,7 +238,6 @@ class Trainer:
         for name, value in values.items():
             share = value / self.passes
             self.position.sums[name] = self.position.sums.get(name, 0.0) + share
-        self.scaler.scale(losses["loss"] / self.passes).backward()
 
     def _update(self) -> None:
         train = self.config.train

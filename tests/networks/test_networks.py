@@ -177,6 +177,21 @@ def test_unet3d_from_a_plan() -> None:
     training_step(network, plan)
 
 
+def test_residual_blocks_under_autocast_on_a_cpu() -> None:
+    """Where PyTorch has no means over windows in bf16; trained and not."""
+    torch.manual_seed(0)
+    network = UNet3d(1, 2, (4, 8), blocks=(1, 1))
+    x = torch.randn(1, 1, 16, 16, 16)
+    for mode in (network.train, network.eval):
+        mode()
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = heads(network(x))[0]
+        scores.float().square().mean().backward()
+        with torch.no_grad():
+            torch.testing.assert_close(scores.float(), heads(network(x))[0], rtol=0.1, atol=0.1)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_the_plan_has_the_residual_blocks() -> None:
     """Not the config: what is stored with the weights is the plan."""
     plan = plan_for(blocks=[2, 1, 1])

@@ -12,8 +12,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seg3d.probing import ProbedConv3d, ProbedConvTranspose3d, ProbedInstanceNorm3d, set_probe_step
+from seg3d.probing.slabs import LEAST_ROWS
+from seg3d.probing.work_sizes import GPU_SLAB, MOST_SLABS, slab_elements
 
 from .helpers import gradients
 
@@ -188,6 +191,29 @@ def test_convolution_of_parts(
 def leave_nan_in_free_memory() -> None:
     litter = [torch.full((size,), torch.nan) for size in (1000, 10000, 100000, 400000, 1000000) * 4]
     del litter
+
+
+@given(
+    edge=st.integers(8, 700),
+    channels=st.sampled_from([1, 16, 32, 320]),
+    batch=st.integers(1, 4),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+)
+def test_slabs_keep_a_gpu_busy_and_do_not_become_ever_more(
+    edge: int, channels: int, batch: int, dtype: torch.dtype
+) -> None:
+    """Of some 32 MiB at least, and not much more than 32 of them, however large the tensor."""
+    with FakeTensorMode():
+        x = torch.empty(batch, channels, edge, edge, edge, dtype=dtype)
+    geometry = ProbedConv3d(1, 1, 3, padding=1).geometry()
+    slabs = geometry.slabs(x.shape, x.shape, slab_elements(x))
+    if x.nbytes <= GPU_SLAB:
+        assert len(slabs) == 1
+    row = x.nbytes // (batch * edge)
+    least = min(GPU_SLAB, row * edge) - row * LEAST_ROWS
+    assert all((slab.last - slab.first) * row * 1.5 >= least for slab in slabs)
+    # One more for each volume, whose parts are rounded.
+    assert len(slabs) <= 1.5 * MOST_SLABS + batch
 
 
 @pytest.mark.parametrize("depth", [1, 2])

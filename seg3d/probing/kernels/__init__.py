@@ -48,8 +48,10 @@ def _suits(x: Tensor) -> bool:
     # Other kinds stand for tensors too, to be traced or compiled: there is no memory to work on.
     if type(x) not in (Tensor, nn.Parameter, FakeTensor):
         return False
-    _, _, _, height, width = x.shape
-    return x.numel() > 0 and x.stride()[2:] == (height * width, width, 1)
+    _, _, depth, height, width = x.shape
+    # Within a channel they count in 32 bits.
+    fits = 0 < depth * height * width < 2**31 and x.numel() > 0
+    return fits and x.stride()[2:] == (height * width, width, 1)
 
 
 def _shapes() -> ModuleType:

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seg3d.common.device import brought
 from seg3d.probing.coder import Coder, rotation_matrix
 from seg3d.probing.kernels.encode import encode_kernel
 from seg3d.probing.kernels.moments import moments_kernel, pooling_kernel
@@ -244,7 +245,7 @@ def _matrix(key: ProbeKey, voxels: int, block: int, device: torch.device) -> Ten
     large = matrix.bfloat16()
     small = (matrix - large.float()).bfloat16()
     missing = block - voxels
-    return F.pad(torch.stack([large, small]), (0, missing, 0, missing)).to(device)
+    return brought(F.pad(torch.stack([large, small]), (0, missing, 0, missing)), device)
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,1 @@
+"""What a GPU makes of the engine: whether it is right there, how fast, and in what memory."""
