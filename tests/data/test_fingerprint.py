@@ -127,7 +127,7 @@ def test_slabs_change_nothing(tmp_path, monkeypatch, axes):
     for one in (stored, Case("array", (arrays[0],), arrays[1])):
         whole = look(one)[one.name]
         for voxels in (1, 2000, 7000):
-            monkeypatch.setattr("seg3d.data.fingerprint.portions", partial(portions, voxels=voxels))
+            monkeypatch.setattr("seg3d.data.looking.portions", partial(portions, voxels=voxels))
             found = look(one)[one.name]
             assert found.labels == whole.labels
             assert found.zero_fraction == whole.zero_fraction
@@ -150,7 +150,7 @@ def test_a_volume_is_never_held_whole(tmp_path, monkeypatch):
         (save_nifti(tmp_path / "image.nii", image),),
         save_nifti(tmp_path / "label.nii", (image > 0).astype("uint8")),
     )
-    monkeypatch.setattr("seg3d.data.fingerprint.portions", partial(portions, voxels=2**16))
+    monkeypatch.setattr("seg3d.data.looking.portions", partial(portions, voxels=2**16))
     look(only)
     tracemalloc.start()
     found = look(only)["one"]
