@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 from nibabel import orientations
 
 from seg3d.common.errors import UserError
+from seg3d.common.threads import in_threads
 from seg3d.config import Rest
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.draw import seed_of
@@ -30,7 +29,7 @@ from seg3d.data.reference import label_rest
 from seg3d.geometry import Grid
 from seg3d.io import LabelReader, VolumeReader
 from seg3d.io.reoriented import on_grid_of
-from seg3d.plan import CaseFingerprint
+from seg3d.plan import CaseFingerprint, Labelled
 
 # Voxels drawn per case for the intensity statistics, as in nnU-Net.
 SAMPLES_PER_CASE = 10_000
@@ -82,8 +81,7 @@ def take_fingerprints(
         finally:
             advance()
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        found = list(pool.map(look, dataset.cases))
+    found = in_threads(look, dataset.cases)
     wrong = {
         case.name: error
         for case, error in zip(dataset.cases, found, strict=True)
@@ -103,13 +101,6 @@ def take_fingerprints(
         for case, fingerprint in zip(dataset.cases, found, strict=True)
         if isinstance(fingerprint, CaseFingerprint)
     }
-
-
-class Labelled(Protocol):
-    """What has been looked at: voxels of every label value."""
-
-    @property
-    def labels(self) -> dict[int, int]: ...
 
 
 def require_foreground(

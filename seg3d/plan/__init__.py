@@ -15,7 +15,7 @@ from seg3d.plan.by_memory import (
     predicted_peak,
 )
 from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
-from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
+from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, Labelled, label_counts
 from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_volume, with_patch
 from seg3d.plan.network import as_shape, divisors_of
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
@@ -29,6 +29,7 @@ __all__ = [
     "ChannelIntensity",
     "Choice",
     "LabelClass",
+    "Labelled",
     "Peak",
     "Plan",
     "as_shape",

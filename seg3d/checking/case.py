@@ -1,0 +1,245 @@
+"""Looking at one case: a problem keeps nobody from looking for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from seg3d.checking.problems import Kind, Problem
+from seg3d.common.errors import UserError
+from seg3d.common.files import in_plain_words
+from seg3d.data.cases import Case
+from seg3d.data.images import ImageReader, require_finite
+from seg3d.data.looking import (
+    Intensities,
+    count_labels,
+    look_at_intensities,
+    require_few,
+    require_named,
+)
+from seg3d.data.notes import constant_channels, like_hounsfield, only_background
+from seg3d.io import Header, LabelReader, LabelRest, NotLabels
+from seg3d.io.dicom.stack import MissingSlices
+from seg3d.io.reoriented import AS_STORED, require_same_voxels
+
+# Farther apart than rounding in headers puts them, in the units of the grid.
+SILENT_DISTANCE = 1e-3
+# What many programs write for 1 in a mask.
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What all cases should be like.
+
+    Attributes:
+        legal: label values that have a name; None if they need none.
+        background: label values that mark nothing to be found.
+        rest: how values without a name are read.
+        channels: names, if the dataset gives them.
+        hounsfield: whether CT without a name would be normalised as if it were none.
+    """
+
+    legal: set[int] | None
+    background: set[int]
+    rest: LabelRest | None
+    channels: tuple[str, ...] | None
+    hounsfield: bool
+
+
+@dataclass
+class CaseLook:
+    """What was seen in a case.
+
+    Attributes:
+        case: its files.
+        problems: all that were found.
+        image: header of the image; of channels that disagree, the first that can be read.
+        channels: of all its files; None if not all can be read.
+        label: header of the label.
+        labels: voxels of every label value; empty if they could not be counted.
+        float_labels: whether labels are stored as floating point.
+        seen: what was seen in the image, or in each of its files if these do not fit each other.
+    """
+
+    case: Case
+    problems: list[Problem] = field(default_factory=list)
+    image: Header | None = None
+    channels: int | None = None
+    label: Header | None = None
+    labels: dict[int, int] = field(default_factory=dict)
+    float_labels: bool = False
+    seen: list[Intensities] = field(default_factory=list)
+
+    @property
+    def lowest(self) -> list[float]:
+        """Of each channel that could be read."""
+        return [low for one in self.seen for low in one.lowest]
+
+    @property
+    def highest(self) -> list[float]:
+        """Of each channel that could be read."""
+        return [high for one in self.seen for high in one.highest]
+
+    @property
+    def digests(self) -> list[str]:
+        """Of each channel that could be read."""
+        return [digest for one in self.seen for digest in one.digests]
+
+    def add(self, kind: Kind, what: str, given: str | None = None, fix: str | None = None) -> None:
+        """Write down a problem that nobody raises."""
+        self.problems.append(Problem(kind, self.case.name, what, given, fix=fix))
+
+    @contextmanager
+    def recorded(self, kind: Kind) -> Iterator[None]:
+        """Write an error down as a problem of this kind, unless it says itself of which it is."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            said = error if isinstance(error, UserError) else _explained(error)
+            if isinstance(error, MissingSlices):
+                kind = Kind.SLICES
+            elif isinstance(error, NotLabels):
+                kind = Kind.LABEL_VALUES
+            self.problems.append(Problem.of_error(kind, self.case.name, said))
+
+
+def look_at_case(case: Case, expected: Expected) -> CaseLook:
+    """Read image and label, once each, in slabs, and write down all that is wrong or odd."""
+    look = CaseLook(case)
+    with ExitStack() as opened:
+        images = _open_images(look, opened)
+        if case.label is not None:
+            _look_at_label(look, opened, images, expected)
+        for image in images:
+            _look_at_image(look, image)
+    _look_at_values(look, expected)
+    return look
+
+
+def _open_images(look: CaseLook, opened: ExitStack) -> list[ImageReader]:
+    """All images as one, or one by one if they do not fit each other."""
+    alone = []
+    for path in look.case.images:
+        with look.recorded(Kind.UNREADABLE):
+            alone.append(opened.enter_context(ImageReader((path,))))
+    for reader in alone:
+        _add_header_notes(look, reader.header)
+    if not alone:
+        return []
+    look.image = alone[0].header
+    if len(alone) == len(look.case.images) > 1:
+        with look.recorded(Kind.CHANNELS):
+            alone = [opened.enter_context(ImageReader(look.case.images))]
+    if len(alone) == 1:
+        look.channels = alone[0].header.channels
+    return alone
+
+
+def _look_at_label(
+    look: CaseLook, opened: ExitStack, images: Sequence[ImageReader], expected: Expected
+) -> None:
+    path = look.case.label
+    assert path is not None
+    label = None
+    with look.recorded(Kind.UNREADABLE):
+        label = opened.enter_context(LabelReader(path, expected.rest))
+    if label is None:
+        return
+    look.label = label.header
+    look.float_labels = bool(np.issubdtype(label.stored_dtype, np.floating))
+    _add_header_notes(look, label.header)
+    if images:
+        with look.recorded(Kind.GRID):
+            _compare_grids(look, images[0], label.header)
+    with look.recorded(Kind.UNREADABLE):
+        look.labels = count_labels(path, label)
+        with look.recorded(Kind.UNNAMED):
+            require_named(path, look.labels, expected.legal)
+        require_few(path, look.labels)
+        _look_at_labels(look, expected)
+
+
+def _compare_grids(look: CaseLook, opened: ImageReader, label: Header) -> None:
+    assert look.case.label is not None
+    path, image = opened.images[0], opened.header
+    turn = require_same_voxels(path, image.grid, look.case.label, label.grid)
+    if turn != AS_STORED:
+        look.add(
+            Kind.AXES,
+            f"{look.case.label} has the voxels of {path}, along other axes",
+            f"{image.grid.orientation} and {label.grid.orientation}",
+            "nothing: it is harmless, seg3d puts them in order",
+        )
+    apart = image.grid.distance(turn.grid(label.grid).affine)
+    if apart > SILENT_DISTANCE:
+        look.add(
+            Kind.APART,
+            f"{path} and {look.case.label} lie a little apart",
+            f"up to {apart:.3g} {image.grid.units[0]}, less than a hundredth of a voxel",
+            "nothing, if headers were rounded: voxels still meet",
+        )
+
+
+def _look_at_labels(look: CaseLook, expected: Expected) -> None:
+    found = look.labels.keys() - {0}
+    if look.float_labels:
+        look.add(
+            Kind.FLOATS,
+            f"{look.case.label} holds whole numbers, stored as floating point",
+            fix="store them as integers",
+        )
+    if found == {WHITE} and WHITE not in (expected.legal or ()):
+        look.add(
+            Kind.MASK_255,
+            f"{look.case.label} marks with {WHITE}",
+            fix=f"write 1 in its place, or name {WHITE} in data.labels",
+        )
+    for note in only_background(look.case.name, look.labels, expected.background):
+        look.problems.append(Problem.of_note(Kind.EMPTY, look.case.name, note))
+
+
+def _look_at_image(look: CaseLook, image: ImageReader) -> None:
+    with look.recorded(Kind.UNREADABLE):
+        seen = look_at_intensities(image)
+        look.seen.append(seen)
+        with look.recorded(Kind.NOT_FINITE):
+            require_finite(image.images, seen.not_finite)
+
+
+def _look_at_values(look: CaseLook, expected: Expected) -> None:
+    """What is odd about the intensities, of which all channels may have been read or some."""
+    name, lowest, digests = look.case.name, look.lowest, look.digests
+    if not lowest:
+        return
+    channels = expected.channels
+    if channels is None or len(channels) != len(lowest):
+        channels = tuple(f"channel {number}" for number in range(len(lowest)))
+    for note in constant_channels(name, channels, lowest, look.highest):
+        look.problems.append(Problem.of_note(Kind.CONSTANT, name, note))
+    assert look.image is not None
+    if expected.hounsfield:
+        for note in like_hounsfield(name, lowest, look.image.grid.units):
+            look.problems.append(Problem.of_note(Kind.HOUNSFIELD, name, note))
+    first: dict[str, str] = {}
+    for channel, digest in zip(channels, digests, strict=True):
+        if (twin := first.setdefault(digest, channel)) != channel:
+            look.add(
+                Kind.SAME_VOXELS,
+                f"{channel} holds the same voxels as {twin}",
+                fix="look whether a file was copied in place of another",
+            )
+
+
+def _add_header_notes(look: CaseLook, header: Header) -> None:
+    for note in header.notes:
+        look.problems.append(Problem.of_note(Kind.HEADER, look.case.name, note))
+
+
+def _explained(error: OSError) -> UserError:
+    return in_plain_words(error) or UserError(
+        f"{error.filename or 'a file'} cannot be read", given=error
+    )
