@@ -11,7 +11,6 @@ from typing import Any
 from seg3d.checking.case import CaseLook
 from seg3d.checking.dataset import Report
 from seg3d.checking.problems import Level, Problem
-from seg3d.checking.words import LEVELS
 from seg3d.common.files import atomic_write
 from seg3d.common.version import __version__
 
@@ -43,7 +42,7 @@ def problems_as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """A row for every problem."""
     return [
         {
-            "level": LEVELS[one.kind.level],
+            "level": one.kind.level.word,
             "kind": one.kind.value,
             "case": one.case or None,
             "problem": one.what,

@@ -17,6 +17,11 @@ class Level(IntEnum):
     WARNING = FAILED
     ERROR = BAD_INPUT
 
+    @property
+    def word(self) -> str:
+        """For people and programs."""
+        return self.name.lower()
+
 
 class Kind(Enum):
     """What can be wrong: its name for programs, how bad it is, and a title for people."""

@@ -93,7 +93,8 @@ def _of_label(look: CaseLook, white: int | None) -> Repair | None:
         elif _same_order(look.label.grid, look.image.grid):
             done.append("affine of the image copied")
             like = look.image
-    recode, dtype = None, None
+    recode: Recode | None = None
+    dtype = None
     if Kind.FLOATS in kinds:
         done.append("whole numbers stored as integers")
         recode, dtype = np.rint, np.min_scalar_type(max(look.labels))

@@ -29,7 +29,6 @@ REPAIRED = {
     Kind.LEFT_OUT: "without them, if something else is repaired",
     Kind.AXES: "with the axes in the order of the image's",
 }
-LEVELS = {Level.ERROR: "error", Level.WARNING: "warning", Level.HARMLESS: "harmless"}
 
 
 def case_table(report: Report) -> Table:
@@ -59,7 +58,7 @@ def summary(report: Report) -> str:
     """How many problems there are."""
     levels = [one.kind.level for one in report.problems]
     counts = [
-        f"{number} {LEVELS[level]}{'s' * (number > 1)}"
+        f"{number} {level.word}{'s' * (number > 1)}"
         for level in (Level.ERROR, Level.WARNING)
         if (number := levels.count(level))
     ]
@@ -78,7 +77,7 @@ def repair_lines(repaired: Repaired) -> Iterator[str]:
 
 
 def _group(kind: Kind, problems: list[Problem]) -> Iterator[str]:
-    yield f"{LEVELS[kind.level]}: {kind.title} ({len(problems)})"
+    yield f"{kind.level.word}: {kind.title} ({len(problems)})"
     # What is the same for all stands below them, once.
     shared = set(_advice(problems[0])).intersection(*map(_advice, problems))
     for one in problems[:SHOWN_CASES]:
