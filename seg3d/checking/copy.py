@@ -44,15 +44,14 @@ def copy_dataset(
             file cannot be copied.
     """
     root = root_of(dataset)
-    _require_apart(root, target)
-    files = _files(dataset, root)
+    files = require_copyable(dataset, target)
     with sole_writer(target):
         copy = UnfinishedFolder(target)
         try:
             for part in _beside(root):
                 _copy(part, root, copy.temporary)
             for path in files:
-                there = copy.temporary / path.relative_to(root)
+                there = copy.temporary / Path(os.path.normpath(path)).relative_to(root)
                 if repair := repairs.get(path):
                     repair.write(there)
                 else:
@@ -71,6 +70,25 @@ def root_of(dataset: Dataset) -> Path:
     return dataset.source if dataset.source.is_dir() else dataset.source.parent
 
 
+def require_copyable(dataset: Dataset, target: Path) -> list[Path]:
+    """Require that a dataset can be copied to a folder.
+
+    Returns:
+        All files of its cases, each once.
+
+    Raises:
+        UserError: as `copy_dataset`, before anything is read.
+    """
+    root = root_of(dataset)
+    _require_apart(root, target)
+    cases = (*dataset.cases, *dataset.test)
+    files = dict.fromkeys(path for case in cases for path in case.files)
+    for path in files:
+        if not Path(os.path.normpath(path)).is_relative_to(root):
+            raise _elsewhere(dataset, path)
+    return list(files)
+
+
 def _require_apart(root: Path, target: Path) -> None:
     here, there = root.resolve(), target.resolve()
     if here == there or here in there.parents or there in here.parents:
@@ -84,16 +102,6 @@ def _require_apart(root: Path, target: Path) -> None:
             f"--fix {target} is not an empty folder",
             fix="give a folder that does not exist yet, or remove this one",
         )
-
-
-def _files(dataset: Dataset, root: Path) -> list[Path]:
-    """All files of the cases, each once, without ``..`` in their paths."""
-    cases = (*dataset.cases, *dataset.test)
-    files = dict.fromkeys(path for case in cases for path in case.files)
-    for path in files:
-        if not Path(os.path.normpath(path)).is_relative_to(root):
-            raise _elsewhere(dataset, path)
-    return list(files)
 
 
 def _beside(root: Path) -> Iterator[Path]:

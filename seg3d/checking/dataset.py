@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from seg3d.checking.case import CaseLook, Expected, look_at_case
-from seg3d.checking.problems import Kind, Level, Problem
+from seg3d.checking.problems import REMEDIES, Kind, Level, Problem
 from seg3d.common.errors import UserError
 from seg3d.common.progress import progress_bar
 from seg3d.common.threads import in_threads
@@ -76,7 +76,10 @@ def check_dataset(
     problems = [problem for one in looks for problem in one.problems]
     problems += _between_cases(dataset, looks, expected)
     problems += _on_classes(looks[: len(dataset.cases)], labels or {}, dataset, expected)
-    problems += [Problem(Kind.LEFT_OUT, "", f"{what}: {why}") for what, why in dataset.left_out]
+    problems += [
+        Problem(Kind.LEFT_OUT, "", f"{what}: {why}", fix=REMEDIES[Kind.LEFT_OUT])
+        for what, why in dataset.left_out
+    ]
     names = {value: name for name, values in (labels or {}).items() for value in values}
     return Report(dataset, names, looks, tuple(problems))
 

@@ -59,6 +59,17 @@ class Kind(Enum):
         return one
 
 
+# Where nobody who says that something is odd says what to do.
+REMEDIES = {
+    Kind.HEADER: "look whether the volume lies where it should; if not, convert it anew from where "
+    "it comes from",
+    Kind.EMPTY: "nothing, if there is nothing in it to be found; else look at the label file",
+    Kind.CONSTANT: "take the case out, unless it is meant to be empty",
+    Kind.OTHER_FILES: "add the files that are missing, or take the case out",
+    Kind.LEFT_OUT: "name them as those of the cases are named, or move them elsewhere",
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """One problem of one case, or of the dataset.
@@ -85,5 +96,7 @@ class Problem:
 
     @classmethod
     def of_note(cls, kind: Kind, case: str, note: Note) -> Self:
-        """What training would note."""
-        return cls(kind, case, f"{note.what}: {note.where}", fix=note.advice or None)
+        """What training would note; a case is not named twice."""
+        own = bool(case) and note.where.startswith(case)
+        where = note.where.removeprefix(case) if own else f": {note.where}"
+        return cls(kind, case, note.what + where, fix=note.advice or REMEDIES.get(kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,11 +72,11 @@ def find_repairs(report: Report, nan: float | None) -> dict[Path, Repair]:
         nan: what is written in place of NaN and infinities; None: they stay.
     """
     white = _meant_by_white(report)
-    used = [path for look in report.looks for path in look.case.files]
+    used = Counter(path for look in report.looks for path in look.case.files)
     found = {}
     for look in report.looks:
         for repair in (_of_label(look, white), *_of_images(look, nan)):
-            if repair is not None and repair.done and used.count(repair.path) == 1:
+            if repair is not None and repair.done and used[repair.path] == 1:
                 found[repair.path] = repair
     return found
 

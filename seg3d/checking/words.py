@@ -45,13 +45,20 @@ def case_table(report: Report) -> Table:
     return table
 
 
-def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Every kind of problem with its cases and what to do, the worst first."""
+def problem_lines(problems: Iterable[Problem], *, repairs: bool = True) -> Iterator[str]:
+    """Every kind of problem with its cases and what to do, the worst first.
+
+    Args:
+        problems: in any order.
+        repairs: say also what ``--fix`` would do.
+    """
     groups: dict[Kind, list[Problem]] = {}
     for problem in problems:
         groups.setdefault(problem.kind, []).append(problem)
     for kind in sorted(groups, key=lambda one: (-one.level, list(Kind).index(one))):
         yield from _group(kind, groups[kind])
+        if repairs and kind in REPAIRED:
+            yield f"  or: --fix DIR writes a copy {REPAIRED[kind]}"
 
 
 def summary(report: Report) -> str:
@@ -72,8 +79,8 @@ def repair_lines(repaired: Repaired) -> Iterator[str]:
         return
     yield f"repaired copy: {repaired.folder}"
     yield from (f"  {line}" for line in repaired.done)
-    yield f"left in the copy, {summary(repaired.left)}"
-    yield from (f"  {line}" for line in problem_lines(repaired.left.problems))
+    yield f"the copy: {summary(repaired.left)}"
+    yield from (f"  {line}" for line in problem_lines(repaired.left.problems, repairs=False))
 
 
 def _group(kind: Kind, problems: list[Problem]) -> Iterator[str]:
@@ -87,8 +94,6 @@ def _group(kind: Kind, problems: list[Problem]) -> Iterator[str]:
     if len(problems) > SHOWN_CASES:
         yield f"  and {len(problems) - SHOWN_CASES} more"
     yield from (f"  {line}" for line in _advice(problems[0]) if line in shared)
-    if kind in REPAIRED:
-        yield f"  or: --fix DIR writes a copy {REPAIRED[kind]}"
 
 
 def _advice(problem: Problem) -> list[str]:

@@ -56,6 +56,7 @@ def check(
       seg3d check Task09_Spleen --json report.json
       seg3d check Task09_Spleen --fix Task09_repaired --nan 0
     """
+    from seg3d.checking.copy import require_copyable
     from seg3d.checking.dataset import look_at_all
     from seg3d.checking.json_report import as_json, save_json
     from seg3d.checking.repair import repair_dataset
@@ -67,8 +68,12 @@ def check(
 
     if nan is not None and fix is None:
         raise UserError("--nan says what a repaired copy holds", fix="add --fix DIR")
+    if json_to not in (None, STDOUT) and Path(json_to).is_dir():
+        raise UserError(f"--json: {json_to} is a folder", fix="name a file, such as report.json")
     settings = load_config(config, overrides) if config else config_from_tree({}, overrides)
     dataset = find_dataset(data, settings.data.labels, settings.data.files)
+    if fix is not None:
+        require_copyable(dataset, fix)
     console = make_console(quiet=json_to == STDOUT)
     print_as_is(console, describe(dataset))
     report = look_at_all(dataset, settings, console)

@@ -6,8 +6,10 @@ once, so that their size does not matter.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from nibabel import orientations
@@ -27,7 +29,7 @@ from seg3d.data.looking import (
 )
 from seg3d.data.reference import label_rest
 from seg3d.geometry import Grid
-from seg3d.io import LabelReader, VolumeReader
+from seg3d.io import LabelReader, LabelRest, VolumeReader
 from seg3d.io.reoriented import on_grid_of
 from seg3d.plan import CaseFingerprint, Labelled
 
@@ -70,37 +72,88 @@ def take_fingerprints(
 
     def look(case: Case) -> CaseFingerprint | UserError:
         try:
-            with ImageReader(case.images) as image:
-                counts[case.name] = image.header.channels
-                assert case.label is not None
-                with LabelReader(case.label, others) as stored:
-                    label = on_grid_of(case.images[0], image.header.grid, case.label, stored)
-                    return _fingerprint_case(case, image, label, orientation, legal, background)
+            with _open_case(case, others, counts) as (image, label):
+                return _fingerprint_case(case, image, label, orientation, legal, background)
         except UserError as error:
             return error
         finally:
             advance()
 
     found = in_threads(look, dataset.cases)
-    wrong = {
-        case.name: error
-        for case, error in zip(dataset.cases, found, strict=True)
-        if isinstance(error, UserError)
-    }
-    said = [str(error) for error in wrong.values()][:SHOWN]
-    if len(wrong) > SHOWN:
-        said.append(f"... and {len(wrong) - SHOWN} more")
-    odd, about_channels = with_other_channels(dataset.cases, counts, channels)
-    if about_channels is not None:
-        said.append(str(about_channels))
-    if unusable := wrong.keys() | odd.keys():
-        listed = "\n".join(said)
-        raise UserError(f"{len(unusable)} of {len(found)} labelled cases cannot be used:\n{listed}")
+    _require_usable(dataset.cases, found, counts, channels)
     return {
         case.name: fingerprint
         for case, fingerprint in zip(dataset.cases, found, strict=True)
         if isinstance(fingerprint, CaseFingerprint)
     }
+
+
+def require_fitting_headers(
+    dataset: Dataset, channels: Sequence[str] | None, advance: Callable[[], object] = lambda: None
+) -> None:
+    """Look at the headers of every labelled case, in which most of what is wrong can be seen.
+
+    It takes moments, where `take_fingerprints` reads every voxel.
+
+    Args:
+        dataset: the cases.
+        channels: names of those that every image should have; by default as many as most have.
+        advance: called after each case, for a progress bar.
+
+    Raises:
+        UserError: listing the cases whose files are missing or do not fit each other.
+    """
+    counts: dict[str, int] = {}
+
+    def look(case: Case) -> UserError | None:
+        try:
+            with _open_case(case, None, counts):
+                return None
+        except UserError as error:
+            return error
+        finally:
+            advance()
+
+    fix = shlex.join(["seg3d", "check", str(dataset.source)])
+    found = in_threads(look, dataset.cases)
+    _require_usable(dataset.cases, found, counts, channels, f"{fix} looks at the voxels as well")
+
+
+@contextmanager
+def _open_case(
+    case: Case, rest: LabelRest | None, counts: dict[str, int]
+) -> Iterator[tuple[ImageReader, VolumeReader]]:
+    """Image and label on one grid; how many channels the image has is written to ``counts``."""
+    assert case.label is not None
+    with ImageReader(case.images) as image:
+        counts[case.name] = image.header.channels
+        with LabelReader(case.label, rest) as label:
+            yield image, on_grid_of(case.images[0], image.header.grid, case.label, label)
+
+
+def _require_usable(
+    cases: Sequence[Case],
+    found: Sequence[object],
+    counts: Mapping[str, int],
+    channels: Sequence[str] | None,
+    fix: str | None = None,
+) -> None:
+    """Require that nothing that was found of the cases is an error, and all have equal channels."""
+    wrong = {
+        case.name: error
+        for case, error in zip(cases, found, strict=True)
+        if isinstance(error, UserError)
+    }
+    said = [str(error) for error in wrong.values()][:SHOWN]
+    if len(wrong) > SHOWN:
+        said.append(f"... and {len(wrong) - SHOWN} more")
+    odd, about_channels = with_other_channels(cases, counts, channels)
+    if about_channels is not None:
+        said.append(str(about_channels))
+    if unusable := wrong.keys() | odd.keys():
+        listed = "\n".join(said)
+        problem = f"{len(unusable)} of {len(found)} labelled cases cannot be used:\n{listed}"
+        raise UserError(problem, fix=fix)
 
 
 def require_foreground(
