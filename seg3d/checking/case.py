@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-
-import numpy as np
+from pathlib import Path
 
 from seg3d.checking.problems import Kind, Problem
 from seg3d.common.errors import UserError
@@ -21,7 +20,15 @@ from seg3d.data.looking import (
     require_named,
 )
 from seg3d.data.notes import constant_channels, like_hounsfield, only_background
-from seg3d.io import Header, LabelReader, LabelRest, NotLabels
+from seg3d.io import (
+    SEGY,
+    Header,
+    Interpretation,
+    LabelReader,
+    LabelRest,
+    NotLabels,
+    suffix,
+)
 from seg3d.io.dicom.stack import MissingSlices
 from seg3d.io.reoriented import AS_STORED, require_same_voxels
 
@@ -61,7 +68,6 @@ class CaseLook:
         channels: of all its files; None if not all can be read.
         label: header of the label.
         labels: voxels of every label value; empty if they could not be counted.
-        float_labels: whether labels are stored as floating point.
         seen: what was seen in the image, or in each of its files if these do not fit each other.
     """
 
@@ -71,7 +77,6 @@ class CaseLook:
     channels: int | None = None
     label: Header | None = None
     labels: dict[int, int] = field(default_factory=dict)
-    float_labels: bool = False
     seen: list[Intensities] = field(default_factory=list)
 
     @property
@@ -98,7 +103,7 @@ class CaseLook:
         """Write an error down as a problem of this kind, unless it says itself of which it is."""
         try:
             yield
-        except (UserError, OSError) as error:
+        except (UserError, OSError, MemoryError) as error:
             said = error if isinstance(error, UserError) else _explained(error)
             if isinstance(error, MissingSlices):
                 kind = Kind.SLICES
@@ -150,7 +155,6 @@ def _look_at_label(
     if label is None:
         return
     look.label = label.header
-    look.float_labels = bool(np.issubdtype(label.stored_dtype, np.floating))
     _add_header_notes(look, label.header)
     if images:
         with look.recorded(Kind.GRID):
@@ -160,7 +164,18 @@ def _look_at_label(
         with look.recorded(Kind.UNNAMED):
             require_named(path, look.labels, expected.legal)
         require_few(path, look.labels)
+        if label.stored_dtype.kind == "f" and not _is_survey(path):
+            look.add(
+                Kind.FLOATS,
+                f"{path} holds whole numbers, stored as floating point",
+                fix="store them as integers",
+            )
         _look_at_labels(look, expected)
+
+
+def _is_survey(path: Path | Interpretation) -> bool:
+    """SEG-Y is floating point more often than not."""
+    return not isinstance(path, Path) or suffix(path) in SEGY
 
 
 def _compare_grids(look: CaseLook, opened: ImageReader, label: Header) -> None:
@@ -186,12 +201,6 @@ def _compare_grids(look: CaseLook, opened: ImageReader, label: Header) -> None:
 
 def _look_at_labels(look: CaseLook, expected: Expected) -> None:
     found = look.labels.keys() - {0}
-    if look.float_labels:
-        look.add(
-            Kind.FLOATS,
-            f"{look.case.label} holds whole numbers, stored as floating point",
-            fix="store them as integers",
-        )
     if found == {WHITE} and WHITE not in (expected.legal or ()):
         look.add(
             Kind.MASK_255,
@@ -239,7 +248,7 @@ def _add_header_notes(look: CaseLook, header: Header) -> None:
         look.problems.append(Problem.of_note(Kind.HEADER, look.case.name, note))
 
 
-def _explained(error: OSError) -> UserError:
-    return in_plain_words(error) or UserError(
-        f"{error.filename or 'a file'} cannot be read", given=error
-    )
+def _explained(error: OSError | MemoryError) -> UserError:
+    if isinstance(error, MemoryError):
+        return UserError("a slice of the volume does not fit into the memory", given=error)
+    return in_plain_words(error) or UserError("a file cannot be read", given=error)

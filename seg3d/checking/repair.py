@@ -66,5 +66,10 @@ def repair_dataset(
         for path, repair in repairs.items()
     ]
     if dataset.left_out:
-        done.append(f"{len(dataset.left_out)} files that no case uses were not copied")
+        count = len(dataset.left_out)
+        done.append(
+            "1 file that no case uses was not copied"
+            if count == 1
+            else f"{count} files that no case uses were not copied"
+        )
     return Repaired(target, tuple(done), look_at_all(copy, config, console))

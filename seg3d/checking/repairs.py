@@ -72,9 +72,15 @@ def find_repairs(report: Report, nan: float | None) -> dict[Path, Repair]:
         nan: what is written in place of NaN and infinities; None: they stay.
     """
     white = _meant_by_white(report)
+    # What cannot be read to its end cannot be written anew.
+    whole = [
+        look
+        for look in report.looks
+        if Kind.UNREADABLE not in {problem.kind for problem in look.problems}
+    ]
     used = Counter(path for look in report.looks for path in look.case.files)
     found = {}
-    for look in report.looks:
+    for look in whole:
         for repair in (_of_label(look, white), *_of_images(look, nan)):
             if repair is not None and repair.done and used[repair.path] == 1:
                 found[repair.path] = repair

@@ -36,7 +36,7 @@ class LabelRest(NamedTuple):
 
 
 class NotLabels(UserError):
-    """A volume's values are none that labels have."""
+    """A volume cannot be one of labels, by its values or their number per voxel."""
 
 
 class LabelReader(VolumeReader):
@@ -50,8 +50,9 @@ class LabelReader(VolumeReader):
         stored_dtype: of the voxels in the file, scaled if the file asks for it.
 
     Raises:
-        UserError: if the file cannot be opened or has more than one channel.
-        NotLabels: by `read`, if values are not whole numbers of 32 bits.
+        UserError: if the file cannot be opened.
+        NotLabels: if it has more than one channel; by `read`, if values are not whole numbers of 32
+            bits.
     """
 
     def __init__(self, path: str | Path | Interpretation, rest: LabelRest | None = None) -> None:
@@ -69,7 +70,7 @@ class LabelReader(VolumeReader):
             self.dtype = np.dtype(np.int32)
         if self.header.channels != 1:
             self.close()
-            raise UserError(
+            raise NotLabels(
                 f"{path} is used as a label but has {self.header.channels} channels",
                 legal="one integer per voxel",
                 fix="merge the channels into one label volume",
