@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
 from seg3d.cli.options import debug_option, path
 from seg3d.cli.segy_options import segy_options
+from seg3d.common.errors import UserError
 
 STDOUT = "-"
 
@@ -56,20 +58,21 @@ def check(
       seg3d check Task09_Spleen --json report.json
       seg3d check Task09_Spleen --fix Task09_repaired --nan 0
     """
+    if nan is not None and not math.isfinite(nan):
+        raise UserError("--nan is no number to write", given=nan, legal="such as 0 or -1024")
+    if nan is not None and fix is None:
+        raise UserError("--nan says what a repaired copy holds", fix="add --fix DIR")
+    if json_to not in (None, STDOUT) and Path(json_to).is_dir():
+        raise UserError(f"--json: {json_to} is a folder", fix="name a file, such as report.json")
     from seg3d.checking.copy import require_copyable
     from seg3d.checking.dataset import look_at_all
     from seg3d.checking.json_report import as_json, save_json
     from seg3d.checking.repair import repair_dataset
     from seg3d.checking.words import case_table, problem_lines, repair_lines, summary
-    from seg3d.common.errors import UserError
     from seg3d.common.printing import make_console, print_as_is
     from seg3d.config import config_from_tree, load_config
     from seg3d.data.layouts import describe, find_dataset
 
-    if nan is not None and fix is None:
-        raise UserError("--nan says what a repaired copy holds", fix="add --fix DIR")
-    if json_to not in (None, STDOUT) and Path(json_to).is_dir():
-        raise UserError(f"--json: {json_to} is a folder", fix="name a file, such as report.json")
     settings = load_config(config, overrides) if config else config_from_tree({}, overrides)
     dataset = find_dataset(data, settings.data.labels, settings.data.files)
     if fix is not None:
