@@ -45,7 +45,7 @@ class Kind(Enum):
     HOUNSFIELD = "hounsfield", Level.WARNING, "values as of CT, and no name of the channel"
     SAME_VOXELS = "same-voxels", Level.WARNING, "the same voxels under two names"
     OTHER_FILES = "other-files", Level.WARNING, "cases for testing with other files"
-    LEFT_OUT = "left-out", Level.WARNING, "files that no case uses"
+    LEFT_OUT = "left-out", Level.WARNING, "files and entries that no case uses"
     AXES = "axes", Level.HARMLESS, "label and image have their axes in another order"
 
     level: Level

@@ -69,7 +69,8 @@ def summary(report: Report) -> str:
         for level in (Level.ERROR, Level.WARNING)
         if (number := levels.count(level))
     ]
-    return f"{len(report.looks)} cases: {', '.join(counts) or 'nothing is wrong'}"
+    cases = len(report.looks)
+    return f"{cases} case{'s' * (cases > 1)}: {', '.join(counts) or 'nothing is wrong'}"
 
 
 def repair_lines(repaired: Repaired) -> Iterator[str]:

@@ -33,6 +33,7 @@ from tests.broken import (
     write_good,
 )
 from tests.dicom_series import write_slice
+from tests.io.segy.test_interpretations import made
 from tests.volumes import reorder, save_nifti
 
 MIRROR = np.diag([-1, 1, 1, 1.0])
@@ -308,3 +309,17 @@ def test_a_bar_counts_every_case(tmp_path: Path) -> None:
     steps: list[int] = []
     check_dataset(find_dataset(tmp_path), config_from_tree({}), lambda: steps.append(1))
     assert len(steps) == 5
+
+
+def test_horizons_are_labels_too(tmp_path: Path) -> None:
+    made(tmp_path)
+    report = check(tmp_path, labels={"horizons": ["top.dat", "base.dat"], "reach": 2})
+    assert found(report) == set()
+    assert set(report.looks[0].labels) == {1, 2, 3, 127}
+    lowest = report.looks[0].lowest
+    picks = tmp_path / "horizons" / "F3" / "base.dat"
+    picks.write_text("not a pick")
+    report = check(tmp_path, labels={"horizons": ["top.dat", "base.dat"], "reach": 2})
+    assert found(report) == {("unreadable", "F3")}
+    # The survey itself is looked at all the same.
+    assert report.looks[0].lowest == lowest and len(lowest) == 1
