@@ -64,7 +64,7 @@ class CaseLook:
     Attributes:
         case: its files.
         problems: all that were found.
-        image: header of the image; of channels that disagree, the first that can be read.
+        headers: of the image files, those that can be read.
         channels: of all its files; None if not all can be read.
         label: header of the label.
         labels: voxels of every label value; empty if they could not be counted.
@@ -73,11 +73,21 @@ class CaseLook:
 
     case: Case
     problems: list[Problem] = field(default_factory=list)
-    image: Header | None = None
+    headers: list[Header] = field(default_factory=list)
     channels: int | None = None
     label: Header | None = None
     labels: dict[int, int] = field(default_factory=dict)
     seen: list[Intensities] = field(default_factory=list)
+
+    @property
+    def image(self) -> Header | None:
+        """That of the first image file that can be read."""
+        return self.headers[0] if self.headers else None
+
+    @property
+    def not_finite(self) -> list[int]:
+        """Values that are NaN or infinite, in each channel that could be read."""
+        return [count for one in self.seen for count in one.not_finite]
 
     @property
     def lowest(self) -> list[float]:
@@ -132,10 +142,8 @@ def _open_images(look: CaseLook, opened: ExitStack) -> list[ImageReader]:
         with look.recorded(Kind.UNREADABLE):
             alone.append(opened.enter_context(ImageReader((path,))))
     for reader in alone:
+        look.headers.append(reader.header)
         _add_header_notes(look, reader.header)
-    if not alone:
-        return []
-    look.image = alone[0].header
     if len(alone) == len(look.case.images) > 1:
         with look.recorded(Kind.CHANNELS):
             alone = [opened.enter_context(ImageReader(look.case.images))]
@@ -216,7 +224,7 @@ def _look_at_image(look: CaseLook, image: ImageReader) -> None:
         seen = look_at_intensities(image)
         look.seen.append(seen)
         with look.recorded(Kind.NOT_FINITE):
-            require_finite(image.images, seen.not_finite)
+            require_finite(image.images, sum(seen.not_finite))
 
 
 def _look_at_values(look: CaseLook, expected: Expected) -> None:

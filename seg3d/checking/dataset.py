@@ -28,12 +28,14 @@ class Report:
     Attributes:
         dataset: that was looked at.
         names: of the classes by their label values, if they have some.
+        rest: whether labels may hold other values, which were read as background or not at all.
         looks: at every case, those for testing last.
         problems: of all cases, then those of the dataset.
     """
 
     dataset: Dataset
     names: dict[int, str]
+    rest: bool
     looks: tuple[CaseLook, ...]
     problems: tuple[Problem, ...]
 
@@ -81,7 +83,7 @@ def check_dataset(
         for what, why in dataset.left_out
     ]
     names = {value: name for name, values in (labels or {}).items() for value in values}
-    return Report(dataset, names, looks, tuple(problems))
+    return Report(dataset, names, expected.rest is not None, looks, tuple(problems))
 
 
 def look_at_all(dataset: Dataset, config: Config, console: Console) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -81,30 +82,35 @@ def find_repairs(report: Report, nan: float | None) -> dict[Path, Repair]:
     used = Counter(path for look in report.looks for path in look.case.files)
     found = {}
     for look in whole:
-        for repair in (_of_label(look, white), *_of_images(look, nan)):
+        for repair in (_of_label(look, white, report.rest), *_of_images(look, nan)):
             if repair is not None and repair.done and used[repair.path] == 1:
                 found[repair.path] = repair
     return found
 
 
-def _of_label(look: CaseLook, white: int | None) -> Repair | None:
+def _of_label(look: CaseLook, white: int | None, rest: bool) -> Repair | None:
     path, kinds = look.case.label, {one.kind for one in look.problems}
     if not isinstance(path, Path) or look.label is None or look.image is None:
         return None
     done: list[str] = []
     like = None
-    if kinds & {Kind.AXES, Kind.APART, Kind.GRID} and _keeps_geometry(path):
-        if Kind.AXES in kinds:
-            done.append("axes put in the order of the image's")
-            like = look.image
-        elif _same_order(look.label.grid, look.image.grid):
-            done.append("affine of the image copied")
-            like = look.image
+    if Kind.AXES in kinds and _keeps_geometry(path):
+        done.append("axes put in the order of the image's")
+        like = look.image
+    elif _keeps_geometry(path) and (
+        Kind.APART in kinds or _needs_affine(look.label.grid, look.image.grid)
+    ):
+        done.append("affine of the image copied")
+        like = look.image
     recode: Recode | None = None
     dtype = None
     if Kind.FLOATS in kinds:
         done.append("whole numbers stored as integers")
-        recode, dtype = np.rint, np.min_scalar_type(max(look.labels))
+        # Where values may have no name, the largest is not known.
+        recode, dtype = (
+            np.rint,
+            np.dtype(np.int32) if rest else np.min_scalar_type(max(look.labels)),
+        )
     if Kind.MASK_255 in kinds and white is not None:
         done.append(f"{WHITE} replaced by {white}")
         recode = _with_mark(white)
@@ -115,25 +121,25 @@ def _of_images(look: CaseLook, nan: float | None) -> list[Repair]:
     """For each of its files; only channels that do not lie on the first one's grid get another."""
     kinds = {one.kind for one in look.problems}
     repairs = []
-    for path in look.case.images:
+    wrong = iter(look.not_finite)
+    first = look.headers[0]
+    for path, header in zip(look.case.images, look.headers, strict=True):
         done: list[str] = []
         like = recode = None
-        if Kind.CHANNELS in kinds and path != look.case.images[0] and look.image is not None:
-            with open_volume(path) as channel:
-                grid = channel.header.grid
-            if (
-                turn_between(grid, look.image.grid) is None
-                and _keeps_geometry(path)
-                and _same_order(grid, look.image.grid)
-            ):
-                like = look.image
-                done.append("affine of the first channel copied")
-        if Kind.NOT_FINITE in kinds and nan is not None:
+        if _keeps_geometry(path) and _needs_affine(header.grid, first.grid):
+            like = first
+            done.append("affine of the first channel copied")
+        if sum(itertools.islice(wrong, header.channels)) and nan is not None:
             recode = _without_nan(nan)
             done.append(f"NaN and infinities replaced by {nan:g}")
         if _is_written(path):
             repairs.append(Repair(path, tuple(done), like, recode))
     return repairs
+
+
+def _needs_affine(grid: Grid, wanted: Grid) -> bool:
+    """Whether a file has not the voxels that are wanted, but would have with their affine."""
+    return turn_between(grid, wanted) is None and _same_order(grid, wanted)
 
 
 def _with_mark(value: int) -> Recode:

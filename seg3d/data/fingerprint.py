@@ -223,7 +223,7 @@ def _fingerprint_case(
     require_few(case.label, labels)
     draw = ForegroundDraw(label, labels, background, SAMPLES_PER_CASE, seed_of(case.name))
     seen = look_at_intensities(image, draw)
-    require_finite(case.images, seen.not_finite)
+    require_finite(case.images, sum(seen.not_finite))
     order = _axis_order(grid, orientation)
     return CaseFingerprint(
         shape=(grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]),

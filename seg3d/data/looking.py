@@ -100,7 +100,7 @@ class Intensities(NamedTuple):
     """What was seen in an image.
 
     Attributes:
-        not_finite: the number of values that are NaN or infinite.
+        not_finite: per channel, the number of values that are NaN or infinite.
         zero_fraction: share of voxels that are zero in all channels.
         lowest, highest: per channel, of the finite values; infinite the wrong way if there is none.
         digests: of the voxels of each channel; the same for files that hold the same numbers on a
@@ -108,7 +108,7 @@ class Intensities(NamedTuple):
             compression.
     """
 
-    not_finite: int
+    not_finite: tuple[int, ...]
     zero_fraction: float
     lowest: tuple[float, ...]
     highest: tuple[float, ...]
@@ -162,8 +162,9 @@ def look_at_intensities(image: VolumeReader, draw: ForegroundDraw | None = None)
     Raises:
         UserError: if the file is damaged.
     """
-    wrong = zeros = 0
+    zeros = 0
     shape, channels = image.header.grid.shape, image.header.channels
+    wrong = np.zeros(channels, dtype=np.int64)
     lowest, highest = np.full(channels, np.inf), np.full(channels, -np.inf)
     # A channel at a time, so that the cut into slabs does not matter.
     start = repr(shape).encode()
@@ -172,9 +173,9 @@ def look_at_intensities(image: VolumeReader, draw: ForegroundDraw | None = None)
         voxels = _flat(image.read(region), image.slow_axis)
         zeros += int(np.count_nonzero((voxels == 0).all(0)))
         used: np.ndarray | bool = True
-        if here := not_finite(voxels):
-            wrong += here
+        if not_finite(voxels):
             used = np.isfinite(voxels)
+            wrong += np.count_nonzero(~used, axis=1)
         lowest = np.minimum(lowest, voxels.min(1, where=used, initial=np.inf))
         highest = np.maximum(highest, voxels.max(1, where=used, initial=-np.inf))
         for digest, row in zip(digests, voxels, strict=True):
@@ -182,7 +183,7 @@ def look_at_intensities(image: VolumeReader, draw: ForegroundDraw | None = None)
         if draw is not None:
             draw.add(region, voxels, image.slow_axis)
     return Intensities(
-        wrong,
+        tuple(wrong.tolist()),
         zeros / math.prod(shape),
         tuple(lowest.tolist()),
         tuple(highest.tolist()),

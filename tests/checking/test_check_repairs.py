@@ -123,6 +123,28 @@ def test_nan_becomes_what_was_said(tmp_path: Path) -> None:
     assert np.array_equal(copied.grid.affine, AFFINE)
 
 
+def test_values_without_a_name_survive(tmp_path: Path) -> None:
+    root = write_good(tmp_path / "data")
+    labels = label(5).astype("float32")
+    labels[0, 0, 0] = 300
+    write_case(root, "x", labels=labels)
+    voxels, stored = repaired_label(root, tmp_path, labels={"liver": 1, "rest": "background"})
+    assert np.array_equal(voxels, labels) and stored.get_data_dtype() == np.int32
+
+
+def test_only_the_channel_with_nan_is_written_anew(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in "abc":
+        for channel in (0, 1):
+            voxels = image(channel + 2 * ord(name)).astype("float32")
+            voxels[0, 0, 0] = np.nan if (name, channel) == ("c", 1) else 0
+            save_nifti(root / "images" / f"{name}_000{channel}.nii.gz", voxels, AFFINE)
+        save_nifti(root / "labels" / f"{name}.nii.gz", label(), AFFINE)
+    done = repair(root, tmp_path / "copy", nan=0)
+    assert done.done == ("images/c_0001.nii.gz: NaN and infinities replaced by 0",)
+    assert found(done.left) == set()
+
+
 def test_channels_get_the_affine_of_the_first(tmp_path: Path) -> None:
     for name in "abc":
         for channel, affine in enumerate((AFFINE, moved(5, 0, 0) if name == "c" else AFFINE)):
