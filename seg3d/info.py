@@ -79,6 +79,10 @@ def _in_words(run: Path, config: Config, plan: Plan, content: dict[str, Any]) ->
     position = content["position"]
     best = f"{position['best_dice']:.4f}" if position["best_dice"] >= 0 else "not validated yet"
     labels = ", ".join(f"{one.name} ({'+'.join(map(str, one.values))})" for one in plan.classes)
+    kind = "labels"
+    if plan.regions is not None:
+        kind = "regions"
+        labels += f", written as {', '.join(map(str, plan.regions))}"
     wrote = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
     weights = sum(weight.numel() for weight in content["network"].values())
     return "\n".join(
@@ -88,7 +92,7 @@ def _in_words(run: Path, config: Config, plan: Plan, content: dict[str, Any]) ->
             f"step {position['step']}",
             f"best Dice {best}",
             f"data      {plan.dataset}",
-            f"labels    {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
+            f"{kind:9} {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
             f"patch     {' × '.join(map(str, plan.patch_size))} voxels"
             f"{', the largest of whole volumes' if plan.whole else ''}",
             f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "

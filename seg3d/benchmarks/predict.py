@@ -23,9 +23,10 @@ from seg3d.config import config_from_tree
 from seg3d.geometry import Grid, Shape3
 from seg3d.io import Header, create_volume, read_volume, write_volume
 from seg3d.plan import ChannelIntensity, LabelClass, Plan, build_network
+from seg3d.prediction.decisions import best_classes
 from seg3d.prediction.jobs import Job
 from seg3d.prediction.predictor import Predictor
-from seg3d.prediction.windows import best_classes, score_slabs
+from seg3d.prediction.windows import score_slabs
 from seg3d.runs.checkpoint import save_checkpoint
 
 OVERLAP = 0.25

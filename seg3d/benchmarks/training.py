@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from seg3d.geometry import Shape3
 from seg3d.losses import DiceCrossEntropy, Scores, unscored_heads
-from seg3d.prediction.windows import best_classes, score_slabs
+from seg3d.prediction.decisions import best_classes
+from seg3d.prediction.windows import score_slabs
 from seg3d.probing import set_probe_step
 from seg3d.training.validation import confusion_matrix, dice_of, dice_per_class
 

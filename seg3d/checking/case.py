@@ -45,6 +45,7 @@ class Expected:
     Attributes:
         legal: label values that have a name; None if they need none.
         background: label values that mark nothing to be found.
+        ignore: those of them that are to be ignored.
         rest: how values without a name are read.
         channels: names, if the dataset gives them.
         hounsfield: whether CT without a name would be normalised as if it were none.
@@ -52,6 +53,7 @@ class Expected:
 
     legal: set[int] | None
     background: set[int]
+    ignore: set[int]
     rest: LabelRest | None
     channels: tuple[str, ...] | None
     hounsfield: bool
@@ -215,7 +217,7 @@ def _look_at_labels(look: CaseLook, expected: Expected) -> None:
             f"{look.case.label} marks with {WHITE}",
             fix=f"write 1 in its place, or name {WHITE} in data.labels",
         )
-    for note in only_background(look.case.name, look.labels, expected.background):
+    for note in only_background(look.case.name, look.labels, expected.background, expected.ignore):
         look.problems.append(Problem.of_note(Kind.EMPTY, look.case.name, note))
 
 

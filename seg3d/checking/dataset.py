@@ -18,7 +18,7 @@ from seg3d.data.cases import Case, Dataset
 from seg3d.data.fingerprint import require_foreground, with_other_channels
 from seg3d.data.notes import other_files
 from seg3d.data.reference import label_rest
-from seg3d.plan import background_values, label_counts, named_labels, rest_of
+from seg3d.plan import IGNORE_NAME, background_values, label_counts, named_labels, rest_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def check_dataset(
     expected = Expected(
         legal=legal,
         background=background_values(labels),
+        ignore=set((labels or {}).get(IGNORE_NAME, [])),
         rest=label_rest(legal or set(), rest_of(config)),
         channels=dataset.channels,
         hounsfield=config.preprocess.intensity == "auto" and dataset.channels is None,
@@ -82,7 +83,11 @@ def check_dataset(
         Problem(Kind.LEFT_OUT, "", f"{what}: {why}", fix=REMEDIES[Kind.LEFT_OUT])
         for what, why in dataset.left_out
     ]
-    names = {value: name for name, values in (labels or {}).items() for value in values}
+    names: dict[int, str] = {}
+    for name, values in (labels or {}).items():
+        for value in values:
+            # A voxel may be in several regions.
+            names[value] = f"{names[value]}, {name}" if value in names else name
     return Report(dataset, names, expected.rest is not None, looks, tuple(problems))
 
 

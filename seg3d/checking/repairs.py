@@ -95,83 +95,19 @@ def _of_label(look: CaseLook, white: int | None, rest: bool) -> Repair | None:
     done: list[str] = []
     like = None
     turned = Kind.AXES in kinds
-    if _keeps_geometry(path) and (
-        turned or Kind.APART in kinds or _needs_affine(look.label.grid, look.image.grid)
-    ):
+    apart = Kind.APART in kinds or _needs_affine(look.label.grid, look.image.grid)
+    if (turned or apart) and _keeps_geometry(path):
+        like = look.image
         done.append(
             "axes put in the order of the image's" if turned else "affine of the image copied"
         )
-        like = look.image
     recode: Recode | None = None
-    dtype: np.dtype | None = None
-
-    def write(self, target: Path) -> None:
-        """Write the repaired volume, slab by slab.
-
-        Raises:
-            UserError: if the file cannot be read, or the target not be written.
-        """
-        with open_volume(self.path) as reader:
-            header = reader.header
-            voxels = reader
-            if self.like is not None:
-                turn = turn_between(header.grid, self.like.grid)
-                if turn is not None and turn != AS_STORED:
-                    voxels = Reoriented(reader, turn)
-                header = replace(self.like, channels=header.channels)
-            dtype = self.dtype or reader.dtype
-            with create_volume(target, header, dtype, header.channels) as writer:
-                for region in portions(header.grid.shape, voxels.slow_axis):
-                    block = voxels.read(region)
-                    if self.recode is not None:
-                        block = self.recode(block)
-                    writer.write(region, block.astype(dtype, copy=False))
-
-
-def find_repairs(report: Report, nan: float | None) -> dict[Path, Repair]:
-    """The repairs that are safe, by file; of a file that several cases share, none.
-
-    Args:
-        report: what is wrong.
-        nan: what is written in place of NaN and infinities; None: they stay.
-    """
-    white = _meant_by_white(report)
-    # What cannot be read to its end cannot be written anew.
-    whole = [
-        look
-        for look in report.looks
-        if Kind.UNREADABLE not in {problem.kind for problem in look.problems}
-    ]
-    used = Counter(path for look in report.looks for path in look.case.files)
-    found = {}
-    for look in whole:
-        for repair in (_of_label(look, white, report.rest), *_of_images(look, nan)):
-            if repair is not None and repair.done and used[repair.path] == 1:
-                found[repair.path] = repair
-    return found
-
-
-def _of_label(look: CaseLook, white: int | None, rest: bool) -> Repair | None:
-    path, kinds = look.case.label, {one.kind for one in look.problems}
-    if not isinstance(path, Path) or look.label is None or look.image is None:
-        return None
-    done: list[str] = []
-    like = None
-    if Kind.AXES in kinds and _keeps_geometry(path):
-        done.append("axes put in the order of the image's")
-        like = look.image
-    elif _keeps_geometry(path) and (
-        Kind.APART in kinds or _needs_affine(look.label.grid, look.image.grid)
-    ):
-        done.append("affine of the image copied")
-        like = look.image
-    recode: Recode | None = None
-    dtype: np.dtype | None = None
+    dtype = None
     if Kind.FLOATS in kinds:
         done.append("whole numbers stored as integers")
+        recode = np.rint
         # Where values may have no name, the largest is not known.
         dtype = np.dtype(np.int32) if rest else np.min_scalar_type(max(look.labels))
-        recode = np.rint
     if Kind.MASK_255 in kinds and white is not None:
         done.append(f"{WHITE} replaced by {white}")
         recode = _with_mark(white)

@@ -28,9 +28,11 @@ def layers(config: Path, data: Path | None, output: Path) -> None:
       seg3d evaluate predictions/ layers/
     """
     from seg3d.common.printing import make_console, print_as_is
-    from seg3d.config import data_override, load_config
+    from seg3d.config import load_config, path_override
     from seg3d.data.horizon_volumes import write_layers
 
     console = make_console()
-    for file in write_layers(load_config(config, data_override(data)).data, output, console):
+    for file in write_layers(
+        load_config(config, path_override("data.folder", data)).data, output, console
+    ):
         print_as_is(console, file)

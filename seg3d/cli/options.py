@@ -41,3 +41,9 @@ device_option = click.option(
     metavar="NAME",
     help="auto, cpu, cuda, cuda:N or mps.  [default: auto]",
 )
+init_from_option = click.option(
+    "--init-from",
+    type=text_path,
+    metavar="RUN",
+    help="Run or checkpoint whose weights, and plan, training begins with.",
+)

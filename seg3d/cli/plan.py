@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.options import debug_option, device_option, path, text_path
+from seg3d.cli.options import debug_option, device_option, init_from_option, path, text_path
 from seg3d.cli.segy_options import segy_options
 
 
@@ -15,6 +15,7 @@ from seg3d.cli.segy_options import segy_options
 @click.option("--data", type=text_path, help="Dataset folder or list file; overrides data.folder.")
 @click.option("--memory", help="8GiB, or auto: what there is; overrides plan.memory.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
+@init_from_option
 @click.option("--output", type=text_path, help="File to write the plan to: YAML, to be changed.")
 @device_option
 @segy_options
@@ -24,6 +25,7 @@ def plan(
     data: Path | None,
     memory: str | None,
     overrides: tuple[str, ...],
+    init_from: Path | None,
     output: Path | None,
     device: str,
 ) -> None:
@@ -41,13 +43,15 @@ def plan(
     """
     from seg3d.common.device import choose_device
     from seg3d.common.printing import make_console, print_as_is
-    from seg3d.config import data_override, ignored_overrides, load_config
+    from seg3d.config import ignored_overrides, load_config, path_override
     from seg3d.training.planning import show_plan
 
     if memory is not None:
         overrides += (f"plan.memory={memory}",)
     console = make_console()
-    settings = load_config(config, (*overrides, *data_override(data)))
+    paths = {"data.folder": data, "train.init_from": init_from}
+    given = (one for key, file in paths.items() for one in path_override(key, file))
+    settings = load_config(config, (*overrides, *given))
     for note in ignored_overrides(settings, overrides):
         print_as_is(console, f"Note: {note}")
     show_plan(settings, choose_device(device), console, output)

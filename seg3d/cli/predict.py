@@ -97,7 +97,7 @@ def predict(
             checkpoint, ranks.device(chosen), overrides, limit, ranks
         )
         if probabilities:
-            require_room_for_probabilities(jobs, predictor.plan.class_names)
+            require_room_for_probabilities(jobs, predictor.plan)
         console = make_console(quiet=not ranks.first)
         own_console = console if ranks.first else make_console()
         for note in ignored_overrides(predictor.config, overrides) if ranks.first else ():

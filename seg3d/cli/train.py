@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from seg3d.cli.options import debug_option, device_option, path, text_path
+from seg3d.cli.options import debug_option, device_option, init_from_option, path, text_path
 from seg3d.cli.segy_options import segy_options
 
 
@@ -22,6 +22,7 @@ from seg3d.cli.segy_options import segy_options
     help="Folder of the run.  [default: runs/CONFIG]",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a config key.")
+@init_from_option
 @click.option("--resume", is_flag=True, help="Continue the run from its last checkpoint.")
 @device_option
 @click.option("--fold", type=click.IntRange(min=0), help="Fold to train, counted from 0.")
@@ -37,6 +38,7 @@ def train(
     resume: bool,
     device: str,
     fold: int | None,
+    init_from: Path | None,
 ) -> None:
     """Train a network as CONFIG says: a YAML file, or the name of a shipped one.
 
@@ -45,6 +47,7 @@ def train(
     \b
     Example:
       seg3d train medical_ct --data Task09_Spleen --set train.epochs=100
+      seg3d train medical_ct --data tumours/ --init-from runs/medical_ct
       tensorboard --logdir runs
     """
     from seg3d.common.errors import DONE, INTERRUPTED
@@ -64,6 +67,7 @@ def train(
         device=device,
         resume=resume,
         overrides=overrides,
+        init_from=init_from,
         console=console,
     )
     folder, ending = trained.run.folder, trained.ending

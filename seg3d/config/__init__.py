@@ -10,7 +10,7 @@ from seg3d.config.keys import documented_horizon_keys, documented_keys
 from seg3d.config.labels import REST_NAME, HorizonsConfig, Rest
 from seg3d.config.loading import config_from_tree, config_tree, load_config, save_config
 from seg3d.config.network import MONAI_NETWORKS, MonaiNetworkConfig, UNet3dConfig
-from seg3d.config.overrides import data_override, keys_set
+from seg3d.config.overrides import keys_set, path_override
 from seg3d.config.quantities import parse_bytes
 from seg3d.config.section import Section
 from seg3d.config.sections import (
@@ -42,12 +42,12 @@ __all__ = [
     "UNet3dConfig",
     "config_from_tree",
     "config_tree",
-    "data_override",
     "documented_horizon_keys",
     "documented_keys",
     "ignored_overrides",
     "keys_set",
     "load_config",
     "parse_bytes",
+    "path_override",
     "save_config",
 ]

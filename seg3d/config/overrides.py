@@ -12,9 +12,9 @@ from seg3d.common.errors import UserError
 from seg3d.common.yaml_text import parse_yaml
 
 
-def data_override(folder: str | Path | None) -> tuple[str, ...]:
-    """The dataset folder, if one is given, as an override."""
-    return () if folder is None else (f"data.folder={json.dumps(str(Path(folder).absolute()))}",)
+def path_override(key: str, path: str | Path | None) -> tuple[str, ...]:
+    """A path, if one is given, as an override of a key."""
+    return () if path is None else (f"{key}={json.dumps(str(Path(path).absolute()))}",)
 
 
 def overridden(tree: dict[str, Any], override: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from seg3d.config.values import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    RateFactors,
     Seconds,
     Size3,
     Spacing,
@@ -54,8 +55,17 @@ class DataConfig(Section):
         description="class name: value in the label files, or several values that are merged "
         "(predictions carry the first); a class named 'ignore' is left out of the loss; with rest "
         "all values that no class has are background, or are ignored; null, or rest alone, takes "
-        "the classes from the dataset",
+        "the classes from the dataset; where names share values, they are regions",
     )
+    regions_class_order: Annotated[
+        list[Integer], Field(min_length=1),
+        "list of integers, one for each name in data.labels but background, ignore and rest",
+    ] | None = Field(
+        None,
+        description="of regions: the label value that predictions carry for each, in the order of "
+        "data.labels, which is the order of writing, later ones over earlier ones; null: larger "
+        "regions first, each with a value that it has and the later ones have not",
+    )  # fmt: skip
     folds: Annotated[Integer, Field(ge=2)] = Field(
         5, description="number of cross-validation folds"
     )
@@ -181,6 +191,21 @@ class TrainConfig(Section):
     )
     learning_rate: Literal["auto"] | PositiveFloat = Field(
         "auto", description="sgd 0.01, adamw 3e-4"
+    )
+    init_from: Path | None = Field(
+        None,
+        description="run or checkpoint whose weights training begins with, and whose plan comes "
+        "with them (patch, spacing, strides, intensities) where the config gives none of its own; "
+        "--init-from overrides",
+    )
+    freeze: Annotated[
+        list[str], AfterValidator(distinct),
+        "list of parameter names, each once (* stands for anything)",
+    ] = Field([], description="weights that are not trained, such as [encoder.*]")  # fmt: skip
+    lr_factors: RateFactors = Field(
+        {},
+        description="of the learning rate, such as {encoder.*: 0.1}: the first that fits is taken; "
+        "the others have 1",
     )
     weight_decay: Literal["auto"] | NonNegativeFloat = Field(
         "auto", description="sgd 3e-5, adamw 0.01"

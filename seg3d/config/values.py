@@ -88,4 +88,8 @@ Orientation = Annotated[
 ]
 Channels = Annotated[list[PositiveInt], Field(min_length=2), "list of two or more integers ≥ 1"]
 Tversky = Annotated[tuple[PositiveFloat, PositiveFloat], "[of false alarms, of misses], both > 0"]
+RateFactors = Annotated[
+    dict[str, PositiveFloat],
+    "mapping of parameter names (* stands for anything) to numbers > 0",
+]
 ClassWeights = Annotated[dict[str, PositiveFloat], "mapping of class names to numbers > 0"]

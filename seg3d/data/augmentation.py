@@ -30,10 +30,14 @@ class RandPatchd(mt.Randomizable, mt.MapTransform):
         size: of the patch in voxels; the volumes are no smaller.
         foreground: probability that the class is a foreground one, if the case has any; each
             that it has is as likely as the others.
+        sparse: there may be but a few labelled slices, which should not all lie in the middle of
+            their patches: the steps of the network would know them by that. The voxel then lies
+            anywhere in the inner half along each axis, which is no shorter than these steps.
     """
 
-    def __init__(self, size: Shape3, foreground: float) -> None:
+    def __init__(self, size: Shape3, foreground: float, sparse: bool = False) -> None:
         super().__init__(BOTH)
+        self.sparse = sparse
         self.size = size
         self.foreground = foreground
 
@@ -48,7 +52,10 @@ class RandPatchd(mt.Randomizable, mt.MapTransform):
         centre = np.unravel_index(int(voxels[self.R.randint(len(voxels))]), shape)
         where = [slice(None)]
         for middle, size, length in zip(centre, self.size, shape, strict=True):
-            start = min(max(int(middle) - size // 2, 0), length - size)
+            before = size // 2
+            if self.sparse:
+                before = size // 4 + self.R.randint(max(size // 2, 1))
+            start = min(max(int(middle) - before, 0), length - size)
             where.append(slice(start, start + size))
         return _cut(data, tuple(where))
 
@@ -64,9 +71,10 @@ def _whole(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
 
 def augmentation(config: Config, plan: Plan) -> mt.Compose:
     """The random part: cut out a patch, if not the whole, change its shape, then intensities."""
+    sparse = bool(plan.ignore) or plan.rest == "ignore"
     return mt.Compose(
         [
-            _whole if plan.whole else RandPatchd(plan.patch_size, config.patch.foreground),
+            _whole if plan.whole else RandPatchd(plan.patch_size, config.patch.foreground, sparse),
             *_changes_of_shape(config.augment, plan),
             *_changes_of_intensity(config.augment),
             mt.Lambdad([LABEL], _class_numbers),

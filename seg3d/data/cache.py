@@ -75,6 +75,10 @@ class Cache(ABC):
         """A case, when the cache has been filled."""
 
     @abstractmethod
+    def has_labels(self, index: int) -> bool:
+        """Whether any voxel of a case has a label, when the cache has been filled."""
+
+    @abstractmethod
     def fill(self, advance: Callable[[], object] = lambda: None) -> None:
         """Preprocess all cases; ``advance`` is called after each.
 
@@ -125,6 +129,10 @@ class RamCache(Cache):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._filled[index]
 
+    def has_labels(self, index: int) -> bool:
+        _, *labelled = self._filled[index][LABEL + CENTRES]
+        return any(map(len, labelled))
+
     def fill(self, advance: Callable[[], object] = lambda: None) -> None:
         self._filled = list(_in_threads(partial(_in_ram, plan=self.plan), self.cases, advance))
 
@@ -164,8 +172,7 @@ class DiskCache(Cache):
         return [path for path in self.folder.glob("*/") if path not in self.entries]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        entry = self.entries[index]
-        about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+        entry, about = self.entries[index], self._about(index)
         image, label, centres = (
             np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("image", "label", "centres")
@@ -178,6 +185,15 @@ class DiskCache(Cache):
             LABEL: network_view(label[None], *turn),
             LABEL + CENTRES: [centres[a:b] for a, b in itertools.pairwise(about["centres"])],
         }
+
+    def has_labels(self, index: int) -> bool:
+        _, unlabelled, *_, total = self._about(index)["centres"]
+        return bool(total > unlabelled)
+
+    def _about(self, index: int) -> dict[str, Any]:
+        text = (self.entries[index] / "about.json").read_text(encoding="utf-8")
+        about: dict[str, Any] = json.loads(text)
+        return about
 
     def fill(self, advance: Callable[[], object] = lambda: None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ class Dataset:
         test: cases without a label, or that the source sets aside for testing.
         channels: names of the channels, if the source gives them ("CT", "T1", ...).
         labels: class name to the value or values in the label files, if the source gives them.
+        regions_class_order: value that is written for each region, if the source gives them.
         left_out: files that were seen and not used, each with the reason.
     """
 
@@ -72,4 +73,5 @@ class Dataset:
     test: tuple[Case, ...] = ()
     channels: tuple[str, ...] | None = None
     labels: dict[str, int | list[int]] | None = None
+    regions_class_order: tuple[int, ...] | None = None
     left_out: tuple[tuple[str, str], ...] = ()

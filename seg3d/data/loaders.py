@@ -42,23 +42,30 @@ class PatchStream(Dataset[dict[str, Any]]):
         names: their names.
         augment: the random transforms, crop included.
         seed: of the run.
+        drawn: numbers of the cases that patches are drawn from; by default all.
 
     Raises:
         RunFailed: when asked for a patch that cannot be cut.
     """
 
     def __init__(
-        self, volumes: Cache | Sequence[Any], names: Sequence[str], augment: Compose, seed: int
+        self,
+        volumes: Cache | Sequence[Any],
+        names: Sequence[str],
+        augment: Compose,
+        seed: int,
+        drawn: Sequence[int] | None = None,
     ) -> None:
         self.volumes = volumes
         self.names = names
         self.augment = augment
         self.seed = seed
+        self.drawn = range(len(volumes)) if drawn is None else drawn
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        turn, position = divmod(index, len(self.volumes))
-        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.volumes))
-        case = int(order[position])
+        turn, position = divmod(index, len(self.drawn))
+        order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self.drawn))
+        case = self.drawn[int(order[position])]
         draw = np.random.SeedSequence([self.seed, 1, index]).generate_state(1)
         self.augment.set_random_state(seed=int(draw[0]))
         try:
@@ -135,6 +142,8 @@ def patch_batches(
 
 
 def patch_stream(cache: Cache, config: Config, plan: Plan) -> PatchStream:
-    """The run's stream of augmented patches."""
+    """The run's stream of augmented patches, from all cases of the filled cache with any label."""
     names = [case.name for case in cache.cases]
-    return PatchStream(cache, names, augmentation(config, plan), config.train.seed)
+    labelled = [number for number in range(len(cache)) if cache.has_labels(number)]
+    augment = augmentation(config, plan)
+    return PatchStream(cache, names, augment, config.train.seed, labelled or None)

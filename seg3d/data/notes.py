@@ -33,10 +33,10 @@ def notes_on(
         fold: which cases train and which validate.
     """
     notes = [note for one in fingerprints.values() for note in one.notes]
-    background = {*plan.classes[0].values, *plan.ignore}
+    background = {*plan.parts[0].values, *plan.ignore}
     channels = [channel.name for channel in plan.channels]
     for name, one in fingerprints.items():
-        notes += only_background(name, one.labels, background)
+        notes += only_background(name, one.labels, background, {*plan.ignore})
         notes += constant_channels(name, channels, one.lowest, one.highest)
         if config.preprocess.intensity == "auto" and dataset.channels is None:
             notes += like_hounsfield(name, one.lowest, one.units)
@@ -47,9 +47,20 @@ def notes_on(
     return in_lines(notes)
 
 
-def only_background(name: str, labels: Mapping[int, int], background: set[int]) -> Iterator[Note]:
-    """On a case without anything to be found; ``labels`` are voxels by value."""
-    if labels.keys() <= background:
+def only_background(
+    name: str, labels: Mapping[int, int], background: set[int], ignore: set[int]
+) -> Iterator[Note]:
+    """On a case without anything to be found.
+
+    Args:
+        name: of the case.
+        labels: voxels of every label value.
+        background: values that mark nothing to be found, those to be ignored among them.
+        ignore: values to be ignored.
+    """
+    if labels.keys() <= ignore:
+        yield Note("no voxel has a label, and no patch is drawn", name)
+    elif labels.keys() <= background:
         yield Note("nothing but background in the label", name)
 
 

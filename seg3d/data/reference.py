@@ -30,11 +30,11 @@ class ReferenceReader:
         plan = case.plan
         labels = LabelReader(path, label_rest(plan.named_values, plan.rest))
         self._grid_map = case.grid_map
-        self._classes = case.plan.classes
+        self._classes = case.plan.parts
         self._labels = on_grid_of(case.images[0], case.header.grid, path, labels)
 
     def read(self, region: Region) -> np.ndarray:
-        """Class numbers plus one, 0 where there is no label, on a region of the network's grid.
+        """Numbers of the plan's parts plus one, 0 where there is no label, on a region of the grid.
 
         A voxel takes the class of the voxel of the file that is nearest to it.
 

@@ -45,7 +45,7 @@ class TrainingCase:
     def __init__(self, case: Case, plan: Plan) -> None:
         assert case.label is not None
         self._name = case.name
-        self._classes = len(plan.classes)
+        self._classes = len(plan.parts)
         with ExitStack() as opened:
             self._image = opened.enter_context(CaseReader(case.images, plan))
             self._reference = opened.enter_context(

@@ -2,55 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
 import torch
 from torch import Tensor
 
 IGNORE = -1
 
 
-def sums(scores: Tensor, labels: Tensor, focal: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums over the labelled voxels, with p = softmax(scores) and the one-hot reference r.
+class Sums(NamedTuple):
+    """Sums over the labelled voxels, with the probability p and the reference r, 0 or 1.
 
-    Args:
-        scores: `(K, voxels)`.
-        labels: `(voxels,)` class numbers or `IGNORE`.
-        focal: γ.
-
-    Returns, all `(K,)`:
+    Attributes, all of them `(K,)`, or `(B, K)` of a batch:
         overlap: of p·r.
         predicted: of p.
         reference: of r.
-        entropy: of -(1 - p)^γ log p, in the class of the reference.
+        entropy: of the cross-entropy, or of the focal loss.
+        counted: of the voxels over which the mean of that is taken.
     """
-    r, labelled = _one_hot(labels, scores)
-    logs = scores.log_softmax(0, dtype=r.dtype)
-    entropy = _of_reference(logs, labels).neg_()
-    if focal:
-        entropy.mul_(entropy.neg().expm1_().neg_().pow_(focal))
-    p = logs.exp_().mul_(labelled)
-    predicted = p.sum(1)
-    return p.mul_(r).sum(1), predicted, r.sum(1), r.mul_(entropy).sum(1)
+
+    overlap: Tensor
+    predicted: Tensor
+    reference: Tensor
+    entropy: Tensor
+    counted: Tensor
 
 
-def gradient(
-    scores: Tensor,
-    labels: Tensor,
-    focal: float,
-    by_overlap: Tensor,
-    by_predicted: Tensor,
-    by_entropy: Tensor,
-) -> Tensor:
-    """Gradient with respect to the scores `(K, voxels)` from those with respect to the sums."""
-    by_voxel = by_entropy[labels.clamp(min=0)]
-    if focal:
-        logs = _of_reference(scores.log_softmax(0, dtype=by_voxel.dtype), labels)
-        by_voxel.mul_(_focal_slope(logs, focal))
-    r, labelled = _one_hot(labels, scores)
-    # Where there is no label, p = r = 0 makes all that follows 0.
-    p = scores.softmax(0, dtype=r.dtype).mul_(labelled)
-    by_p = torch.addcmul(by_predicted[:, None], by_overlap[:, None], r)
-    by_scores = by_p.sub_((p * by_p).sum(0)).mul_(p)
-    return by_scores.add_(p.sub_(r).mul_(by_voxel))
+class OfVoxels(Protocol):
+    """What the losses of a kind of reference are made of."""
+
+    def sums(self, scores: Tensor, labels: Tensor) -> Sums:
+        """Sums over the labelled voxels.
+
+        Args:
+            scores: `(K, voxels)`.
+            labels: `(voxels,)` numbers or `IGNORE`.
+        """
+
+    def gradient(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        by_overlap: Tensor,
+        by_predicted: Tensor,
+        by_entropy: Tensor,
+    ) -> Tensor:
+        """Gradient with respect to the scores `(K, voxels)` from those with respect to the sums."""
+
+
+@dataclass(frozen=True)
+class OfClasses:
+    """Every voxel is of one class: p = softmax(scores), and r is one-hot.
+
+    The cross-entropy is -(1 - p)^γ log p, in the class of the reference.
+
+    Attributes:
+        focal: γ.
+    """
+
+    focal: float
+
+    def sums(self, scores: Tensor, labels: Tensor) -> Sums:
+        r, labelled = _one_hot(labels, scores)
+        logs = scores.log_softmax(0, dtype=r.dtype)
+        entropy = _of_reference(logs, labels).neg_()
+        if self.focal:
+            entropy.mul_(entropy.neg().expm1_().neg_().pow_(self.focal))
+        p = logs.exp_().mul_(labelled)
+        predicted, reference = p.sum(1), r.sum(1)
+        return Sums(p.mul_(r).sum(1), predicted, reference, r.mul_(entropy).sum(1), reference)
+
+    def gradient(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        by_overlap: Tensor,
+        by_predicted: Tensor,
+        by_entropy: Tensor,
+    ) -> Tensor:
+        by_voxel = by_entropy[labels.clamp(min=0)]
+        if self.focal:
+            logs = _of_reference(scores.log_softmax(0, dtype=by_voxel.dtype), labels)
+            by_voxel.mul_(focal_slope(logs, self.focal))
+        r, labelled = _one_hot(labels, scores)
+        # Where there is no label, p = r = 0 makes all that follows 0.
+        p = scores.softmax(0, dtype=r.dtype).mul_(labelled)
+        by_p = torch.addcmul(by_predicted[:, None], by_overlap[:, None], r)
+        by_scores = by_p.sub_((p * by_p).sum(0)).mul_(p)
+        return by_scores.add_(p.sub_(r).mul_(by_voxel))
 
 
 def _of_reference(logs: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +98,7 @@ def _of_reference(logs: Tensor, labels: Tensor) -> Tensor:
     return logs.gather(0, labels.clamp(min=0)[None])[0].where(labels != IGNORE, 0)
 
 
-def _focal_slope(logs: Tensor, focal: float) -> Tensor:
+def focal_slope(logs: Tensor, focal: float) -> Tensor:
     """How many times steeper than that of -log p the slope of -(1 - p)^γ log p is, from log p.
 
     (1 - p)^γ - γ p log p (1 - p)^(γ - 1), finite at p = 1.

@@ -7,7 +7,7 @@ where the loss is given what they are made of (:class:`Unscored`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,45 +16,42 @@ from torch.autograd.function import once_differentiable
 
 from seg3d.common.private import is_private_though_saved
 from seg3d.losses.heads import Scores, Unscored
-from seg3d.losses.of_voxels import gradient, precision, sums
+from seg3d.losses.of_voxels import OfVoxels, Sums, precision
 from seg3d.losses.slabs import slabs
 
-# Of one head: overlap, predicted, reference and entropy, `(B, K)` each.
-Sums = tuple[Tensor, Tensor, Tensor, Tensor]
 
-
-def sums_over_voxels(scores: Scores, target: Tensor, focal: float) -> Sums:
-    """What the losses need to know of a head; see :func:`seg3d.losses.of_voxels.sums`.
+def sums_over_voxels(scores: Scores, target: Tensor, of_voxels: OfVoxels) -> Sums:
+    """What the losses need to know of a head.
 
     Args:
         scores: `(B, K, D', H', W')`.
         target: `(B, 1, D, H, W)`.
-        focal: γ.
+        of_voxels: what the losses are made of.
 
     Returns:
-        Per sample and class, `(B, K)`: overlap, predicted, reference and entropy, all of them
-        differentiable but the reference.
+        Per sample and class, `(B, K)` each, all of them differentiable but what is of the reference
+        alone.
     """
     if isinstance(scores, Unscored):
         parts = scores.features, scores.weight, scores.bias
-        of_unscored: Sums = _SumsOfUnscored.apply(*parts, target, focal)
-        return of_unscored
-    of_scores: Sums = _SumsOfScores.apply(scores, target, focal)
-    return of_scores
+        return Sums(*_SumsOfUnscored.apply(*parts, target, of_voxels))
+    return Sums(*_SumsOfScores.apply(scores, target, of_voxels))
 
 
 class _SumsOfScores(torch.autograd.Function):
     """The gradient is written over the scores, if nobody else holds them."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, target: Tensor, focal: float) -> Sums:
+    def forward(
+        ctx: Any, scores: Tensor, target: Tensor, of_voxels: OfVoxels
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(scores, target)
-        ctx.focal = focal
+        ctx.of_voxels = of_voxels
         total = _no_sums(len(scores), scores.shape[1], scores)
         for place, labels in slabs(scores.shape[2:], scores.shape[1], target):
-            _add(total, place[0], sums(scores[place].flatten(1), labels, focal))
-        ctx.mark_non_differentiable(total[2])
-        return total
+            _add(total, place[0], of_voxels.sums(scores[place].flatten(1), labels))
+        ctx.mark_non_differentiable(total.reference, total.counted)
+        return tuple(total)
 
     @staticmethod
     @once_differentiable
@@ -64,7 +61,9 @@ class _SumsOfScores(torch.autograd.Function):
         for place, labels in slabs(scores.shape[2:], scores.shape[1], target):
             by = _of_sample(by_sums, place[0])
             slab = dscores[place]
-            slab.copy_(gradient(scores[place].flatten(1), labels, ctx.focal, *by).view(slab.shape))
+            found = ctx.of_voxels.gradient(scores[place].flatten(1), labels, *by)
+            slab.copy_(found.view(slab.shape))
+            del found  # which need not be there beside the next
         return dscores, None, None
 
 
@@ -78,16 +77,18 @@ class _SumsOfUnscored(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         target: Tensor,
-        focal: float,
-    ) -> Sums:
+        of_voxels: OfVoxels,
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, weight, bias, target)
-        ctx.focal = focal
+        ctx.of_voxels = of_voxels
         layer = _layer(weight, bias, features)
         total = _no_sums(len(features), len(weight), features)
         for place, labels in slabs(features.shape[2:], len(weight), target, features.shape[1]):
-            _add(total, place[0], sums(_scored(features[place].flatten(1), layer), labels, focal))
-        ctx.mark_non_differentiable(total[2])
-        return total
+            scores = _scored(features[place].flatten(1), layer)
+            _add(total, place[0], of_voxels.sums(scores, labels))
+            del scores
+        ctx.mark_non_differentiable(total.reference, total.counted)
+        return tuple(total)
 
     @staticmethod
     @once_differentiable
@@ -101,7 +102,7 @@ class _SumsOfUnscored(torch.autograd.Function):
         for place, labels in slabs(features.shape[2:], len(weight), target, features.shape[1]):
             x = features[place].flatten(1)
             by = _of_sample(by_sums, place[0])
-            dscores = gradient(_scored(x, layer), labels, ctx.focal, *by)
+            dscores = ctx.of_voxels.gradient(_scored(x, layer), labels, *by)
             dbias += dscores.sum(1)
             dscores = dscores.to(x.dtype)
             dweight += dscores @ x.T
@@ -130,10 +131,8 @@ def _scored(x: Tensor, layer: tuple[Tensor, Tensor | None]) -> Tensor:
 
 
 def _no_sums(batch: int, classes: int, like: Tensor) -> Sums:
-    overlap, predicted, reference, entropy = torch.zeros(
-        4, batch, classes, dtype=precision(like), device=like.device
-    ).unbind()
-    return overlap, predicted, reference, entropy
+    shape = len(Sums._fields), batch, classes
+    return Sums(*torch.zeros(shape, dtype=precision(like), device=like.device).unbind())
 
 
 def _add(total: Sums, sample: int, parts: Iterable[Tensor]) -> None:
@@ -141,7 +140,7 @@ def _add(total: Sums, sample: int, parts: Iterable[Tensor]) -> None:
         one[sample].add_(part)
 
 
-def _of_sample(by_sums: Iterable[Tensor], sample: int) -> tuple[Tensor, Tensor, Tensor]:
+def _of_sample(by_sums: Sequence[Tensor], sample: int) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients with respect to overlap, predicted and entropy."""
-    by_overlap, by_predicted, _, by_entropy = (one[sample] for one in by_sums)
-    return by_overlap, by_predicted, by_entropy
+    by = Sums(*(one[sample] for one in by_sums))
+    return by.overlap, by.predicted, by.entropy

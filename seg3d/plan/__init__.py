@@ -14,10 +14,20 @@ from seg3d.plan.by_memory import (
     plan_for_memory,
     predicted_peak,
 )
-from seg3d.plan.classes import IGNORE_NAME, background_values, label_classes, named_labels, rest_of
+from seg3d.plan.classes import (
+    IGNORE_NAME,
+    background_values,
+    is_of_regions,
+    label_classes,
+    named_labels,
+    regions_in,
+    rest_of,
+)
 from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, Labelled, label_counts
-from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_volume, with_patch
+from seg3d.plan.inherited import inherited_config, inherited_plan
+from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_shape, with_patch
 from seg3d.plan.network import as_shape, divisors_of
+from seg3d.plan.parameters import by_factor
 from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
 from seg3d.plan.plan_file import adopted, load_plan, save_plan
 
@@ -37,7 +47,11 @@ __all__ = [
     "background_values",
     "build_loss",
     "build_network",
+    "by_factor",
     "divisors_of",
+    "inherited_config",
+    "inherited_plan",
+    "is_of_regions",
     "label_classes",
     "label_counts",
     "little_of",
@@ -48,9 +62,10 @@ __all__ = [
     "plan_for_memory",
     "passes_per_step",
     "predicted_peak",
+    "regions_in",
     "rest_of",
     "save_plan",
     "source_of",
-    "typical_volume",
+    "typical_shape",
     "with_patch",
 ]

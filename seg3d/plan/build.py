@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from seg3d.common.errors import UserError
 from seg3d.config import Config, LossConfig, UNet3dConfig
 from seg3d.losses import DiceCrossEntropy
 from seg3d.networks import UNet3d, monai_network
+from seg3d.plan.parameters import freeze
 from seg3d.plan.plan import Plan
 from seg3d.probing import probe_model, set_bits
 
@@ -19,7 +18,7 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
 
     Raises:
         UserError: if a MONAI network does not take the given arguments or patch size, or is to
-            be streamed.
+            be streamed, or if ``train.freeze`` does not fit it.
     """
     probing = config.probing
     if isinstance(config.network, UNet3dConfig):
@@ -61,26 +60,28 @@ def build_network(config: Config, plan: Plan) -> nn.Module:
         probe_model(network, sketch=probing.sketch, rank=probing.rank)
     if probing.bits != "auto":
         set_bits(network, probing.bits)
+    if config.train.freeze:
+        freeze(network, config.train.freeze)
     return network
 
 
-def build_loss(loss: LossConfig, class_names: Sequence[str]) -> DiceCrossEntropy:
+def build_loss(loss: LossConfig, plan: Plan) -> DiceCrossEntropy:
     """The loss that a config asks for.
 
     Args:
         loss: the settings.
-        class_names: of the network, background first.
+        plan: of the run, for its classes.
 
     Raises:
         UserError: if a weight is given for a class that does not exist.
     """
-    if unknown := loss.class_weights.keys() - set(class_names):
+    if unknown := loss.class_weights.keys() - set(plan.class_names):
         raise UserError(
             "loss.class_weights names a class that does not exist",
             given=", ".join(sorted(unknown)),
-            legal=", ".join(class_names),
+            legal=", ".join(plan.class_names),
         )
-    weights = [loss.class_weights.get(name, 1.0) for name in class_names]
+    weights = [loss.class_weights.get(name, 1.0) for name in plan.class_names]
     return DiceCrossEntropy(
         loss.dice,
         loss.cross_entropy,
@@ -88,4 +89,5 @@ def build_loss(loss: LossConfig, class_names: Sequence[str]) -> DiceCrossEntropy
         tversky=loss.tversky,
         focal=loss.focal,
         class_weights=weights if loss.class_weights else None,
+        regions=plan.membership,
     )

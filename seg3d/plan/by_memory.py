@@ -25,7 +25,13 @@ from seg3d.geometry import Shape3
 from seg3d.memory import fake_copy, step_memory
 from seg3d.plan.build import build_loss, build_network
 from seg3d.plan.make import passes_per_step
-from seg3d.plan.network import features_of, padded, plan_network
+from seg3d.plan.network import (
+    features_of,
+    padded,
+    padded_for_strides,
+    patch_for_strides,
+    plan_network,
+)
 from seg3d.plan.plan import Plan
 from seg3d.plan.presets import blocks_of, with_residual_encoder
 from seg3d.probing import first_bits, set_bits
@@ -255,7 +261,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype, *, shared: bo
     """
     with torch.device("meta"):
         network = build_network(config, plan)
-    loss = build_loss(config.loss, plan.class_names)
+    loss = build_loss(config.loss, plan)
     shape = (plan.batch_size, len(plan.channels), *plan.patch_size)
     amp = dtype != torch.float32
     if config.probing.sketch == "rotated" and config.probing.bits == "auto":
@@ -271,14 +277,15 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype, *, shared: bo
 
     step = step_memory(network, shape, dtype, loss=loss, amp=amp, workspaces=True)
     kept = _kept_by_optimiser(config.train)
-    weights = step.parameters * (1 + kept)
+    trained = sum(one.nbytes for one in network.parameters() if one.requires_grad)
+    weights = step.parameters + kept * trained
     # Between the batches of one step the gradients stay.
-    waiting = step.parameters if shared or passes_per_step(config, plan) > 1 else 0
+    waiting = trained if shared or passes_per_step(config, plan) > 1 else 0
     scores = step.saved_by_layer.get("loss", 0)
     codes = step.saved - scores
     working = step.peak - step.parameters - codes - scores + waiting
     # The optimiser's own step needs the gradients, and a copy of them.
-    update = 2 * step.parameters
+    update = 2 * trained
     return max(
         Peak(weights, codes, scores, working),
         Peak(weights, 0, 0, update),
@@ -287,7 +294,7 @@ def predicted_peak(config: Config, plan: Plan, dtype: torch.dtype, *, shared: bo
 
 
 def _kept_by_optimiser(train: TrainConfig) -> int:
-    """Numbers for each parameter: the momentum of SGD, two moments of AdamW."""
+    """Numbers for each parameter that is trained: the momentum of SGD, two moments of AdamW."""
     return 2 if train.optimizer == "adamw" else int(train.momentum > 0)
 
 
@@ -305,11 +312,11 @@ def _plans(config: Config, plan: Plan, typical_shape: Shape3, cases: int) -> lis
 
 
 def _patches(config: Config, plan: Plan, typical_shape: Shape3) -> list[Plan]:
+    if config.train.init_from is not None:
+        return _patches_of_network(plan, typical_shape)
     spacing = plan.typical_spacing
     whole = padded(config, spacing, typical_shape)
-    most = math.prod(whole)
-    count = 2 + math.ceil(math.log(max(most / FEWEST_VOXELS, 1), FINENESS))
-    budgets = np.geomspace(min(FEWEST_VOXELS, most), most, count)
+    budgets = _budgets(math.prod(whole))
     settings = [{"voxels": math.ceil(voxels)} for voxels in budgets] + [{"size": whole}]
     found: dict[Shape3, Plan] = {}
     refused: UserError | None = None
@@ -336,3 +343,23 @@ def _patches(config: Config, plan: Plan, typical_shape: Shape3) -> list[Plan]:
     if not found and refused:
         raise refused
     return sorted(found.values(), key=lambda one: math.prod(one.patch_size))
+
+
+def _patches_of_network(plan: Plan, typical_shape: Shape3) -> list[Plan]:
+    """Likewise, of the plan's own strides: what its weights have been trained with stays."""
+    found: dict[Shape3, Plan] = {}
+    whole = padded_for_strides(plan, typical_shape)
+    smaller = [
+        patch_for_strides(math.ceil(voxels), plan, typical_shape)
+        for voxels in _budgets(math.prod(whole))
+    ]
+    for size in (*smaller, whole):
+        if size != plan.divisors:
+            found[size] = plan.model_copy(update={"patch_size": size})
+    return sorted(found.values(), key=lambda one: math.prod(one.patch_size))
+
+
+def _budgets(most: int) -> np.ndarray:
+    """Voxels of patches to be tried, up to the most."""
+    count = 2 + math.ceil(math.log(max(most / FEWEST_VOXELS, 1), FINENESS))
+    return np.geomspace(min(FEWEST_VOXELS, most), most, count)

@@ -28,6 +28,7 @@ class Source(Protocol):
         source: the folder or list.
         channels: names of the channels, if it gives them.
         labels: class name to the value or values in the label files, if it gives them.
+        regions_class_order: value to be written for each region, if it gives them.
     """
 
     @property
@@ -38,6 +39,8 @@ class Source(Protocol):
     def channels(self) -> tuple[str, ...] | None: ...
     @property
     def labels(self) -> dict[str, int | list[int]] | None: ...
+    @property
+    def regions_class_order(self) -> tuple[int, ...] | None: ...
 
 
 @dataclass(frozen=True)

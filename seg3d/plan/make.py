@@ -25,7 +25,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
     Raises:
         UserError: if the patch size does not suit the network.
     """
-    classes, ignore = label_classes(config, dataset, fingerprints)
+    classes, regions, ignore = label_classes(config, dataset, fingerprints)
     spacing, typical, shape = typical_volume(config, fingerprints)
     patch_size, kernels, strides = plan_network(config, typical, shape)
     return Plan(
@@ -35,6 +35,7 @@ def make_plan(config: Config, dataset: Source, fingerprints: dict[str, CaseFinge
         typical_spacing=typical,
         channels=channel_intensities(config, dataset, fingerprints),
         classes=classes,
+        regions=regions,
         ignore=ignore,
         rest=rest_of(config),
         patch_size=patch_size,
@@ -67,6 +68,13 @@ def typical_volume(
         shapes = np.rint(shapes * spacings / np.array(spacing))
     shape = shapes.max(0) if config.patch.size == "whole" else np.median(shapes, axis=0)
     return spacing, typical, as_shape(np.maximum(shape, 1))
+
+
+def typical_shape(config: Config, plan: Plan, fingerprints: dict[str, CaseFingerprint]) -> Shape3:
+    """The shape of a typical volume, or of the largest, in voxels of a plan's spacing."""
+    spacing = {"spacing": plan.spacing or "none"}
+    preprocess = config.preprocess.model_copy(update=spacing)
+    return typical_volume(config.model_copy(update={"preprocess": preprocess}), fingerprints)[2]
 
 
 def passes_per_step(config: Config, plan: Plan) -> int:

@@ -146,6 +146,25 @@ def auto_patch(voxels: int, spacing: Vector3, median_shape: Shape3) -> Shape3:
     return as_shape(size)
 
 
+def patch_for_strides(voxels: int, plan: Plan, shape: Shape3) -> Shape3:
+    """`auto_patch` for a network that there is already, in multiples of its total stride.
+
+    Args:
+        voxels: about so many.
+        plan: for the strides and the typical spacing.
+        shape: of a volume; no patch is larger, apart from padding.
+    """
+    factors, whole = np.array(plan.divisors), padded_for_strides(plan, shape)
+    size = np.array(auto_patch(voxels, plan.typical_spacing, whole))
+    return as_shape(np.minimum(np.maximum(np.rint(size / factors), 1) * factors, whole))
+
+
+def padded_for_strides(plan: Plan, shape: Shape3) -> Shape3:
+    """`padded` for a network that there is already: the next multiples of its total stride."""
+    factors = np.array(plan.divisors)
+    return as_shape(np.ceil(np.array(shape) / factors) * factors)
+
+
 def _grain(size: np.ndarray) -> np.ndarray:
     """The power of two that should divide sides of about ``size`` voxels, for up to 6 levels."""
     return np.select([size >= 128, size >= 32, size >= 12, size >= 7], [32, 16, 4, 2], 1)

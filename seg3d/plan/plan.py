@@ -74,8 +74,13 @@ class Plan(Section):
     channels: Annotated[list[ChannelIntensity], Field(min_length=1)] = Field(
         description="normalisation of each image channel"
     )
-    classes: Annotated[list[LabelClass], Field(min_length=2)] = Field(
-        description="of the network in order, background first"
+    classes: Annotated[list[LabelClass], Field(min_length=1)] = Field(
+        description="of the network in order, background first; or regions, without background"
+    )
+    regions: list[LabelValue] | None = Field(
+        None,
+        description="where classes are regions, which may overlap: label values that are written "
+        "for them, later ones over earlier ones; null: no two classes overlap",
     )
     ignore: list[LabelValue] = Field(description="label values that carry no information")
     rest: Rest | None = Field(
@@ -103,6 +108,14 @@ class Plan(Section):
         None,
         description="residual blocks of the U-Net's encoder, for each level; null: it has none",
     )
+
+    @model_validator(mode="after")
+    def _enough_classes(self) -> Plan:
+        if self.regions is None and len(self.classes) < 2:
+            raise ValueError("there should be two classes or more")
+        if self.regions is not None and len(self.regions) != len(self.classes):
+            raise ValueError("regions and classes are not as many")
+        return self
 
     @model_validator(mode="after")
     def _as_many_of_each_level(self) -> Plan:
@@ -136,9 +149,36 @@ class Plan(Section):
         return [one.name for one in self.classes]
 
     @property
+    def sought(self) -> list[LabelClass]:
+        """The classes that are to be found: all regions, or all classes but background."""
+        return self.classes[1:] if self.regions is None else self.classes
+
+    @property
+    def parts(self) -> list[LabelClass]:
+        """What a voxel can be labelled as, background first, and no two overlap.
+
+        That is the classes; or, where these are regions, every single label value.
+        """
+        if self.regions is None:
+            return self.classes
+        inside = {*self.regions, *(value for one in self.classes for value in one.values)} - {0}
+        names = {value: f"label {value}" for value in sorted(inside)}
+        return [
+            LabelClass(name=name, values=[value])
+            for value, name in {0: "background", **names}.items()
+        ]
+
+    @property
+    def membership(self) -> list[list[bool]] | None:
+        """Of every region, which of the :attr:`parts` are in it; None if there are no regions."""
+        if self.regions is None:
+            return None
+        return [[part.values[0] in one.values for part in self.parts] for one in self.classes]
+
+    @property
     def named_values(self) -> set[int]:
         """Label values of the classes, and those to be ignored."""
-        return {*self.ignore, *(value for one in self.classes for value in one.values)}
+        return {*self.ignore, *(value for one in self.parts for value in one.values)}
 
     @property
     def anisotropic(self) -> bool:

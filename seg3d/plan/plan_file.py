@@ -62,7 +62,7 @@ def adopted(config: Config, given: Plan, made: Plan) -> Plan:
     Raises:
         UserError: if the plan is for other data, or its patch does not suit its strides.
     """
-    for name in ("channels", "classes", "ignore", "rest", "orientation"):
+    for name in ("channels", "classes", "regions", "ignore", "rest", "orientation"):
         theirs, ours = _to_agree(given, name), _to_agree(made, name)
         if theirs != ours:
             raise UserError(

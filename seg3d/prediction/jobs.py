@@ -23,6 +23,7 @@ from seg3d.io import (
     written_suffix,
 )
 from seg3d.io.folders import folders_below
+from seg3d.plan import Plan
 from seg3d.prediction.legend import LEGEND
 
 FIRST_CHANNEL = "_0000"
@@ -161,17 +162,17 @@ def shared_out(windows: Sequence[int], ranks: Ranks) -> tuple[list[int], list[in
     return sorted(largest_first[:common]), sorted(own)
 
 
-def require_room_for_probabilities(jobs: Sequence[Job], class_names: Sequence[str]) -> None:
+def require_room_for_probabilities(jobs: Sequence[Job], plan: Plan) -> None:
     """Require that class probabilities can be written in the formats of the outputs.
 
     Raises:
-        UserError: if one of them is SEG-Y, and there are more than two classes.
+        UserError: if one of them is SEG-Y, and there are more than two classes, or two regions.
     """
     for job in jobs:
-        if suffix(job.probabilities) in SEGY and len(class_names) > 2:
+        if suffix(job.probabilities) in SEGY and len(plan.sought) > 1:
             raise UserError(
                 "--probabilities: SEG-Y holds one number for each sample",
-                given=f"{job.probabilities}, classes {', '.join(class_names)}",
+                given=f"{job.probabilities}, classes {', '.join(plan.class_names)}",
                 legal="two classes, of which the second one's probability is written",
                 fix="name another format, survey by survey: --output NAME.nii.gz",
             )

@@ -2,6 +2,7 @@
 
 It has the form of ``data.labels`` in a config, and of ``labels`` in nnU-Net's ``dataset.json``:
 ``{"labels": {"background": [0], "bones": [25, 26], "ignore": [255], "rest": "background"}}``.
+Of regions, ``regions_class_order`` beside ``labels`` has the values that are written for them.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from seg3d.plan import IGNORE_NAME, Plan
 
 # In a folder of predictions; beside a prediction that is alone it follows the stem of its name.
 LEGEND = "labels.json"
+ORDER = "regions_class_order"
 
 
 def legend(plan: Plan) -> dict[str, Any]:
     """Class names and all values that stand for them, the value that is written first."""
     labels: dict[str, Any] = {one.name: list(one.values) for one in plan.classes}
+    if plan.regions is not None:
+        labels = {plan.parts[0].name: [0], **labels}
     if plan.ignore:
         labels[IGNORE_NAME] = list(plan.ignore)
     if plan.rest is not None:
         labels[REST_NAME] = plan.rest
-    return {"labels": labels}
+    order = {} if plan.regions is None else {ORDER: list(plan.regions)}
+    return {"labels": labels, **order}
 
 
 def write_legend(path: Path, plan: Plan) -> None:

@@ -35,6 +35,7 @@ from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
 from seg3d.io.regions import Region
 from seg3d.plan import Plan, divisors_of
+from seg3d.prediction.decisions import Decision
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
@@ -42,7 +43,6 @@ from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.streaming import Advance, Streaming, limit_of
 from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.unfinished import Task, Unfinished
-from seg3d.prediction.windows import best_classes
 from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
 # Bytes that go from what is unfinished to the output.
@@ -89,6 +89,7 @@ class Predictor:
         self.device = device
         self.memory = memory
         self.ranks = ranks or ALONE
+        self.decision = Decision(plan)
         self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
         mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
         self.streaming = Streaming(
@@ -167,7 +168,7 @@ class Predictor:
                 way.
         """
         if probabilities:
-            require_room_for_probabilities([job], self.plan.class_names)
+            require_room_for_probabilities([job], self.plan)
         outputs = self._outputs(job, probabilities)
         for output in outputs.values():
             require_replaceable(output.path)
@@ -278,12 +279,8 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
-
-        def decide(probabilities: Tensor) -> np.ndarray:
-            return self.labels(best_classes(probabilities).cpu().numpy())[None]
-
         images = images_of(image, spacing, affine)
-        (labels,) = self._in_ram(images, 1, self._values.dtype, decide, advance)
+        (labels,) = self._in_ram(images, 1, self.decision.values.dtype, self._decided, advance)
         return labels
 
     def probabilities(
@@ -335,23 +332,19 @@ class Predictor:
         """The values of the training labels that stand for class numbers.
 
         Args:
-            classes: numbers, of any shape.
+            classes: numbers of the plan's parts, of any shape.
 
         Returns:
             Values of that shape, in the smallest common integer type that holds them all.
         """
-        return self._values[classes]
+        return self.decision.values[classes]
 
-    @cached_property
-    def _values(self) -> np.ndarray:
-        values = [one.values[0] for one in self.plan.classes]
-        for kind in (np.uint8, np.int16, np.int32):
-            if np.iinfo(kind).min <= min(values) and max(values) <= np.iinfo(kind).max:
-                break
-        return np.array(values, dtype=kind)
+    def _decided(self, probabilities: Tensor) -> np.ndarray:
+        """Label values `(1, d, h, w)` from `(K, d, h, w)`."""
+        return self.labels(self.decision.of_probabilities(probabilities).cpu().numpy())[None]
 
     def _outputs(self, job: Job, probabilities: bool) -> dict[str, Output]:
-        outputs = {"labels": Output(job.output, self._values.dtype, 1)}
+        outputs = {"labels": Output(job.output, self.decision.values.dtype, 1)}
         if probabilities:
             kind, classes = np.dtype(np.float32), len(self.plan.classes)
             outputs["probabilities"] = Output(job.probabilities, kind, classes)
@@ -420,8 +413,7 @@ class Predictor:
 
         slabs = self.streaming.probabilities(case, task.tiling, region, next_windows)
         for part, probabilities in slabs:
-            classes = best_classes(probabilities).cpu().numpy()
-            unfinished.write("labels", part, self.labels(classes)[None])
+            unfinished.write("labels", part, self._decided(probabilities))
             if task.identity["probabilities"]:
                 unfinished.write("probabilities", part, probabilities.cpu().numpy())
             written.append(part)
@@ -435,7 +427,7 @@ class Predictor:
             ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
             for one in outputs.values()
         )
-        labels = self._values.itemsize
+        labels = self.decision.values.itemsize
         return self.streaming.tiling(case, labels=labels, files=files, result=result)
 
     @cached_property

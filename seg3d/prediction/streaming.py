@@ -20,6 +20,7 @@ from seg3d.io.regions import Region
 from seg3d.io.resampling import resample_slabs
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan
+from seg3d.prediction.decisions import Decision
 from seg3d.prediction.scores import WindowScores, reordered
 from seg3d.prediction.tiling import Memory, Tiling, Work, borders, choose_tiling
 from seg3d.prediction.window_sizes import window_sizes
@@ -140,8 +141,14 @@ class Streaming:
             advance=advance,
         )
         # A map, unlike a generator, holds no slab while it waits for the next.
-        probable = map(partial(_softmax, slices_at_once=tiling.slices_written), slabs)
+        probable = map(partial(self._probable, slices_at_once=tiling.slices_written), slabs)
         return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
+
+    def _probable(self, slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+        """Probabilities in place of the scores `(K, d, h, w)` of a slab."""
+        for part in slab[1].split(slices_at_once, dim=1):
+            Decision(self.plan).make_probable(part)
+        return slab
 
     def _network_bytes(self, size: Shape3, streamed: bool) -> tuple[int, int]:
         """Of the parameters, and of what one window of a size needs besides."""
@@ -178,10 +185,3 @@ def limit_of(memory: float | None, device: torch.device, processes: int) -> Memo
     taken = torch.cuda.memory_reserved(device) + limit.gpu
     torch.cuda.set_per_process_memory_fraction(min(taken / total, 1.0), device)
     return limit
-
-
-def _softmax(slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
-    """The softmax of the scores `(K, d, h, w)` of a slab over the classes, in place."""
-    for part in slab[1].split(slices_at_once, dim=1):
-        part.copy_(part.softmax(0))
-    return slab

@@ -220,25 +220,6 @@ def score_slabs(
         yield slab
 
 
-def best_classes(scores: Tensor) -> Tensor:
-    """The number of the class with the highest score, the first of equals.
-
-    ``argmax`` along an axis whose elements lie far apart is many times slower on a CPU.
-
-    Args:
-        scores: `(K, ...)`, of at most 256 classes.
-
-    Returns:
-        `(...)` uint8.
-    """
-    best, *others = scores
-    best, numbers = best.clone(), torch.zeros_like(best, dtype=torch.uint8)
-    for number, score in enumerate(others, 1):
-        numbers.masked_fill_(score > best, number)
-        torch.maximum(best, score, out=best)
-    return numbers
-
-
 def importance_map(size: Shape3) -> Tensor:
     """The weight of every voxel of a window: a Gaussian around its middle, as MONAI's."""
     weight = torch.ones(())

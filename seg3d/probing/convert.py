@@ -174,8 +174,6 @@ def _reason_to_leave(module: nn.Module) -> str | None:
     if is_parametrized(module) or (isinstance(module, _ConvNd) and "weight" not in _own(module)):
         return "its weight is computed from other parameters"
     if isinstance(module, ProbedLayer) or type(module) in PROBED:
-        if isinstance(module, _ConvNd) and not module.weight.requires_grad:
-            return "its weight is frozen"
         if isinstance(module, nn.InstanceNorm3d) and module.track_running_stats:
             return "it keeps running statistics"
         return None

@@ -25,6 +25,7 @@ from seg3d.probing.probed_layer import (
 )
 from seg3d.probing.records import (
     KeptSketch,
+    NoRecord,
     ProbeRecord,
     Record,
     attach,
@@ -43,7 +44,9 @@ class ProbedConvolution(ProbedLayer):
     """What :class:`ProbedConv3d` and :class:`ProbedConvTranspose3d` have in common.
 
     The output and the gradients with respect to input and bias are exactly those of the
-    ordinary layer, while the weight gradient comes from a sketch of the input.
+    ordinary layer, while the weight gradient comes from a sketch of the input. Of a weight that is
+    frozen there is no gradient, and then nothing is sketched or kept (the ordinary layer keeps its
+    input all the same).
 
     Attributes:
         inplace: write the output over the input, of which nobody else may have need, if it is
@@ -57,9 +60,6 @@ class ProbedConvolution(ProbedLayer):
     groups: int
     inplace: bool = False
     sources: tuple[int, ...] = ()
-
-    def is_probing(self) -> bool:
-        return super().is_probing() and self.weight.requires_grad
 
     def _probed(self, x: Tensor, record: Record | None, geometry: Geometry) -> Tensor:
         self.sources = ()
@@ -92,10 +92,20 @@ class ProbedConvolution(ProbedLayer):
         inplace = inplace or self.inplace
         if self.is_lean():
             return _convolved(x, weight, bias, geometry, onto, inplace)
-        key = self.next_key()
-        source = self.source_of(record)
-        self.note_source(x, source, key)
+        source, key = self._source_for(x, record, (self,))
         return _Convolve.apply(x, weight, bias, onto, geometry, source, key, with_skip, inplace)
+
+    def _source_for(
+        self, x: Tensor, record: Record | None, users: tuple[ProbedConvolution, ...]
+    ) -> tuple[Record | Sketch | KeptSketch | NoRecord, ProbeKey]:
+        """What those who read x get its surrogate from, and the key of a sketch of it."""
+        trained = [layer for layer in users if layer.weight.requires_grad]
+        if not trained:
+            return NoRecord(), self.probe_key
+        key = self.next_key()
+        source = max(trained, key=lambda layer: BITS.index(layer.bits)).source_of(record)
+        self.note_source(x, source, key)
+        return source, key
 
     def takes_parts(self) -> bool:
         """Whether :meth:`of_parts` can do, and now does, without the concatenation."""
@@ -247,9 +257,7 @@ class ProbedConv3d(ProbedConvolution, nn.Conv3d):
             weights = (up.weight, up.bias, weight)
             Passage.of(x.shape, x.dtype, geometries, weights).add_to(onto, x)
             return onto, start
-        key = self.next_key()
-        source = max((self, up), key=lambda layer: BITS.index(layer.bits)).source_of(record_of(x))
-        self.note_source(x, source, key)
+        source, key = self._source_for(x, record_of(x), (self, up))
         up.sources = self.sources[-1:]
         y = ConvolveUpsampled.apply(x, up.weight, up.bias, weight, onto, geometries, source, key)
         return y, start
@@ -330,12 +338,12 @@ class _Convolve(ProbedFunction):
         bias: Tensor | None,
         onto: Tensor | None,
         geometry: Geometry,
-        source: Record | ProbeRecord | Sketch | KeptSketch,
+        source: Record | ProbeRecord | Sketch | KeptSketch | NoRecord,
         key: ProbeKey,
         with_skip: bool,
         inplace: bool,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        if not isinstance(source, Record | ProbeRecord):
+        if not isinstance(source, Record | ProbeRecord | NoRecord):
             source = sketched(x, source, key)
         possible = not with_skip and not keeps(source.tensors, x)
         y = _convolved(x, weight, bias, geometry, onto, inplace and possible)
@@ -369,9 +377,8 @@ class _Convolve(ProbedFunction):
             return torch.empty(shape, dtype=ctx.dtype, device=dy.device, memory_format=layout)
 
         wanted = list(ctx.needs_input_grad[:3])
-        fill, step = _nothing, 1
-        if wanted[1]:
-            fill, step = ctx.source.with_tensors(tuple(tensors)).filler(ctx.dtype)
+        source = ctx.source.with_tensors(tuple(tensors)) if wanted[1] else NoRecord()
+        fill, step = source.filler(ctx.dtype)
         x = RollingRows(ctx.shape, allocate, step, fill)
         cast = weight.to(ctx.dtype)
         with torch.autocast(dy.device.type, enabled=False):
@@ -400,7 +407,3 @@ def _convolved(
 
 def _to(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     return tensor if tensor is None else tensor.to(dtype)
-
-
-def _nothing(out: Tensor, samples: slice, units: slice) -> None:
-    """Leave rows as they are whose values do not matter."""

@@ -73,12 +73,13 @@ class ProbedNorm(ProbedLayer):
     @uncompiled
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, D, H, W)``, and activate if there is a :attr:`slope`."""
-        probing = self.is_probing() and input.requires_grad
-        if not ((probing or self.is_lean()) and self._is_for(input.shape)):
+        weight, bias = getattr(self, "weight", None), getattr(self, "bias", None)
+        trained = any(one is not None and one.requires_grad for one in (input, weight, bias))
+        probing = self.is_probing() and trained
+        if not (self.is_sparing() and self._is_for(input.shape)):
             y = super().forward(input)
             return y if self.slope is None else F.leaky_relu_(y, self.slope)
         input = plain(input)
-        weight, bias = getattr(self, "weight", None), getattr(self, "bias", None)
         scale, offset = self._scale_and_offset(input)
         normalisation = Normalisation(scale, offset, self._pool, self.slope)
         if not probing:

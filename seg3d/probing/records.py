@@ -100,6 +100,25 @@ class Record:
 
 
 @dataclass(frozen=True)
+class NoRecord:
+    """In place of a record, of an x that no weight is trained with: then nobody asks for it."""
+
+    tensors: tuple[Tensor, ...] = ()
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> NoRecord:
+        """This one, as :meth:`Record.with_tensors`."""
+        return self
+
+    def without_tensors(self) -> NoRecord:
+        """This one, as :meth:`Record.without_tensors`."""
+        return self
+
+    def filler(self, dtype: torch.dtype) -> tuple[Fill, int]:
+        """What leaves rows as they are, whose values do not matter."""
+        return _leave_rows, 1
+
+
+@dataclass(frozen=True)
 class ProbeRecord:
     """The same for the published probes, which see the whole volume at once.
 
@@ -142,6 +161,10 @@ def sketched(x: Tensor, sketch: Sketch | KeptSketch, key: ProbeKey) -> Record | 
     if isinstance(sketch, RotatedSketch):
         return Record(sketch, x.shape, 1.0, number, (), key.layer, kept)
     return ProbeRecord(sketch, x.shape, (number, *kept))
+
+
+def _leave_rows(out: Tensor, samples: slice, rows: slice) -> None:
+    """Write nothing."""
 
 
 def _copy_rows(x: Tensor, out: Tensor, samples: slice, rows: slice) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seg3d.common.device import telling
 from seg3d.probing.keys import ProbeKey
 from seg3d.probing.probed_layer import ProbedFunction, refuse_second_derivatives
-from seg3d.probing.records import KeptSketch, Record, sketched
+from seg3d.probing.records import KeptSketch, NoRecord, Record, sketched
 from seg3d.probing.rotated import RotatedSketch
 from seg3d.probing.slabs import Geometry, OverlapAdd, RollingRows, Slab, added, rows_of
 from seg3d.probing.work_sizes import slab_elements
@@ -155,10 +155,10 @@ class ConvolveUpsampled(ProbedFunction):
         weight: Tensor,
         onto: Tensor,
         geometries: tuple[Geometry, Geometry],
-        source: Record | RotatedSketch | KeptSketch,
+        source: Record | NoRecord | RotatedSketch | KeptSketch,
         key: ProbeKey,
     ) -> Tensor:
-        record = source if isinstance(source, Record) else sketched(x, source, key)
+        record = source if isinstance(source, Record | NoRecord) else sketched(x, source, key)
         ctx.save_for_backward(up_weight, up_bias, weight, *record.tensors)
         ctx.record = record.without_tensors()
         ctx.geometries, ctx.shape, ctx.dtype = geometries, x.shape, x.dtype

@@ -19,6 +19,7 @@ from seg3d.config.mistakes import value_at
 # What the weights, the optimiser's state and the order of the patches depend on.
 FIXED_KEYS = (
     "data.labels",
+    "data.regions_class_order",
     "data.folds",
     "data.fold",
     "preprocess",
@@ -27,6 +28,9 @@ FIXED_KEYS = (
     "patch.foreground",
     "network",
     "train.optimizer",
+    "train.init_from",
+    "train.freeze",
+    "train.lr_factors",
     "train.batch_size",
     "train.accumulate",
     "train.iterations_per_epoch",

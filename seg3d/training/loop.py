@@ -19,6 +19,7 @@ from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.transforms import IMAGE
 from seg3d.runs.checkpoint import damage_explained, load_checkpoint, restore_random_states
 from seg3d.runs.run_folder import Run
+from seg3d.runs.start_weights import read_start, take_weights
 from seg3d.training.data_parallel import (
     changes_in_words,
     shares_in_words,
@@ -65,6 +66,9 @@ def train_prepared(
     trainer = Trainer(config, plan, run, ranks.device(choose_device(device_name)), ranks)
     cache = training_cache(prepared.train, config, plan, run.cache, ranks)
     if ranks.first:
+        if config.train.init_from is not None and not resume:
+            said = take_weights(trainer.network, read_start(config.train.init_from))
+            print_as_is(console, said)
         # Not before this has gone well: a start that fails leaves nothing behind.
         save_prepared(prepared, run)
         if not resume:

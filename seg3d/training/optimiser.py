@@ -11,6 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from seg3d.config import TrainConfig
+from seg3d.plan import by_factor
 
 LEARNING_RATE = {"sgd": 0.01, "adamw": 3e-4}
 WEIGHT_DECAY = {"sgd": 3e-5, "adamw": 0.01}
@@ -19,18 +20,26 @@ STATE = {"SGD": {"momentum_buffer"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
 
 
 def make_optimizer(network: nn.Module, train: TrainConfig) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW."""
+    """SGD with Nesterov momentum, or AdamW.
+
+    Raises:
+        UserError: if ``train.lr_factors`` does not fit the network.
+    """
     rate = LEARNING_RATE[train.optimizer] if train.learning_rate == "auto" else train.learning_rate
     decay = WEIGHT_DECAY[train.optimizer] if train.weight_decay == "auto" else train.weight_decay
+    groups = [
+        {"params": parameters, "lr": factor * rate, "factor": factor}
+        for factor, parameters in by_factor(network, train.lr_factors).items()
+    ]
     if train.optimizer == "sgd":
         return SGD(
-            network.parameters(),
+            groups,
             lr=rate,
             momentum=train.momentum,
             nesterov=train.momentum > 0,
             weight_decay=decay,
         )
-    return AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    return AdamW(groups, lr=rate, weight_decay=decay)
 
 
 def require_fitting_state(optimizer: Optimizer) -> None:
@@ -48,6 +57,12 @@ def require_fitting_state(optimizer: Optimizer) -> None:
             kept = value is None and name == "momentum_buffer"
             if not (kept or (_finite(value) and value.shape == shape)):
                 raise ValueError(f"{name} of the optimiser does not fit the network")
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """That of the next step, where it has no factor."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] / group["factor"])
 
 
 def make_schedule(optimizer: Optimizer, train: TrainConfig, done: int = 0) -> LambdaLR:

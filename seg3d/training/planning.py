@@ -29,6 +29,8 @@ from seg3d.plan import (
     Plan,
     adopted,
     background_values,
+    inherited_config,
+    inherited_plan,
     load_plan,
     make_plan,
     memory_to_plan_for,
@@ -37,8 +39,9 @@ from seg3d.plan import (
     predicted_peak,
     rest_of,
     save_plan,
-    typical_volume,
+    typical_shape,
 )
+from seg3d.runs.start_weights import read_start
 from seg3d.training.trial import trial_for
 
 
@@ -57,7 +60,7 @@ def show_plan(config: Config, device: torch.device, console: Console, output: Pa
     """
     if output is not None and output.is_dir():
         raise UserError(f"--output: {output} is a folder", fix="name a file, such as plan.yaml")
-    plan, _ = look_and_plan(config, dataset_of(config, console), device, console)
+    config, plan, _ = look_and_plan(config, dataset_of(config, console), device, console)
     if config.plan.memory is None or config.plan.file is not None:
         peak = predicted_peak(config, plan, compute_dtype(config.train.amp, device))
         print_as_is(console, _table(Choice(plan, peak)))
@@ -86,10 +89,10 @@ def look_and_plan(
     console: Console,
     *,
     shared: bool = False,
-) -> tuple[Plan, dict[str, CaseFingerprint]]:
+) -> tuple[Config, Plan, dict[str, CaseFingerprint]]:
     """Look at all cases, plan, and print the plan.
 
-    It is made from the cases, or that of ``plan.file``.
+    It is made from the cases, or that of ``plan.file``, or comes with ``train.init_from``.
 
     Args:
         config: of the run.
@@ -98,10 +101,17 @@ def look_and_plan(
         console: for the plan.
         shared: whether several processes are to train.
 
+    Returns:
+        The config, completed by that of ``train.init_from``; the plan; and what was seen.
+
     Raises:
-        UserError: if the data cannot be used, ``plan.file`` does not fit them, or nothing fits into
-            ``plan.memory``.
+        UserError: if the data cannot be used, ``plan.file`` does not fit them, nothing fits into
+            ``plan.memory``, or ``train.init_from`` holds no weights.
     """
+    asked, start = config, None
+    if config.train.init_from is not None:
+        start = read_start(config.train.init_from)
+        config = inherited_config(asked, start.config, start.plan)
     given = None if config.plan.file is None else load_plan(config.plan.file)
     labels = named_labels(config, dataset)
     legal = None if labels is None else set().union(*labels.values())
@@ -111,14 +121,18 @@ def look_and_plan(
         dataset, orientation, legal, background, dataset.channels, rest_of(config), console
     )
     require_foreground(dataset, fingerprints, background)
-    plan = make_plan(config, dataset, fingerprints)
+    if start is not None and given is None:
+        theirs = start.config, start.plan
+        plan = inherited_plan(asked, config, *theirs, dataset, fingerprints)
+    else:
+        plan = make_plan(config, dataset, fingerprints)
     choice = None
     if given is not None:
         plan = adopted(config, given, plan)
         for note in _overruled(given, plan):
             print_as_is(console, f"Note: {note}")
     elif config.plan.memory is not None:
-        shape = typical_volume(config, fingerprints)[2]
+        shape = typical_shape(config, plan, fingerprints)
         memory = memory_to_plan_for(config.plan.memory, device)
         dtype = compute_dtype(config.train.amp, device)
         fits = trial_for(config, device, memory, shared)
@@ -130,7 +144,7 @@ def look_and_plan(
     print_as_is(console, _in_words(plan, unit))
     if choice is not None:
         print_as_is(console, _table(choice))
-    return plan, fingerprints
+    return config, plan, fingerprints
 
 
 def _overruled(given: Plan, plan: Plan) -> Iterator[str]:
@@ -172,7 +186,7 @@ def _in_words(plan: Plan, unit: str) -> str:
     return "\n".join(
         [
             "plan:",
-            f"  classes: {', '.join(plan.class_names)}{_rest(plan)}",
+            f"  {_classes(plan)}{_rest(plan)}",
             f"  orientation {plan.orientation}, spacing {spacing}, "
             f"intensity {', '.join(f'{one.name} {one.kind}' for one in plan.channels)}",
             f"  {'whole, up to' if plan.whole else 'patch'} {_by(plan.patch_size)} voxels, "
@@ -180,6 +194,16 @@ def _in_words(plan: Plan, unit: str) -> str:
             f"batch {plan.batch_size}{'' if plan.blocks is None else ', residual encoder'}",
         ]
     )
+
+
+def _classes(plan: Plan) -> str:
+    if plan.regions is None:
+        return f"classes: {', '.join(plan.class_names)}"
+    regions = (
+        f"{one.name} ({'+'.join(map(str, one.values))}) as {written}"
+        for one, written in zip(plan.classes, plan.regions, strict=True)
+    )
+    return f"regions, in the order of writing: {', '.join(regions)}"
 
 
 def _rest(plan: Plan) -> str:

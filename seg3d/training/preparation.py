@@ -86,7 +86,7 @@ def prepare(
             say(_change_in_words(plan, changed))
             fingerprints = _look_again(plan, changed, console)
     else:
-        plan, fingerprints = look_and_plan(config, dataset, device, console, shared=shared)
+        config, plan, fingerprints = look_and_plan(config, dataset, device, console, shared=shared)
         if absent := _absent_classes(plan, fingerprints):
             say(f"no labelled case contains {', '.join(absent)}.")
     splits = load_or_make_splits(run.splits, dataset, config.data.folds, config.train.seed)
@@ -140,7 +140,7 @@ def _look_again(plan: Plan, changed: Dataset, console: Console) -> dict[str, Cas
         changed,
         plan.orientation,
         plan.named_values,
-        {*plan.classes[0].values, *plan.ignore},
+        {*plan.parts[0].values, *plan.ignore},
         [one.name for one in plan.channels],
         plan.rest,
         console,
@@ -149,7 +149,7 @@ def _look_again(plan: Plan, changed: Dataset, console: Console) -> dict[str, Cas
 
 def _absent_classes(plan: Plan, fingerprints: dict[str, CaseFingerprint]) -> list[str]:
     found = label_counts(fingerprints)
-    return [one.name for one in plan.classes[1:] if not any(value in found for value in one.values)]
+    return [one.name for one in plan.sought if not any(value in found for value in one.values)]
 
 
 def save_prepared(prepared: Prepared, run: Run) -> None:

@@ -14,7 +14,7 @@ from seg3d.common.device import choose_device
 from seg3d.common.errors import UserError
 from seg3d.common.printing import make_console, print_as_is
 from seg3d.common.ranks import Ranks, joined_ranks
-from seg3d.config import Config, config_from_tree, data_override, ignored_overrides, load_config
+from seg3d.config import Config, config_from_tree, ignored_overrides, load_config, path_override
 from seg3d.runs.run_folder import Run, require_new_run, resume_run, sole_user
 from seg3d.training.loop import Ending, train_prepared
 from seg3d.training.preparation import Prepared, prepare
@@ -41,6 +41,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     overrides: Sequence[str] = (),
+    init_from: str | Path | None = None,
     console: Console | None = None,
 ) -> Trained:
     """Train a network, or go on with its training.
@@ -55,6 +56,7 @@ def train(
         resume: continue the run from its last checkpoint. It keeps the config that it was begun
             with, but for ``data`` and ``overrides``.
         overrides: changes of single keys, such as ``train.epochs=100``.
+        init_from: run or checkpoint whose weights, and plan, a new run begins with.
         console: for messages and progress; by default standard output.
 
     Returns:
@@ -66,7 +68,11 @@ def train(
     """
     with joined_ranks() as ranks:
         where = _device(device, ranks)
-        overrides = (*overrides, *data_override(data))
+        overrides = (
+            *overrides,
+            *path_override("data.folder", data),
+            *path_override("train.init_from", init_from),
+        )
         asked = _asked(config, overrides)
         folder = Run(_folder(config, asked) if run is None else Path(run))
         console = console or make_console(quiet=not ranks.first)

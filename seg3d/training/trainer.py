@@ -31,7 +31,12 @@ from seg3d.probing.noise import Noise
 from seg3d.runs.checkpoint import save_checkpoint, seed_random_states
 from seg3d.runs.run_folder import Run
 from seg3d.training.data_parallel import data_parallel, each_for_itself, seed_of
-from seg3d.training.optimiser import make_optimizer, make_schedule, require_fitting_state
+from seg3d.training.optimiser import (
+    learning_rate,
+    make_optimizer,
+    make_schedule,
+    require_fitting_state,
+)
 from seg3d.training.out_of_memory import out_of_memory_explained
 from seg3d.training.validation import Validation
 
@@ -94,7 +99,7 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.passes = passes_per_step(config, plan)
-        self.loss = build_loss(config.loss, plan.class_names)
+        self.loss = build_loss(config.loss, plan)
         self.position = Position()
         self.processes = ranks.count
         self.bits_are_chosen = False
@@ -268,7 +273,7 @@ class Trainer:
             f"loss/{name}": value / train.iterations_per_epoch
             for name, value in position.sums.items()
         } | {
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate(self.optimizer),
             "memory/peak_gib": peak_gib(self.device),
             **speed,
         }

@@ -61,7 +61,7 @@ def _two_steps(config: Config, plan: Plan, device: torch.device, shared: bool) -
     trainer.room_explained = nullcontext
     size, shape = plan.batch_size, plan.patch_size
     image = torch.randn(size, len(plan.channels), *shape)
-    label = torch.randint(len(plan.classes), (size, 1, *shape), dtype=torch.int16)
+    label = torch.randint(len(plan.parts), (size, 1, *shape), dtype=torch.int16)
     if chooses_bits(config):
         trainer.choose_bits(lambda: [{IMAGE: image[0], LABEL: label[0]}])
     batches = repeat({IMAGE: image, LABEL: label, "name": ["random numbers"]})

@@ -27,8 +27,9 @@ from seg3d.data.reference import ReferenceReader
 from seg3d.io.regions import Region, columns, portions
 from seg3d.pictures.planes import three_planes
 from seg3d.plan import Plan
+from seg3d.prediction.decisions import Decision
 from seg3d.prediction.scores import WindowScores, reordered
-from seg3d.prediction.windows import Windows, best_classes, stream_scores
+from seg3d.prediction.windows import Windows, stream_scores
 
 # Voxels along each axis that are kept for a picture; its panels have fewer pixels.
 MOST_IN_PICTURE = 300
@@ -41,7 +42,7 @@ class Validation:
     """Result of a validation, on the grid that the network works on.
 
     Attributes:
-        dice: mean over cases for each foreground class, NaN where no case has the class.
+        dice: mean over cases for each foreground class or region, NaN where no case has it.
         picture: `(H, W, 3)` uint8, overlays of the first case; None in processes that have not
             segmented that.
     """
@@ -101,7 +102,7 @@ def validate(
         if found is None:
             stopped = True
             break
-        rows[number] = dice_of(found[0])
+        rows[number] = dice_of(found[0], plan.membership)
         if number == 0:
             picture = found[1]
     network.train()
@@ -111,9 +112,10 @@ def validate(
     table = np.array([found_by_case[number] for number in range(len(cases))])
     counted = np.isfinite(table)
     totals = np.where(counted, table, 0).sum(0)
+    names = [one.name for one in plan.sought]
     with np.errstate(invalid="ignore"):
         means = totals / counted.sum(0)
-    return Validation(dict(zip(plan.class_names[1:], means.tolist(), strict=True)), picture)
+    return Validation(dict(zip(names, means.tolist(), strict=True)), picture)
 
 
 def _compared(
@@ -126,7 +128,8 @@ def _compared(
 ) -> tuple[np.ndarray, np.ndarray | None] | None:
     """The confusion matrix of a case, and a picture if it is wanted; None if it was stopped."""
     assert case.label is not None
-    confusion = np.zeros((len(plan.classes), len(plan.classes)), dtype=np.int64)
+    parts = len(plan.parts)
+    confusion = np.zeros((parts, parts), dtype=np.int64)
     with (
         CaseReader(case.images, plan) as image,
         closing(ReferenceReader(case.label, image)) as reference,
@@ -136,7 +139,7 @@ def _compared(
             if stop.reason:
                 return None
             truth = reference.read(region)[0].astype(np.int16) - 1
-            confusion += confusion_matrix(truth, predicted, len(plan.classes))
+            confusion += confusion_matrix(truth, predicted, parts)
             if sketch is not None:
                 sketch.add(region, image.read(region)[0].numpy(), truth, predicted)
     return confusion, None if sketch is None else sketch.picture(plan, case.name)
@@ -150,7 +153,8 @@ def _segment(
     sharing: int,
     image: CaseReader,
 ) -> Iterator[tuple[Region, np.ndarray]]:
-    """Class numbers `(d, h, w)` of a case, slab by slab, in streaming order."""
+    """Numbers of the plan's parts `(d, h, w)` of a case, slab by slab, in streaming order."""
+    decision = Decision(plan)
     grid_map = image.grid_map
     size = grid_map.streamed(plan.least_shape(grid_map.working))
     windows = Windows.covering(grid_map.shape, size, overlap)
@@ -170,7 +174,7 @@ def _segment(
             depth, height, width = slab.shape[1:]
             for x, _, _ in portions((depth, height, width), 0):
                 region = slice(start + x.start, start + x.stop), *column[1:]
-                yield region, best_classes(slab[:, x]).numpy()
+                yield region, decision.of_scores(slab[:, x]).numpy()
             # Not to be held while the next is made.
             del slab
 
@@ -220,8 +224,9 @@ class _Sketch:
             for length, place in zip(spacing, self._turn[0], strict=True)
         )
         overlays = {"reference": reference.astype(int), "prediction": predicted.astype(int)}
+        names = [one.name for one in plan.parts]
         return three_planes(
-            image, overlays, plan.class_names, (x, y, z), title=name, orientation=plan.orientation
+            image, overlays, names, (x, y, z), title=name, orientation=plan.orientation
         )
 
 
@@ -249,9 +254,20 @@ def confusion_matrix(reference: np.ndarray, predicted: np.ndarray, classes: int)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def dice_of(confusion: np.ndarray) -> np.ndarray:
-    """Dice of classes 1, 2, ... from a confusion matrix; NaN where both sides are empty."""
-    size = confusion.sum(0) + confusion.sum(1)
+def dice_of(confusion: np.ndarray, regions: Sequence[Sequence[bool]] | None = None) -> np.ndarray:
+    """Dice of classes 1, 2, ..., or of regions, from a confusion matrix.
+
+    Args:
+        confusion: see `confusion_matrix`.
+        regions: of each, which classes are in it.
+
+    Returns:
+        A number for each, NaN where both sides are empty.
+    """
+    sought = np.eye(len(confusion))[1:] if regions is None else np.array(regions, float)
+    # What is in a region on both sides, and on either one.
+    both = ((sought @ confusion) * sought).sum(1)
+    size = sought @ (confusion.sum(0) + confusion.sum(1))
     with np.errstate(invalid="ignore"):
-        dice: np.ndarray = (2 * confusion.diagonal() / size)[1:]
+        dice: np.ndarray = 2 * both / size
     return dice

@@ -77,12 +77,6 @@ def test_a_value_that_stands_for_a_class_may_be_too_large_for_the_file(tmp_path:
     assert counts(found)["bones"] == (3, 3, 2)
 
 
-def test_regions_that_overlap_are_left_out() -> None:
-    found = Classes.of({"background": 0, "whole": [1, 2], "core": [2], "edema": 1})
-    assert dict(found.names) == {0: "background", 1: "edema", 2: "core"}
-    assert not found.merged
-
-
 def test_predictions_say_what_their_values_mean(tmp_path: Path) -> None:
     plan, config = merged_plan(rest="background"), small_config()
     (tmp_path / "scans").mkdir()

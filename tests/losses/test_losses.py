@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from seg3d.common.errors import UserError
 from seg3d.config import LossConfig
 from seg3d.losses import IGNORE, DiceCrossEntropy, slabs
-from seg3d.plan import build_loss
+from seg3d.plan import LabelClass, Plan, build_loss
+from tests.plans import small_plan
 
 PARTS = ("loss", "dice", "cross_entropy")
 RARE: dict[str, Any] = {
@@ -200,11 +201,17 @@ def test_the_loss_of_a_config() -> None:
     config = LossConfig(tversky=(0.3, 0.7), focal=2.0, class_weights={"two": 3.0, "four": 2.0})
     scores, target = draw()
     expected = DiceCrossEntropy(tversky=(0.3, 0.7), focal=2.0, class_weights=[1.0, 3.0, 1.0, 2.0])
-    loss = build_loss(config, ["one", "two", "three", "four"])
+    loss = build_loss(config, plan_of("one", "two", "three", "four"))
     assert loss([scores], target) == expected([scores], target)
-    assert build_loss(LossConfig(), ["one", "two"]).class_weights is None
+    assert build_loss(LossConfig(), plan_of("one", "two")).class_weights is None
     with pytest.raises(UserError, match="class that does not exist\n  given: four\n  legal: one"):
-        build_loss(config, ["one", "two", "three"])
+        build_loss(config, plan_of("one", "two", "three"))
+
+
+def plan_of(*names: str) -> Plan:
+    """One with classes of these names."""
+    named = [LabelClass(name=name, values=[value]) for value, name in enumerate(names)]
+    return small_plan(classes=named)
 
 
 def test_voxels_without_label_have_no_influence_and_no_gradient() -> None:

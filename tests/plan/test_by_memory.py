@@ -25,7 +25,7 @@ from seg3d.plan import (
     memory_to_plan_for,
     plan_for_memory,
     predicted_peak,
-    typical_volume,
+    typical_shape,
 )
 from seg3d.plan.by_memory import largest
 from seg3d.plan.network import padded, plan_network
@@ -44,7 +44,8 @@ def planned(
     labels: int = 2,
 ) -> tuple[Plan, Shape3]:
     found = {"a": survey(shape, spacing, tuple(range(labels)))}
-    return make_plan(settings, dataset(), found), typical_volume(settings, found)[2]
+    plan = make_plan(settings, dataset(), found)
+    return plan, typical_shape(settings, plan, found)
 
 
 def chosen(

@@ -17,10 +17,10 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor, nn
 
 from seg3d.io.regions import Region
+from seg3d.prediction.decisions import best_classes
 from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.windows import (
     Windows,
-    best_classes,
     importance_map,
     score_slabs,
     stream_scores,

@@ -87,8 +87,11 @@ def test_labels_of_background_alone(data: Path) -> None:
     write_case(data, "b", label=np.zeros(SHAPE, np.uint8))
     write_case(data, "e", label=np.full(SHAPE, 9, np.uint8))
     notes, printed = told(data, "data.labels={cube: 1, ignore: 9}")
-    assert notes == ["nothing but background in the label: b, e."]
-    assert "Note: nothing but background in the label: b, e.\n" in printed
+    assert notes == [
+        "nothing but background in the label: b.",
+        "no voxel has a label, and no patch is drawn: e.",
+    ]
+    assert "Note: nothing but background in the label: b.\n" in printed
 
 
 def test_volumes_of_one_value(data: Path) -> None:

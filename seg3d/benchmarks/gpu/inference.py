@@ -17,7 +17,8 @@ from seg3d.benchmarks.gpu.work import first_line, forget, measure_peak, peaks, s
 from seg3d.benchmarks.tables import print_table
 from seg3d.common.sizes import GIB
 from seg3d.memory import inference_memory
-from seg3d.prediction.windows import best_classes, score_slabs
+from seg3d.prediction.decisions import best_classes
+from seg3d.prediction.windows import score_slabs
 
 Made = TypeVar("Made")
 OVERLAP = 0.5

@@ -20,6 +20,6 @@ recognised by.
 
 from seg3d.data.layouts.describe import describe
 from seg3d.data.layouts.find import find_dataset
-from seg3d.data.layouts.json_files import label_values, read_json
+from seg3d.data.layouts.json_files import label_values, read_json, regions_class_order
 
-__all__ = ["describe", "find_dataset", "label_values", "read_json"]
+__all__ = ["describe", "find_dataset", "label_values", "read_json", "regions_class_order"]

@@ -40,6 +40,7 @@ def assemble(found: Found) -> Dataset:
         test=tuple(sorted(testing, key=attrgetter("name"))),
         channels=found.channels,
         labels=found.labels,
+        regions_class_order=found.regions_class_order,
         left_out=tuple(found.left_out),
     )
 

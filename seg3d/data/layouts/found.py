@@ -20,6 +20,7 @@ class Found(NamedTuple):
         left_out: what was seen and not used, with the reason.
         channels: names, if the source gives them.
         labels: class names and values, if the source gives them.
+        regions_class_order: value that is written for each region, if the source gives them.
     """
 
     layout: str
@@ -28,3 +29,4 @@ class Found(NamedTuple):
     left_out: list[LeftOut]
     channels: tuple[str, ...] | None = None
     labels: dict[str, int | list[int]] | None = None
+    regions_class_order: tuple[int, ...] | None = None

@@ -88,6 +88,24 @@ def label_values(path: Path, content: dict[str, Any]) -> dict[str, int | list[in
     return found
 
 
+def regions_class_order(path: Path, content: dict[str, Any]) -> tuple[int, ...] | None:
+    """Values that nnU-Net writes for regions, in the order of their names.
+
+    Raises:
+        UserError: if they are no list of whole numbers.
+    """
+    order = content.get("regions_class_order")
+    if order is None:
+        return None
+    if not isinstance(order, list) or not all(type(value) is int for value in order):
+        raise UserError(
+            f'{path}: "regions_class_order" is not a list of whole numbers',
+            given=order,
+            legal="a label value for each region",
+        )
+    return tuple(order)
+
+
 def _whole(path: Path, name: str, value: object) -> int:
     if isinstance(value, str) and INTEGER.fullmatch(value):
         return int(value)

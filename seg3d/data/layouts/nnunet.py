@@ -9,7 +9,7 @@ from seg3d.common.errors import UserError
 from seg3d.data.cases import Case
 from seg3d.data.layouts.entries import entry, listed_cases
 from seg3d.data.layouts.found import Found, LeftOut
-from seg3d.data.layouts.json_files import channel_names, label_values
+from seg3d.data.layouts.json_files import channel_names, label_values, regions_class_order
 from seg3d.data.layouts.pairs import (
     TRAINING_PAIRS,
     cases_for_testing,
@@ -77,6 +77,7 @@ def _found(
         left_out,
         channel_names(path, content),
         label_values(path, content),
+        regions_class_order(path, content),
     )
 
 
