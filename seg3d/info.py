@@ -13,7 +13,13 @@ from seg3d.config import Config
 from seg3d.io import SUFFIXES, open_volume, segy
 from seg3d.plan import Plan
 from seg3d.probing.bits import summary
-from seg3d.runs.checkpoint import damage_explained, find_checkpoint, load_checkpoint, versions
+from seg3d.runs.checkpoint import (
+    FOLDS,
+    damage_explained,
+    find_checkpoint,
+    load_checkpoint,
+    versions,
+)
 
 CHECKPOINT = ".pt"
 
@@ -95,9 +101,15 @@ def _in_words(run: Path, config: Config, plan: Plan, content: dict[str, Any]) ->
             f"{kind:9} {labels}{'' if plan.rest is None else f', rest: {plan.rest}'}",
             f"patch     {' × '.join(map(str, plan.patch_size))} voxels"
             f"{', the largest of whole volumes' if plan.whole else ''}",
-            f"network   {config.network.name}, {weights / 1e6:.2f} million weights, "
-            f"sketch {config.probing.sketch}",
+            f"network   {_count(content)}{config.network.name}, {weights / 1e6:.2f} million "
+            f"weights, sketch {config.probing.sketch}",
             *([f"bits      {summary(bits)}"] if (bits := content.get("bits")) else []),
             f"versions  {wrote}",
         ]
     )
+
+
+def _count(content: dict[str, Any]) -> str:
+    """How many networks there are, if it is not one."""
+    count = len(content.get(FOLDS, [0]))
+    return "" if count == 1 else f"{count} of "

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "synth": "common geometry io",
     # Those who do it.
     "runs": "common config plan",
-    "prediction": "common geometry io losses memory probing networks config plan data runs",
+    "nnunet": "common geometry config plan data runs",
+    "prediction": "common geometry io losses memory probing networks config plan data runs nnunet",
     "training": "common geometry io losses memory probing config plan data pictures runs "
     "prediction",
     "evaluation": "common geometry io config plan data runs prediction",
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "demo": "common io config data pictures synth runs prediction training evaluation",
     "benchmarks": "common geometry io losses memory probing networks config plan data synth runs "
     "prediction training evaluation",
-    "cli": "common geometry io config plan data checking synth runs prediction training "
+    "cli": "common geometry io config plan data checking synth runs nnunet prediction training "
     "evaluation info demo benchmarks",
     "__main__": "cli",
 }

@@ -17,6 +17,7 @@ from seg3d.cli.convert import convert
 from seg3d.cli.demo import demo
 from seg3d.cli.evaluate import evaluate
 from seg3d.cli.exit_status import Commands
+from seg3d.cli.import_model import import_model
 from seg3d.cli.info import info
 from seg3d.cli.layers import layers
 from seg3d.cli.options import debug_option
@@ -46,7 +47,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    check, plan, train, predict, evaluate, convert, config, layers, synth, demo, info, check_gpu,
+    check, plan, train, predict, evaluate, import_model, convert, config, layers, synth, demo, info,
+    check_gpu,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

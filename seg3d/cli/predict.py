@@ -22,7 +22,7 @@ def resume_explained() -> Iterator[None]:
 
 
 @click.command()
-@click.argument("run_or_checkpoint", type=path)
+@click.argument("model", type=path)
 @click.argument("inputs", type=path, nargs=-1, required=True)
 @click.option("--output", type=path, required=True, help="Folder, or a file for a single case.")
 @click.option("--recursive", is_flag=True, help="Take volumes in folders of the folders too.")
@@ -46,7 +46,7 @@ def resume_explained() -> Iterator[None]:
 @segy_options
 @debug_option
 def predict(
-    run_or_checkpoint: Path,
+    model: Path,
     inputs: tuple[Path, ...],
     output: Path,
     recursive: bool,
@@ -57,7 +57,10 @@ def predict(
     resume: bool,
     device: str,
 ) -> None:
-    """Segment INPUTS (files or folders) with a run's best network, or with a checkpoint file.
+    """Segment INPUTS (files or folders) with MODEL: a run, a checkpoint file or an nnU-Net model.
+
+    Of a run, the best network is taken; of an nnU-Net model (a folder with plans.json and fold_*),
+    the networks of all folds, or of those in --set predict.folds=[0,1].
 
     Predictions have the shape, position and name of their input and the label values of the
     training data. Files NAME_0000, NAME_0001, ... are the channels of NAME. Volumes may be larger
@@ -85,17 +88,15 @@ def predict(
     from seg3d.common.ranks import joined_ranks
     from seg3d.config import ignored_overrides, parse_bytes
     from seg3d.prediction.jobs import Job, plan_jobs, require_room_for_probabilities, shared_out
+    from seg3d.prediction.models import require_there
     from seg3d.prediction.predictor import Predictor
-    from seg3d.runs.checkpoint import find_checkpoint
 
     chosen = choose_device(device)
     limit = None if memory is None else parse_bytes(memory, "--memory")
-    checkpoint = find_checkpoint(run_or_checkpoint)
+    require_there(model)
     jobs = plan_jobs(inputs, output, recursive=recursive, patterns=patterns)
     with resume_explained(), joined_ranks() as ranks:
-        predictor = Predictor.from_checkpoint(
-            checkpoint, ranks.device(chosen), overrides, limit, ranks
-        )
+        predictor = Predictor.from_checkpoint(model, ranks.device(chosen), overrides, limit, ranks)
         if probabilities:
             require_room_for_probabilities(jobs, predictor.plan)
         console = make_console(quiet=not ranks.first)

@@ -19,6 +19,7 @@ from seg3d.config.values import (
     BitsPerVoxel,
     Bytes,
     ClassWeights,
+    Folds,
     Integer,
     NonNegativeFloat,
     Orientation,
@@ -244,6 +245,11 @@ class PredictConfig(Section):
     overlap: BelowOne = Field(0.5, description="of neighbouring windows")
     mirror: bool = Field(
         False, description="average over all flips of augment.flip.axes (8× slower)"
+    )
+    folds: Literal["auto"] | Folds = Field(
+        "auto",
+        description="of a model of nnU-Net's, the networks whose scores are averaged; auto: all "
+        "that there are",
     )
     window_batch: BatchSize | Literal["auto"] = Field(
         "auto",

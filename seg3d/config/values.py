@@ -93,3 +93,9 @@ RateFactors = Annotated[
     "mapping of parameter names (* stands for anything) to numbers > 0",
 ]
 ClassWeights = Annotated[dict[str, PositiveFloat], "mapping of class names to numbers > 0"]
+Folds = Annotated[
+    list[Annotated[Integer, Field(ge=0)] | Literal["all"]],
+    Field(min_length=1),
+    AfterValidator(distinct),
+    "list of fold numbers, or [all]",
+]

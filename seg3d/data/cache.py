@@ -29,9 +29,9 @@ from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sizes import readable
 from seg3d.config import Config
 from seg3d.data.cases import Case
-from seg3d.data.grid_map import network_view
+from seg3d.data.grid_map import GridMap, network_view
 from seg3d.data.training_case import TrainingCase, padding
-from seg3d.data.transforms import CENTRES, IMAGE, LABEL, preprocessed_shape
+from seg3d.data.transforms import CENTRES, IMAGE, LABEL
 from seg3d.data.workers import share_ram
 from seg3d.geometry import Grid
 from seg3d.io import Header, create_volume, open_volume, read_header
@@ -116,7 +116,7 @@ def training_cache(
 
 def preprocessed_bytes(case: Case, plan: Plan) -> int:
     """The size of a case ready for training: float32 images, one byte of label a voxel."""
-    shape = preprocessed_shape(read_header(case.images[0]).grid, plan)
+    shape = GridMap.of(read_header(case.images[0]).grid, 0, plan).working
     return math.prod(padding(shape, plan.least_shape(shape))[0]) * (4 * len(plan.channels) + 1)
 
 

@@ -60,12 +60,15 @@ class CaseReader:
         self._stored: VolumeReader = ReadAhead(stored) if read_ahead else stored
         self._require_channels()
         self._require_fewer_voxels()
-        self.grid_map = GridMap.of(self.header.grid, self._stored.slow_axis, plan)
+        self.device = torch.device("cpu")
+        self.grid_map = self._way()
         x, y, z = (stored.chunk[axis] for axis in self.grid_map.order)
         self.chunk: Shape3 = x, y, z
         self.moments = [Moments() for _ in plan.channels]
-        self.device = torch.device("cpu")
         self.slices_at_once = 1
+
+    def _way(self) -> GridMap:
+        return GridMap.of(self.header.grid, self._stored.slow_axis, self.plan)
 
     def _require_channels(self) -> None:
         names = [channel.name for channel in self.plan.channels]
@@ -109,7 +112,7 @@ class CaseReader:
         if not any(channel.kind == "zscore" for channel in self.plan.channels):
             return
         for region in columns(self.grid_map.shape, parts):
-            for _, block in self._blocks(region):
+            for _, block in self._raw_blocks(region):
                 for voxels, channel, moments in zip(
                     block, self.plan.channels, self.moments, strict=True
                 ):
@@ -124,15 +127,21 @@ class CaseReader:
         lengths = [part.stop - part.start for part in region]
         result = torch.empty(len(self.plan.channels), *lengths, device=self.device)
         for part, block in self._blocks(region):
-            place = result[:, part.start - region[0].start : part.stop - region[0].start]
-            place.copy_(block)
-            for voxels, channel, moments in zip(
-                place, self.plan.channels, self.moments, strict=True
-            ):
-                normalise(voxels, channel, moments)
+            result[:, part.start - region[0].start : part.stop - region[0].start] = block
         return result
 
     def _blocks(self, region: Region) -> Iterator[tuple[slice, Tensor]]:
+        """A region on the network's grid, normalised, slab by slab."""
+        for part, raw in self._raw_blocks(region):
+            # It may be what a reader keeps.
+            block = raw.clone()
+            for voxels, channel, moments in zip(
+                block, self.plan.channels, self.moments, strict=True
+            ):
+                normalise(voxels, channel, moments)
+            yield part, block
+
+    def _raw_blocks(self, region: Region) -> Iterator[tuple[slice, Tensor]]:
         """A region on the network's grid, not normalised, slab by slab."""
         for start in range(region[0].start, region[0].stop, self.slices_at_once):
             part = slice(start, min(start + self.slices_at_once, region[0].stop))

@@ -15,11 +15,11 @@ import numpy as np
 from monai.data.utils import AFFINE_TOL
 from torch import Tensor
 
-from seg3d.data.transforms import preprocessed_grids
-from seg3d.geometry import Grid, Shape3
-from seg3d.io.regions import STREAMING_ORDERS, Region
-from seg3d.io.resampling import Resampling
-from seg3d.plan import Plan
+from seg3d.data.transforms import oriented_grid, preprocessed_grids
+from seg3d.geometry import Grid, Shape3, Vector3
+from seg3d.io.regions import STREAMING_ORDERS, Region, lengths, whole
+from seg3d.io.resampling import HALF_WAY, Resampling
+from seg3d.plan import NnunetRules, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,9 @@ class GridMap:
         flips: axes of the network that run against the file.
         forward: makes the network's grid from the file's.
         backward: makes the file's grid from the network's.
+        origin: in the file, of the box that the network sees, if it does not see all of it; what
+            is said here of the file's grid is said of that box.
+        whole: shape of the whole file. Both are in streaming order.
     """
 
     order: tuple[int, int, int]
@@ -39,17 +42,22 @@ class GridMap:
     flips: tuple[int, ...]
     forward: Resampling
     backward: Resampling
+    origin: Shape3
+    whole: Shape3
 
     @classmethod
-    def of(cls, grid: Grid, slow_axis: int, plan: Plan) -> GridMap:
-        """The way that MONAI's ``Orientation`` and then its ``Spacing`` take.
+    def of(cls, grid: Grid, slow_axis: int, plan: Plan, box: Region | None = None) -> GridMap:
+        """The way that MONAI's ``Orientation`` and then its ``Spacing`` take, or that of nnU-Net.
 
         Args:
             grid: of the file.
             slow_axis: of the file.
             plan: whose orientation and spacing the network works in.
+            box: of the file, in streaming order, that nnU-Net crops it to; None for all of it.
         """
         order = STREAMING_ORDERS[slow_axis]
+        if plan.nnunet is not None:
+            return cls._of_nnunet(grid, order, plan, plan.nnunet, box)
         oriented, working = preprocessed_grids(grid, plan)
         turned = np.rint(np.linalg.solve(grid.affine, oriented.affine))
         scaled = np.linalg.solve(oriented.affine, working.affine)
@@ -76,6 +84,62 @@ class GridMap:
             flips,
             Resampling.between(affine, stored, shape),
             Resampling.between(np.linalg.inv(affine), shape, stored),
+            (0, 0, 0),
+            stored,
+        )
+
+    @classmethod
+    def _of_nnunet(
+        cls,
+        grid: Grid,
+        order: tuple[int, int, int],
+        plan: Plan,
+        rules: NnunetRules,
+        box: Region | None,
+    ) -> GridMap:
+        """The way that nnU-Net takes: whole voxels are cropped, turned and stretched to others."""
+        oriented = oriented_grid(grid, plan)
+        turned = np.rint(np.linalg.solve(grid.affine, oriented.affine))[:3, :3][:, rules.axes]
+        axes = np.abs(turned).argmax(0)
+        flips = tuple(int(axis) for axis in range(3) if turned[axes[axis], axis] < 0)
+        i, j, k = (order.index(axis) for axis in axes)
+        places = np.argsort((i, j, k))
+        box = box or whole(_ordered(grid.shape, order))
+        stored = lengths(box)
+        spacing = _vector(np.array(grid.spacing)[axes])
+        target = spacing if plan.spacing is None else plan.spacing
+        # As Python rounds, in the order of nnU-Net's terms.
+        shape = _ordered(
+            [
+                max(1, int(round(one / other * stored[place])))
+                for one, other, place in zip(spacing, target, (i, j, k), strict=True)
+            ],
+            places,
+        )
+
+        def stretched(
+            source: Shape3, result: Shape3, separate: int | None, order: int, order_z: int
+        ) -> Resampling:
+            affine = np.diag([*np.divide(source, result), 1.0])
+            affine[:3, 3] = affine.diagonal()[:3] / 2 - 0.5
+            z = None if separate is None else (i, j, k)[separate]
+            x, y, w = (order_z if place == z else order for place in range(3))
+            for place, one in enumerate((x, y, w)):
+                # Half way between two voxels, SciPy takes the one that comes later in the network.
+                if one == 0 and place not in [(i, j, k)[axis] for axis in flips]:
+                    affine[place, 3] += HALF_WAY
+            return Resampling.between(affine, source, result, (x, y, w), z)
+
+        there = rules.separate_axis(spacing, target)
+        back = rules.separate_axis(target, spacing)
+        return cls(
+            order,
+            (i, j, k),
+            flips,
+            stretched(stored, shape, there, rules.image_order, rules.image_order_z),
+            stretched(shape, stored, back, rules.scores_order, rules.scores_order_z),
+            (box[0].start, box[1].start, box[2].start),
+            _ordered(grid.shape, order),
         )
 
     @property
@@ -89,9 +153,36 @@ class GridMap:
         return self.forward.shape
 
     def in_file(self, region: Region) -> Region:
-        """A region of the file's grid, in the order of the file's axes."""
+        """A region of the file's grid, in the order of the file's axes, counted in the file."""
+        x, y, z = (
+            slice(first + part.start, first + part.stop)
+            for first, part in zip(self.origin, region, strict=True)
+        )
+        return self.in_whole_file((x, y, z))
+
+    def in_whole_file(self, region: Region) -> Region:
+        """A region of the whole file, in the order of the file's axes."""
         x, y, z = (region[place] for place in np.argsort(self.order))
         return x, y, z
+
+    def within(self, region: Region) -> tuple[Region, Region]:
+        """What a region of the whole file has in common with `stored`.
+
+        Returns:
+            It, counted in what is stored, and counted in the region; empty if there is nothing.
+        """
+        stored, place = [], []
+        for part, first, length in zip(region, self.origin, self.stored, strict=True):
+            start = min(max(part.start - first, 0), length)
+            stop = min(max(part.stop - first, start), length)
+            stored.append(slice(start, stop))
+            place.append(slice(start + first - part.start, stop + first - part.start))
+        return (stored[0], stored[1], stored[2]), (place[0], place[1], place[2])
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the network does not see all of the file."""
+        return self.stored != self.whole
 
     def in_file_order(self, array: np.ndarray) -> np.ndarray:
         """A view of `(C, d, h, w)` in the order of the file's axes."""
@@ -155,7 +246,12 @@ def _streamed(
     return affine
 
 
-def _ordered(shape: Shape3, places: tuple[int, ...] | np.ndarray) -> Shape3:
+def _vector(values: np.ndarray) -> Vector3:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _ordered(shape: Sequence[int], places: tuple[int, ...] | np.ndarray) -> Shape3:
     x, y, z = (int(shape[place]) for place in places)
     return x, y, z
 

@@ -13,9 +13,9 @@ from typing import Self
 
 import numpy as np
 
-from seg3d.data.case_reader import CaseReader
 from seg3d.data.cases import Case
 from seg3d.data.draw import Draw, seed_of
+from seg3d.data.open_case import open_case
 from seg3d.data.reference import ReferenceReader
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, portions
@@ -47,7 +47,7 @@ class TrainingCase:
         self._name = case.name
         self._classes = len(plan.parts)
         with ExitStack() as opened:
-            self._image = opened.enter_context(CaseReader(case.images, plan))
+            self._image = opened.enter_context(open_case(case.images, plan))
             self._reference = opened.enter_context(
                 closing(ReferenceReader(case.label, self._image))
             )

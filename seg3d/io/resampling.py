@@ -1,4 +1,4 @@
-"""From one grid to another, block by block: by linear interpolation or by the nearest voxel."""
+"""From one grid to another, block by block: linearly, by cubic splines, or by the nearest voxel."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from torch.nn import functional
 
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
+from seg3d.io.splines import REACH, spline_weights
 
 # Voxels. Axes that are said to be turned against each other by less than this over the whole
 # volume are so by rounding in a header.
 SLANT_TOLERANCE = 1e-3
 # Added before rounding down. Half way between two voxels, rounding errors shall not choose.
 BELOW_HALF = 0.5 - 1e-6
+# Of a voxel; added to a place, it makes the later of two voxels the nearer one half way between.
+HALF_WAY = 2e-6
 # Voxels, by which a position can be off by rounding in its computation.
 DUST = 1e-9
+
+
+LINEAR, CUBIC = 1, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +41,28 @@ class Resampling:
         offset: `(3,)`, voxels of the source.
         source_shape: of the source.
         shape: of the result.
+        orders: of the splines along each axis, where both grids run along each other: 0 takes the
+            nearest voxel, 1 is linear, 3 cubic.
+        separate: an axis to be resampled after the others, whose result is kept `Within`; None if
+            all are done together.
     """
 
     matrix: np.ndarray
     offset: np.ndarray
     source_shape: Shape3
     shape: Shape3
+    orders: Shape3 = (LINEAR, LINEAR, LINEAR)
+    separate: int | None = None
 
     @classmethod
-    def between(cls, affine: np.ndarray, source_shape: Shape3, shape: Shape3) -> Resampling:
+    def between(
+        cls,
+        affine: np.ndarray,
+        source_shape: Shape3,
+        shape: Shape3,
+        orders: Shape3 = (LINEAR, LINEAR, LINEAR),
+        separate: int | None = None,
+    ) -> Resampling:
         """From a `(4, 4)` affine, voxels of the result to voxels of the source.
 
         Slants, shifts and stretches that are too small to be meant are left out.
@@ -55,7 +74,7 @@ class Resampling:
         for exact in (matrix, offset):
             rounded = np.rint(exact)
             exact[...] = np.where(np.abs(exact - rounded) < DUST, rounded, exact)
-        return cls(matrix, offset, source_shape, shape)
+        return cls(matrix, offset, source_shape, shape, orders, separate)
 
     @property
     def straight(self) -> bool:
@@ -69,6 +88,8 @@ class Resampling:
         ends = self.matrix * first, self.matrix * last
         low = np.minimum(*ends).sum(1) + self.offset
         high = np.maximum(*ends).sum(1) + self.offset
+        reach = np.where(np.array(self.orders) == CUBIC, REACH, 0)
+        low, high = low - reach, high + reach
         largest = np.array(self.source_shape) - 1
         starts = np.floor(np.clip(low, 0, largest)).astype(int)
         stops = np.ceil(np.clip(high, 0, largest)).astype(int) + 1
@@ -87,7 +108,14 @@ class Resampling:
             inside &= (place >= -BELOW_HALF) & (place < length - BELOW_HALF)
         return inside
 
-    def apply(self, block: Tensor, region: Region, *, nearest: bool = False) -> Tensor:
+    def apply(
+        self,
+        block: Tensor,
+        region: Region,
+        *,
+        nearest: bool = False,
+        within: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """A region of the result.
 
         Args:
@@ -96,6 +124,8 @@ class Resampling:
             region: which.
             nearest: take the nearest voxel, as class numbers want it, and do not interpolate; half
                 way between two voxels, the one that comes first in the source.
+            within: least and largest values that may come out, since splines overshoot; of shapes
+                that `block` can be compared with, once all axes but `separate` are done.
 
         Returns:
             `(C, d', h', w')`; `block` itself, not a copy, if nothing changes.
@@ -104,11 +134,14 @@ class Resampling:
         if not self.straight:
             places = self._slanted_places(block, region, start)
             return (_take_slanted if nearest else _interpolate_slanted)(block, places)
-        for axis, part in enumerate(region):
+        for axis in sorted(range(3), key=lambda axis: axis == self.separate):
+            if axis == self.separate and within is not None:
+                block = block.clamp(*within)
+            part, order = region[axis], 0 if nearest else self.orders[axis]
             scale, offset = self.matrix[axis, axis], self.offset[axis] - start[axis]
-            place = np.clip(scale * np.arange(part.start, part.stop) + offset, 0, None)
-            block = (_take if nearest else _interpolate)(block, axis + 1, place)
-        return block
+            place = scale * np.arange(part.start, part.stop) + offset
+            block = _ALONG[order](block, axis + 1, place)
+        return block if within is None or self.separate is not None else block.clamp(*within)
 
     def _slanted_places(self, block: Tensor, region: Region, start: list[int]) -> list[Tensor]:
         """Where the voxels of a region lie in a block, if axes of both run askew."""
@@ -191,7 +224,7 @@ def _cut_out(slabs: list[tuple[int, Tensor]], wanted: Region, within: Region) ->
 def _take(block: Tensor, axis: int, place: np.ndarray) -> Tensor:
     """Read a block along an axis at the voxels that are nearest to places."""
     length = block.shape[axis]
-    index = np.minimum((place + BELOW_HALF).astype(np.int64), length - 1)
+    index = (place + BELOW_HALF).clip(0, length - 1).astype(np.int64)
     if np.array_equal(index, np.arange(length)):
         return block
     return block.index_select(axis, torch.from_numpy(index).to(block.device))
@@ -216,6 +249,7 @@ def _interpolate_slanted(block: Tensor, places: list[Tensor]) -> Tensor:
 def _interpolate(block: Tensor, axis: int, place: np.ndarray) -> Tensor:
     """Read a block along an axis at places counted in its voxels."""
     length = block.shape[axis]
+    place = place.clip(0, None)
     below = np.minimum(place.astype(np.int64), length - 1)
     share = place - below
     # Where a voxel of the result lies on one of the source, it has its value and no dust.
@@ -228,3 +262,15 @@ def _interpolate(block: Tensor, axis: int, place: np.ndarray) -> Tensor:
     )
     shape = [-1 if one == axis else 1 for one in range(block.ndim)]
     return low.lerp_(high, torch.from_numpy(share).to(block).view(shape))
+
+
+def _splined(block: Tensor, axis: int, place: np.ndarray) -> Tensor:
+    """Read a block along an axis at places counted in its voxels, on a cubic spline."""
+    length = block.shape[axis]
+    if len(place) == length and np.array_equal(place, np.arange(length)):
+        return block
+    weights = torch.from_numpy(spline_weights(place.tobytes(), length)).to(block)
+    return torch.tensordot(block, weights, dims=([axis], [1])).movedim(-1, axis)
+
+
+_ALONG = {0: _take, LINEAR: _interpolate, CUBIC: _splined}

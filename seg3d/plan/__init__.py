@@ -28,7 +28,7 @@ from seg3d.plan.inherited import inherited_config, inherited_plan
 from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_shape, with_patch
 from seg3d.plan.network import as_shape, divisors_of
 from seg3d.plan.parameters import by_factor
-from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
+from seg3d.plan.plan import ChannelIntensity, LabelClass, NnunetRules, Plan
 from seg3d.plan.plan_file import adopted, load_plan, save_plan
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Choice",
     "LabelClass",
     "Labelled",
+    "NnunetRules",
     "Peak",
     "Plan",
     "as_shape",

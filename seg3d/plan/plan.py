@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from seg3d.config import Rest, Section
 from seg3d.config.values import (
@@ -17,8 +17,10 @@ from seg3d.config.values import (
     Size3,
     Spacing,
 )
-from seg3d.geometry import Shape3
+from seg3d.geometry import Shape3, Vector3
 
+# Of a spacing, by which others may differ for rounding in a header.
+SAME_SPACING = 1e-5
 # nnU-Net's threshold: voxels this much thicker than wide are treated as slices.
 ANISOTROPIC = 3.0
 
@@ -29,7 +31,15 @@ def _odd(sizes: Size3) -> Size3:
     return sizes
 
 
+def _permutation(axes: Shape3) -> Shape3:
+    if sorted(axes) != [0, 1, 2]:
+        raise ValueError("should be 0, 1 and 2 in some order")
+    return axes
+
+
 Kernel = Annotated[Size3, AfterValidator(_odd), "[odd, odd, odd], integers ≥ 1"]
+Axes3 = Annotated[tuple[int, int, int], AfterValidator(_permutation), "0, 1 and 2 in some order"]
+SplineOrder = Literal[0, 1, 3]
 LabelValue = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
 
 
@@ -46,15 +56,54 @@ class ChannelIntensity(Section):
     """How the intensities of one channel are normalised."""
 
     name: str
-    kind: Literal["ct", "zscore", "none"] = Field(
+    kind: Literal["ct", "zscore", "none", "unit", "rgb"] = Field(
         description="ct: clip to low and high, subtract mean, divide by std; zscore: likewise with "
-        "mean and deviation of each volume; none: as they are"
+        "mean and deviation of each volume; unit: from 0 to 1, the least and the largest value of "
+        "each volume; rgb: divide by 255; none: as they are"
     )
     low: Number = Field(0.0, description="of ct, in units of the image, as are high, mean and std")
     high: Number = 0.0
     mean: Number = 0.0
     std: PositiveFloat = 1.0
-    nonzero: bool = Field(False, description="of zscore: over the voxels that are not zero")
+    nonzero: bool = Field(
+        False,
+        description="of zscore: over the voxels that are not zero; by nnU-Net's rules over those "
+        "that are not zero in every channel, and what they enclose",
+    )
+
+
+class NnunetRules(BaseModel):
+    """What nnU-Net does in another way than seg3d, and a network from there has been trained for.
+
+    Volumes are cropped to what is not zero, normalised, and only then resampled, by splines;
+    windows lie at even distances; scores are resampled, not probabilities.
+    """
+
+    # No Section, for which null would be one that has its defaults.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    axes: Axes3 = Field(
+        (2, 1, 0), description="of the volume, once oriented, in the order of the network"
+    )
+    image_order: SplineOrder = Field(3, description="of the splines that resample images")
+    image_order_z: SplineOrder = Field(0, description="likewise, along an axis taken separately")
+    scores_order: SplineOrder = Field(1, description="of those that resample scores")
+    scores_order_z: SplineOrder = Field(0, description="likewise, along an axis taken separately")
+    separate_z: bool | None = Field(
+        None,
+        description="whether the axis of the thickest voxels is taken separately; null: where "
+        "they are thick",
+    )
+    thick: PositiveFloat = Field(3.0, description="times as thick as wide, for separate_z: null")
+
+    def separate_axis(self, spacing: Vector3, other: Vector3) -> int | None:
+        """The axis to be resampled by itself, on the way from one spacing to another."""
+        for one in (spacing, other):
+            longest = np.array(one) >= max(one) * (1 - SAME_SPACING)
+            thick = max(one) / min(one) > self.thick
+            if thick if self.separate_z is None else self.separate_z:
+                return int(longest.argmax()) if longest.sum() == 1 else None
+        return None
 
 
 class Plan(Section):
@@ -109,12 +158,22 @@ class Plan(Section):
         description="residual blocks of the U-Net's encoder, for each level; null: it has none",
     )
 
+    nnunet: NnunetRules | None = Field(
+        None, description="rules of nnU-Net that a network from there goes by; null: seg3d's"
+    )
+
     @model_validator(mode="after")
     def _enough_classes(self) -> Plan:
         if self.regions is None and len(self.classes) < 2:
             raise ValueError("there should be two classes or more")
         if self.regions is not None and len(self.regions) != len(self.classes):
             raise ValueError("regions and classes are not as many")
+        return self
+
+    @model_validator(mode="after")
+    def _ranges_that_are_measured(self) -> Plan:
+        if self.nnunet is None and any(channel.kind == "unit" for channel in self.channels):
+            raise ValueError("channels of the kind unit are only for rules of nnU-Net")
         return self
 
     @model_validator(mode="after")

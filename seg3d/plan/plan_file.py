@@ -15,11 +15,15 @@ from seg3d.common.yaml_text import in_one_line, parse_yaml
 from seg3d.config import Config
 from seg3d.plan.make import with_patch
 from seg3d.plan.network import require_legal_patch
-from seg3d.plan.plan import ChannelIntensity, LabelClass, Plan
+from seg3d.plan.plan import ChannelIntensity, LabelClass, NnunetRules, Plan
 
 HEAD = "The plan of a training run. A run with plan.file=FILE goes by it, as it stands then."
 # Of these keys the values are sections, whose own keys are explained with the key.
-INNER: dict[str, type[BaseModel]] = {"channels": ChannelIntensity, "classes": LabelClass}
+INNER: dict[str, type[BaseModel]] = {
+    "channels": ChannelIntensity,
+    "classes": LabelClass,
+    "nnunet": NnunetRules,
+}
 
 
 def save_plan(plan: Plan, path: Path) -> None:

@@ -22,26 +22,46 @@ class Decision:
     Of classes one is the most probable. Regions may overlap: a voxel gets the value of the last
     one, in the order of the plan, that it is in (nnU-Net's ``regions_class_order``).
 
+    What is resampled to the grid of the file are probabilities; by the rules of nnU-Net scores, as
+    precise as float16. Either is called found here.
+
     Attributes:
         plan: of the run that trained the network.
     """
 
     plan: Plan
 
-    def make_probable(self, scores: Tensor) -> None:
-        """Put probabilities in place of scores, `(K, ...)`."""
-        if self.plan.regions is None:
-            scores.copy_(scores.softmax(0))
-        else:
-            scores.sigmoid_()
+    def make_ready(self, scores: Tensor) -> None:
+        """Put what is to be resampled in place of scores, `(K, ...)`."""
+        scores.copy_(scores.half() if self.plan.nnunet is not None else self._probable(scores))
 
-    def of_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Numbers of the plan's parts, `(...)` uint8, from `(K, ...)`."""
-        return self._numbers(probabilities, PROBABLE)
+    def labels(self, found: Tensor) -> np.ndarray:
+        """Label values `(...)` from what has been resampled, `(K, ...)`."""
+        if self.plan.nnunet is not None:
+            # Of scores that are equal then, nnU-Net takes the first.
+            numbers = self.of_scores(found.half().float())
+        else:
+            numbers = self._numbers(found, PROBABLE)
+        return self.values[numbers.cpu().numpy()]
+
+    def probabilities(self, found: Tensor) -> np.ndarray:
+        """Of each class, or region, `(K, ...)` float32, from what has been resampled."""
+        return (found if self.plan.nnunet is None else self._probable(found)).cpu().numpy()
+
+    @property
+    def outside(self) -> np.ndarray:
+        """Probabilities `(K,)` of voxels that are background because they were cropped away."""
+        outside = np.zeros(len(self.plan.classes), np.float32)
+        if self.plan.regions is None:
+            outside[0] = 1
+        return outside
 
     def of_scores(self, scores: Tensor) -> Tensor:
-        """The same from scores."""
+        """Numbers of the plan's parts, `(...)` uint8, from scores `(K, ...)`."""
         return self._numbers(scores, 0.0)
+
+    def _probable(self, scores: Tensor) -> Tensor:
+        return scores.softmax(0) if self.plan.regions is None else scores.sigmoid()
 
     def _numbers(self, found: Tensor, least: float) -> Tensor:
         if self.plan.regions is None:

@@ -28,44 +28,52 @@ from seg3d.common.files import put_in_place, stamp
 from seg3d.common.notes import Note
 from seg3d.common.ranks import ALONE, Ranks
 from seg3d.common.sole_writer import sole_writer
-from seg3d.config import Config, config_from_tree, config_tree, keys_set
+from seg3d.config import Config
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.images import Image
+from seg3d.data.open_case import open_case
 from seg3d.io import SEGY, create_volume, ram_of, require_replaceable, suffix
 from seg3d.io.convert import blocks
-from seg3d.io.regions import Region
+from seg3d.io.regions import Region, lengths
 from seg3d.plan import Plan, divisors_of
 from seg3d.prediction.decisions import Decision
 from seg3d.prediction.inputs import Given, images_of
 from seg3d.prediction.jobs import Job, require_room_for_probabilities
 from seg3d.prediction.legend import require_same_legend, write_legend
+from seg3d.prediction.models import load_model
 from seg3d.prediction.scores import WindowScores
 from seg3d.prediction.streaming import Advance, Streaming, limit_of
 from seg3d.prediction.tiling import Tiling
 from seg3d.prediction.unfinished import Task, Unfinished
-from seg3d.runs.checkpoint import find_checkpoint, load_checkpoint, trained_network
 
 # Bytes that go from what is unfinished to the output.
 WRITTEN_AT_ONCE = 2**24
 
 
 class Output(NamedTuple):
-    """A file to be written, its number type and its channels."""
+    """A file to be written, and what its channels `(C,)` hold where the network sees nothing."""
 
     path: Path
-    dtype: np.dtype
-    channels: int
+    outside: np.ndarray
 
 
 def unheard(windows: int) -> None:
     """For those who do not want to be told of progress."""
 
 
+def _dtype(config: Config, plan: Plan, device: torch.device) -> torch.dtype:
+    """In which the network computes; one of nnU-Net's in what it was trained in."""
+    if config.train.amp == "off":
+        return torch.float32
+    return compute_dtype("fp16" if plan.nnunet and device.type == "cuda" else "auto", device)
+
+
 class Predictor:
     """A trained network with all that is needed to apply it to files and arrays.
 
     Args:
-        network: takes `(B, C, D, H, W)`, gives class scores.
+        network: takes `(B, C, D, H, W)`, gives class scores; of several, in a ``ModuleList``, the
+            scores are averaged.
         config: of the run that trained it.
         plan: of that run.
         device: where to compute.
@@ -90,7 +98,7 @@ class Predictor:
         self.memory = memory
         self.ranks = ranks or ALONE
         self.decision = Decision(plan)
-        self.dtype = compute_dtype("auto" if config.train.amp != "off" else "off", device)
+        self.dtype = _dtype(config, plan, device)
         mirror_axes = config.augment.flip.axes if config.predict.mirror else ()
         self.streaming = Streaming(
             WindowScores(self.network, mirror_axes, self.dtype),
@@ -110,31 +118,23 @@ class Predictor:
         memory: float | None = None,
         ranks: Ranks | None = None,
     ) -> Predictor:
-        """Load the network of a checkpoint.
+        """Load the network of a checkpoint, or the networks of a model of nnU-Net's.
 
         Args:
-            path: the checkpoint file, or a run folder, whose best network is taken.
+            path: the checkpoint file; a run folder, whose best network is taken; or the folder of
+                a model of nnU-Net's.
             device: where to compute; a name is one that `choose_device` knows.
             overrides: ``key=value`` changes of keys under ``predict``.
             memory: as for the class.
             ranks: as for the class.
 
         Raises:
-            UserError: if there is no such file or device, if the file is not a checkpoint of seg3d,
-                or if another key is set.
+            UserError: if there is no such file or device, if it holds nothing that can be used, or
+                if another key is set.
         """
         if isinstance(device, str):
             device = choose_device(device)
-        checkpoint = find_checkpoint(Path(path))
-        stored, plan, content = load_checkpoint(checkpoint)
-        config = config_from_tree(config_tree(stored), overrides, source="--set")
-        for key in (key for override in overrides for key in keys_set(override)):
-            if not key.startswith("predict."):
-                raise UserError(
-                    f"--set {key}: predictions go by what the network was trained with",
-                    legal="keys under predict",
-                )
-        network = trained_network(checkpoint, config, plan, content)
+        network, config, plan = load_model(Path(path), overrides)
         return cls(network, config, plan, device, memory, ranks)
 
     def run(
@@ -207,13 +207,17 @@ class Predictor:
             alone = ranks.count == 1
             advance(self.windows(job, probabilities="probabilities" in outputs, alone=alone))
             return
-        with CaseReader(job.images, self.plan, read_ahead=True) as case:
+        with open_case(job.images, self.plan, read_ahead=True) as case:
             task = self._agree(case, job, unfinished, resume, outputs, ranks)
             try:
-                self._fill(case, task, unfinished, advance, ranks)
+                done = self._fill(case, task, unfinished, advance, ranks)
             except UserError:
                 unfinished.discard()
                 raise
+            if case.grid_map.cropped:
+                # What `windows` has counted, which does not read voxels.
+                asked, alone = "probabilities" in outputs, ranks.count == 1
+                advance(max(0, self.windows(job, probabilities=asked, alone=alone) - done))
             ranks.wait()
             if ranks.first:
                 # Another process may have written predictions beside this one meanwhile.
@@ -221,7 +225,7 @@ class Predictor:
                 packing = unfinished.packing()
                 for name, output in outputs.items():
                     whole = packing / output.path.name
-                    _write(whole, unfinished, name, case)
+                    _write(whole, unfinished, name, case, output.outside)
                     put_in_place(whole, output.path)
                 write_legend(job.legend, self.plan)
                 unfinished.discard()
@@ -236,6 +240,8 @@ class Predictor:
     ) -> int:
         """How many windows this process does for a job, for a progress bar.
 
+        It may be more than there are once the volume is cropped, by the rules of nnU-Net.
+
         Args:
             job: as for `run`.
             probabilities: as for `run`.
@@ -247,7 +253,7 @@ class Predictor:
                 predictions beside it have another meaning.
         """
         require_same_legend(job.legend, self.plan)
-        with CaseReader(job.images, self.plan, read_ahead=True) as case:
+        with open_case(job.images, self.plan, read_ahead=True, header_only=True) as case:
             for one in case.header.notes:
                 note(one)
             tiling = self._tiling(case, self._outputs(job, probabilities))
@@ -279,8 +285,13 @@ class Predictor:
         Raises:
             UserError: if the volume cannot be used, or the memory does not suffice.
         """
+
+        def decide(found: Tensor) -> np.ndarray:
+            return self.decision.labels(found)[None]
+
         images = images_of(image, spacing, affine)
-        (labels,) = self._in_ram(images, 1, self.decision.values.dtype, self._decided, advance)
+        outside = np.zeros(1, self.decision.values.dtype)
+        (labels,) = self._in_ram(images, outside, decide, advance)
         return labels
 
     def probabilities(
@@ -299,30 +310,26 @@ class Predictor:
             `(K, X, Y, Z)` float32, in the order of the axes of the file or array. Class k is
             ``plan.classes[k]``.
         """
-        return self._in_ram(
-            images_of(image, spacing, affine),
-            len(self.plan.classes),
-            np.dtype(np.float32),
-            lambda found: found.cpu().numpy(),
-            advance,
-        )
+        images, decision = images_of(image, spacing, affine), self.decision
+        return self._in_ram(images, decision.outside, decision.probabilities, advance)
 
     def _in_ram(
         self,
         images: Sequence[Image],
-        channels: int,
-        dtype: np.dtype,
+        outside: np.ndarray,
         decide: Callable[[Tensor], np.ndarray],
         advance: Advance,
     ) -> np.ndarray:
-        """What ``decide`` makes of the probabilities `(K, d, h, w)` of slabs, `(C, X, Y, Z)`."""
-        with CaseReader(images, self.plan, read_ahead=True) as case:
-            shape = (channels, *case.header.grid.shape)
-            tiling = self._tiling(case, {}, math.prod(shape) * dtype.itemsize)
+        """What ``decide`` makes of slabs `(K, d, h, w)`, `(C, X, Y, Z)`; `(C,)` is around them."""
+        with open_case(images, self.plan, read_ahead=True) as case:
+            shape = (len(outside), *case.header.grid.shape)
+            tiling = self._tiling(case, {}, math.prod(shape) * outside.itemsize)
             self.streaming.measure(case, tiling)
-            result = np.empty(shape, dtype)
+            result = np.empty(shape, outside.dtype)
+            if case.grid_map.cropped:
+                result[...] = outside[:, None, None, None]
             for tile in tiling.tiles(slice(0, case.grid_map.stored[0])):
-                for region, found in self.streaming.probabilities(case, tiling, tile, advance):
+                for region, found in self.streaming.found(case, tiling, tile, advance):
                     there = (slice(None), *case.grid_map.in_file(region))
                     result[there] = case.grid_map.in_file_order(decide(found))
                     del found
@@ -339,15 +346,10 @@ class Predictor:
         """
         return self.decision.values[classes]
 
-    def _decided(self, probabilities: Tensor) -> np.ndarray:
-        """Label values `(1, d, h, w)` from `(K, d, h, w)`."""
-        return self.labels(self.decision.of_probabilities(probabilities).cpu().numpy())[None]
-
     def _outputs(self, job: Job, probabilities: bool) -> dict[str, Output]:
-        outputs = {"labels": Output(job.output, self.decision.values.dtype, 1)}
+        outputs = {"labels": Output(job.output, np.zeros(1, self.decision.values.dtype))}
         if probabilities:
-            kind, classes = np.dtype(np.float32), len(self.plan.classes)
-            outputs["probabilities"] = Output(job.probabilities, kind, classes)
+            outputs["probabilities"] = Output(job.probabilities, self.decision.outside)
         return outputs
 
     def _agree(
@@ -372,7 +374,7 @@ class Predictor:
         if ranks.first and not (resume and unfinished.exists):
             tiling = self._tiling(case, outputs)
             self.streaming.measure(case, tiling)
-            arrays = {name: (one.dtype, one.channels) for name, one in outputs.items()}
+            arrays = {name: (one.outside.dtype, len(one.outside)) for name, one in outputs.items()}
             unfinished.begin(Task(identity, tiling, case.moments), case.grid_map.stored, arrays)
         ranks.wait()
         return unfinished.task(identity)
@@ -384,16 +386,17 @@ class Predictor:
         unfinished: Unfinished,
         advance: Advance,
         ranks: Ranks,
-    ) -> None:
-        """Write all that is left of this process's share."""
+    ) -> int:
+        """Write all that is left of this process's share, of so many windows."""
         case.moments = task.moments
         tiles = list(self.streaming.tiles(case, task.tiling, ranks))
         left = [region for tile in tiles for region in unfinished.left(tile)]
         tiling = task.tiling
-        done = self.streaming.count(case, tiling, tiles) - self.streaming.count(case, tiling, left)
-        advance(done)
+        windows = self.streaming.count(case, tiling, tiles)
+        advance(windows - self.streaming.count(case, tiling, left))
         for region in left:
             self._fill_region(case, task, unfinished, region, advance)
+        return windows
 
     def _fill_region(
         self, case: CaseReader, task: Task, unfinished: Unfinished, region: Region, advance: Advance
@@ -411,21 +414,19 @@ class Predictor:
             note()
             advance(count)
 
-        slabs = self.streaming.probabilities(case, task.tiling, region, next_windows)
-        for part, probabilities in slabs:
-            unfinished.write("labels", part, self._decided(probabilities))
+        for part, found in self.streaming.found(case, task.tiling, region, next_windows):
+            unfinished.write("labels", part, self.decision.labels(found)[None])
             if task.identity["probabilities"]:
-                unfinished.write("probabilities", part, probabilities.cpu().numpy())
+                unfinished.write("probabilities", part, self.decision.probabilities(found))
             written.append(part)
             # It may be a view of a slab, which is not to be held while the next is made.
-            del probabilities
+            del found
         note()
 
     def _tiling(self, case: CaseReader, outputs: Mapping[str, Output], result: int = 0) -> Tiling:
         """How the work on a case is cut, if ``result`` bytes of RAM are for what comes of it."""
         files = sum(
-            ram_of(one.path, case.header.grid.shape, one.dtype.itemsize * one.channels)
-            for one in outputs.values()
+            ram_of(one.path, case.header.grid.shape, one.outside.nbytes) for one in outputs.values()
         )
         labels = self.decision.values.itemsize
         return self.streaming.tiling(case, labels=labels, files=files, result=result)
@@ -440,16 +441,24 @@ class Predictor:
         return digest.hexdigest()
 
 
-def _write(path: Path, unfinished: Unfinished, name: str, case: CaseReader) -> None:
+def _write(
+    path: Path, unfinished: Unfinished, name: str, case: CaseReader, outside: np.ndarray
+) -> None:
     """Write an array, which is in streaming order, to the file that it shall be.
 
-    Of two channels that add up to one, SEG-Y gets the second.
+    Of two channels that add up to one, SEG-Y gets the second. What is not in the array, as the
+    network does not see it, is as ``outside``.
     """
     grid_map = case.grid_map
-    dtype, channels = unfinished.dtype(name), unfinished.channels(name)
+    dtype, channels = outside.dtype, len(outside)
     written = slice(-1, None) if suffix(path) in SEGY else slice(None)
     with create_volume(path, case.header, dtype, len(range(channels)[written])) as volume:
         slow = {0} if volume.slow_axis is None else {0, grid_map.order.index(volume.slow_axis)}
-        for region in blocks(grid_map.stored, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
-            voxels = grid_map.in_file_order(unfinished.read(name, region)[written])
-            volume.write(grid_map.in_file(region), voxels)
+        for region in blocks(grid_map.whole, slow, dtype.itemsize * channels, WRITTEN_AT_ONCE):
+            voxels = np.empty((channels, *lengths(region)), dtype)
+            stored, place = grid_map.within(region)
+            if lengths(stored) != lengths(region):
+                voxels[...] = outside[:, None, None, None]
+            if min(lengths(stored)) > 0:
+                voxels[:, *place] = unfinished.read(name, stored)
+            volume.write(grid_map.in_whole_file(region), grid_map.in_file_order(voxels[written]))

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from seg3d.data.grid_map import flipped
-from seg3d.losses import Scores, Unscored, heads, unscored_heads
+from seg3d.losses import Scores, Unscored, unscored_heads
 from seg3d.networks import UNet3d
 
 # Numbers that are made of what the network leaves unscored, and blended, in one go.
@@ -19,15 +20,19 @@ SCORES_AT_ONCE = 2**21
 
 
 class WindowScores(nn.Module):
-    """A network as the windows need it: one output, averaged over mirror images.
+    """A network, or several, as the windows need them: in passes, whose scores are averaged.
+
+    There is a pass for every network and every mirror image. They are not added up here, as there
+    may be more to be kept of all scores of a window than the network needs itself.
 
     Args:
-        network: takes `(B, C, D, H, W)`, gives class scores.
+        network: takes `(B, C, D, H, W)`, gives class scores; several in a ``ModuleList``.
         mirror_axes: average over all combinations of flips along these axes (0, 1, 2).
         dtype: of the forward pass (autocast).
 
     Attributes:
         streamable: whether :meth:`stream` has an effect.
+        passes: from windows `(B, C, D, H, W)` to scores `(B, K, D, H, W)`.
     """
 
     def __init__(
@@ -37,36 +42,36 @@ class WindowScores(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.networks = network if isinstance(network, nn.ModuleList) else nn.ModuleList([network])
         self.dtype = dtype
-        self.streamable = isinstance(network, UNet3d) and network.streamable
-        self.flips = [
-            [axis + 2 for axis in axes]
+        self.streamable = all(isinstance(one, UNet3d) and one.streamable for one in self.networks)
+        flips = [
+            tuple(axis + 2 for axis in axes)
             for count in range(len(mirror_axes) + 1)
             for axes in itertools.combinations(mirror_axes, count)
         ]
+        self._passes = list(itertools.product(range(len(self.networks)), flips))
 
     def stream(self, streamed: bool) -> None:
-        """Have the network's finest level done in slabs, or not, from now on.
+        """Have the networks' finest level done in slabs, or not, from now on.
 
         Args:
             streamed: whether; see :mod:`seg3d.networks.streamed`. Of other networks nothing is.
         """
-        if isinstance(self.network, UNet3d) and self.streamable:
-            self.network.streamed = streamed
+        for network in self.networks if self.streamable else ():
+            assert isinstance(network, UNet3d)
+            network.streamed = streamed
 
-    def forward(self, windows: Tensor) -> Scores:
-        """From `(B, C, D, H, W)` to `(B, K, D, H, W)`."""
-        total: Tensor | None = None
+    @property
+    def passes(self) -> list[Callable[[Tensor], Scores]]:
+        return [partial(self, number=number) for number in range(len(self._passes))]
+
+    def forward(self, windows: Tensor, number: int = -1) -> Scores:
+        """One of the passes; the last one needs most memory."""
+        network, axes = self._passes[number]
         with torch.autocast(windows.device.type, self.dtype, self.dtype != torch.float32):
-            if len(self.flips) == 1:
-                return unscored_heads(self.network, windows)[0]
-            for axes in self.flips:
-                scores = heads(self.network(flipped(windows, axes)))[0]
-                scores = flipped(scores, axes).float()
-                total = scores if total is None else total.add_(scores)
-        assert total is not None
-        return total.div_(len(self.flips))
+            scores = unscored_heads(self.networks[network], flipped(windows, axes))[0]
+        return reordered(scores, partial(flipped, axes=axes))
 
 
 def reordered(scores: Scores, order: Callable[[Tensor], Tensor]) -> Scores:

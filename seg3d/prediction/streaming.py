@@ -18,6 +18,7 @@ from seg3d.data.case_reader import CaseReader
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region
 from seg3d.io.resampling import resample_slabs
+from seg3d.losses import Scores
 from seg3d.memory import inference_memory
 from seg3d.plan import Plan
 from seg3d.prediction.decisions import Decision
@@ -55,7 +56,8 @@ class Streaming:
     def windows(self, case: CaseReader, window: Shape3) -> Windows:
         """All windows of a size of a case, in streaming order."""
         grid_map = case.grid_map
-        windows = Windows.covering(grid_map.shape, window, self.settings.overlap)
+        nnunet = self.plan.nnunet is not None
+        windows = Windows.covering(grid_map.shape, window, self.settings.overlap, nnunet=nnunet)
         return windows.mirrored(grid_map.streamed_flips)
 
     def count(self, case: CaseReader, tiling: Tiling, regions: Iterable[Region]) -> int:
@@ -91,6 +93,7 @@ class Streaming:
                 written=labels + 4 * len(self.plan.classes),
                 network=own,
                 per_window=besides,
+                passes=len(self.scores.passes),
                 files=case.ram + result + files,
                 on_gpu=self.device.type == "cuda",
             )
@@ -121,18 +124,23 @@ class Streaming:
         second, third = (len(edges) - 1 for edges in tiling.borders)
         case.measure((second, third))
 
-    def probabilities(
+    def found(
         self, case: CaseReader, tiling: Tiling, region: Region, advance: Advance
     ) -> Iterator[tuple[Region, Tensor]]:
-        """Class probabilities `(K, d, h, w)` of a region of the file's grid, slab by slab."""
+        """What is to be decided on, `(K, d, h, w)`, of a region of the file's grid, slab by slab.
+
+        Class probabilities; by the rules of nnU-Net, scores.
+        """
         grid_map = case.grid_map
         case.device = self.device if tiling.sums_on_gpu else torch.device("cpu")
         case.slices_at_once = tiling.slices_read
         self.scores.stream(tiling.network_streamed)
+
+        def turned(one: Callable[[Tensor], Scores], windows: Tensor) -> Scores:
+            return reordered(one(grid_map.to_network(windows)), grid_map.from_network)
+
         slabs = stream_scores(
-            lambda windows: reordered(
-                self.scores(grid_map.to_network(windows)), grid_map.from_network
-            ),
+            [partial(turned, one) for one in self.scores.passes],
             case.read,
             self.windows(case, tiling.window),
             grid_map.backward.needed(region),
@@ -141,13 +149,13 @@ class Streaming:
             advance=advance,
         )
         # A map, unlike a generator, holds no slab while it waits for the next.
-        probable = map(partial(self._probable, slices_at_once=tiling.slices_written), slabs)
-        return resample_slabs(grid_map.backward, region, probable, tiling.slices_written)
+        ready = map(partial(self._ready, slices_at_once=tiling.slices_written), slabs)
+        return resample_slabs(grid_map.backward, region, ready, tiling.slices_written)
 
-    def _probable(self, slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
-        """Probabilities in place of the scores `(K, d, h, w)` of a slab."""
+    def _ready(self, slab: tuple[int, Tensor], slices_at_once: int) -> tuple[int, Tensor]:
+        """What is resampled in place of the scores `(K, d, h, w)` of a slab."""
         for part in slab[1].split(slices_at_once, dim=1):
-            Decision(self.plan).make_probable(part)
+            Decision(self.plan).make_ready(part)
         return slab
 
     def _network_bytes(self, size: Shape3, streamed: bool) -> tuple[int, int]:

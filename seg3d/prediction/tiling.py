@@ -76,6 +76,7 @@ class Work:
         per_window: bytes that the network needs besides for each window of a batch.
         files: bytes of RAM that open files take, and arrays that are read or made.
         on_gpu: whether the network computes on a GPU.
+        passes: over each window, whose scores are added up.
     """
 
     grid_map: GridMap
@@ -89,6 +90,7 @@ class Work:
     per_window: int
     files: int
     on_gpu: bool
+    passes: int = 1
 
     @cached_property
     def slices_to_read(self) -> int:
@@ -243,8 +245,12 @@ class _Use:
         self.held = FLOAT * (
             thickness * work.channels * seen
             # Besides, the weights of the slab being finished, and slices that wait for the next. A
-            # single window needs no sums.
-            + (thickness * (work.classes + 1) * scored if work.windows.count > 1 else 0)
+            # single pass over a single window needs no sums.
+            + (
+                thickness * (work.classes + 1) * scored
+                if work.windows.count * work.passes > 1
+                else 0
+            )
             + work.slices_to_write * work.classes * scored
         )
         # A slice in passing, at its largest; what it is made from, and the steps in between.

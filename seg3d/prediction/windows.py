@@ -1,8 +1,9 @@
 """Class scores of volumes of any size from overlapping windows, slab by slab.
 
 The windows lie as MONAI's ``sliding_window_inference`` lays them and blend with its Gaussian
-weights. But they are taken plane by plane along the first axis, and no more is held than the
-planes that overlap: what no window can touch any more is finished and given away.
+weights, or as nnU-Net lays them, with its. But they are taken plane by plane along the first axis,
+and no more is held than the planes that overlap: what no window can touch any more is finished and
+given away.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
+from seg3d.data.grid_map import flipped
 from seg3d.geometry import Shape3
 from seg3d.io.regions import Region, whole
 from seg3d.losses import Scores
@@ -23,6 +27,8 @@ from seg3d.prediction.scores import WindowScores, by_rows
 # Of the side of a window, and the least weight, both as in MONAI.
 SIGMA = 0.125
 LEAST_WEIGHT = 1e-3
+# In nnU-Net: it keeps the least ones from being zero in half precision.
+NNUNET_LARGEST_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,24 @@ class Windows:
         size: voxels of a window.
         starts: ascending, along each axis; a window stands at every combination. They are
             negative where a volume is smaller than the window, whose rest is then zeros.
+        nnunet: whether they lie and blend as nnU-Net's.
+        flips: axes along which the weights run backwards.
     """
 
     shape: Shape3
     size: Shape3
     starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    nnunet: bool = False
+    flips: tuple[int, ...] = ()
 
     @classmethod
-    def covering(cls, shape: Shape3, size: Shape3, overlap: float) -> Windows:
-        """Windows that neighbours have a share of ``overlap`` of their side in common."""
-        x, y, z = (_starts(length, side, overlap) for length, side in zip(shape, size, strict=True))
-        return cls(shape, size, (x, y, z))
+    def covering(
+        cls, shape: Shape3, size: Shape3, overlap: float, *, nnunet: bool = False
+    ) -> Windows:
+        """Windows that neighbours have a share of ``overlap`` of their side in common, or more."""
+        starts = _even_starts if nnunet else _starts
+        x, y, z = (starts(length, side, overlap) for length, side in zip(shape, size, strict=True))
+        return cls(shape, size, (x, y, z), nnunet)
 
     @property
     def count(self) -> int:
@@ -67,7 +80,12 @@ class Windows:
                 zip(self.starts, self.size, self.shape, strict=True)
             )
         )
-        return replace(self, starts=(x, y, z))
+        return replace(self, starts=(x, y, z), flips=tuple(axes))
+
+    def weights(self) -> Tensor:
+        """The weight of every voxel of a window, `(D, H, W)`."""
+        weight = nnunet_importance_map(self.size) if self.nnunet else importance_map(self.size)
+        return flipped(weight, self.flips)
 
     def touching(self, region: Region) -> Windows:
         """Those windows that have a voxel in common with a region."""
@@ -85,8 +103,17 @@ def _starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
     return (*range(0, length - side, step), length - side)
 
 
+def _even_starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
+    """As nnU-Net has them: of windows as few as there must be, at about the same distance."""
+    if length <= side:
+        return _starts(length, side, overlap)
+    steps = math.ceil((length - side) / (side * (1 - overlap)))
+    step = (length - side) / steps
+    return tuple(round(step * number) for number in range(steps + 1))
+
+
 def stream_scores(
-    score: Callable[[Tensor], Scores],
+    score: Callable[[Tensor], Scores] | Sequence[Callable[[Tensor], Scores]],
     read: Callable[[Region], Tensor],
     windows: Windows,
     region: Region | None = None,
@@ -101,7 +128,8 @@ def stream_scores(
     bit: all windows that touch a voxel are added in the same order, in the same batches.
 
     Args:
-        score: from windows `(B, C, D, H, W)` on ``device`` to scores `(B, K, D, H, W)`.
+        score: from windows `(B, C, D, H, W)` on ``device`` to scores `(B, K, D, H, W)`; or several
+            such functions, whose scores are averaged.
         read: gives a region of the volume as `(C, d, h, w)`, where the sums shall be kept. It is
             called for slabs along the first axis, one behind the other.
         windows: all windows of the volume.
@@ -115,8 +143,9 @@ def stream_scores(
         volume's first axis, and its scores `(K, d, h, w)` float32.
     """
     region = region or whole(windows.shape)
-    if windows.count == 1:
-        yield from _of_one_window(score, read, windows, region, device, advance)
+    passes = [score] if callable(score) else score
+    if windows.count == 1 and len(passes) == 1:
+        yield from _of_one_window(passes[0], read, windows, region, device, advance)
         return
     windows = windows.touching(region)
     extent, (side, *_) = windows.extent, windows.size
@@ -130,23 +159,26 @@ def stream_scores(
             image.add(part.start, read((part, *extent[1:])))
         for columns_at_once in _evenly(columns, window_batch):
             places = [(plane, *column) for column in columns_at_once]
-            with torch.inference_mode():
-                result = score(_cut_out(image, places, windows.size, extent).to(device))
-            for rows, found in by_rows(result):
-                scores = found.to(image.any.device)
-                if weight is None:
-                    weight = importance_map(windows.size).to(scores.device)
-                for part in sums.missing(plane + side):
-                    shape = scores.shape[1], *_lengths((part, *region[1:]))
-                    sums.add(part.start, torch.zeros(shape, device=scores.device))
-                _blend_all(sums, scores, weight[rows], _below(places, rows.start), region)
-                # Here and below, no name may hold what is done with while the network works.
-                del found, scores
-            del result
+            for one in passes:
+                with torch.inference_mode():
+                    result = one(_cut_out(image, places, windows.size, extent).to(device))
+                for rows, found in by_rows(result):
+                    scores = found.to(image.any.device)
+                    if weight is None:
+                        weight = windows.weights().to(scores.device)
+                    for part in sums.missing(plane + side):
+                        shape = scores.shape[1], *_lengths((part, *region[1:]))
+                        sums.add(part.start, torch.zeros(shape, device=scores.device))
+                    _blend_all(sums, scores, weight[rows], _below(places, rows.start), region)
+                    # Here and below, no name may hold what is done with while the network works.
+                    del found, scores
+                del result
             advance(len(places))
         assert weight is not None
         for start in sums.before(following):
-            yield start, _finished(sums.take(start), start, weight, windows, region)
+            slab = _finished(sums.take(start), start, weight, windows, region)
+            yield start, slab if len(passes) == 1 else slab.div_(len(passes))
+            del slab
 
 
 def _of_one_window(
@@ -209,7 +241,7 @@ def score_slabs(
     depth, height, width = image.shape[1:]
     windows = Windows.covering((depth, height, width), window, overlap)
     slabs = stream_scores(
-        WindowScores(network, mirror_axes, dtype),
+        WindowScores(network, mirror_axes, dtype).passes,
         lambda region: voxels[:, *region],
         windows,
         window_batch=window_batch,
@@ -363,3 +395,15 @@ def _total_weight(windows: Windows, weight: Tensor, region: Region) -> Tensor:
 
 def _lengths(parts: Sequence[slice]) -> list[int]:
     return [part.stop - part.start for part in parts]
+
+
+def nnunet_importance_map(size: Shape3) -> Tensor:
+    """The weight of every voxel of a window: nnU-Net's Gaussian, in its half precision."""
+    weight = np.full((), NNUNET_LARGEST_WEIGHT)
+    for side in size:
+        line = np.zeros(side)
+        line[side // 2] = 1
+        line = gaussian_filter1d(line, SIGMA * side, mode="constant")
+        weight = weight[..., None] * (line / line.max())
+    halves = weight.astype(np.float16)
+    return torch.from_numpy(np.where(halves == 0, halves[halves > 0].min(), halves)).float()

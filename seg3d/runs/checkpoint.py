@@ -25,6 +25,8 @@ from seg3d.config import Config, UNet3dConfig, config_from_tree, config_tree
 from seg3d.plan import Plan, build_network
 
 FORMAT = 1
+# Under this key a checkpoint that was imported has the weights of several networks.
+FOLDS = "folds"
 
 
 def save_checkpoint(path: Path, config: Config, plan: Plan, state: dict[str, Any]) -> None:
@@ -69,7 +71,7 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     with damage_explained(path):
-        _require_plain_records(path)
+        require_plain_records(path)
         with warnings.catch_warnings():
             # About the pickles of other people's files; the refusal below says enough.
             warnings.simplefilter("ignore")
@@ -86,12 +88,13 @@ def load_checkpoint(path: Path) -> tuple[Config, Plan, dict[str, Any]]:
             require_moderate(content.get(key))
         config = config_from_tree(content["config"], source=str(path))
         plan = Plan.model_validate(content["plan"])
-        _require_finite(content.get("network", {}))
+        for weights in (content.get("network", {}), *content.get(FOLDS, {}).values()):
+            require_finite(weights)
         return config, plan, content
 
 
 @contextmanager
-def damage_explained(path: Path) -> Iterator[None]:
+def damage_explained(path: Path, whose: str = "of seg3d") -> Iterator[None]:
     """Turn whatever a damaged checkpoint makes the block raise into a `UserError`."""
     try:
         yield
@@ -100,7 +103,7 @@ def damage_explained(path: Path) -> Iterator[None]:
     except Exception as error:
         # It can be almost anything; of long messages the first sentence will do.
         raise UserError(
-            f"{path} is damaged or not a checkpoint of seg3d",
+            f"{path} is damaged or not a checkpoint {whose}",
             given=f"{type(error).__name__}: {error}".partition("\n")[0].partition(". ")[0],
         ) from error
 
@@ -129,10 +132,14 @@ def trained_network(path: Path, config: Config, plan: Plan, content: dict[str, A
         return network
 
 
-def _require_plain_records(path: Path) -> None:
+def require_plain_records(path: Path) -> None:
     """Require that a file is what PyTorch writes, whose records are as long as they are in it.
 
     A packed record of a few kB may stand for gigabytes.
+
+    Raises:
+        ValueError: if it is not.
+        BadZipFile: if it is no file of records at all.
     """
     with zipfile.ZipFile(path) as records:
         described = records.infolist()
@@ -142,7 +149,13 @@ def _require_plain_records(path: Path) -> None:
         raise ValueError("its records are longer than the file")
 
 
-def _require_finite(weights: dict[str, Tensor]) -> None:
+def require_finite(weights: dict[str, Tensor]) -> None:
+    """Require that weights are finite numbers, each of which is stored.
+
+    Raises:
+        TypeError: if they are no numbers.
+        ValueError: if they are not such numbers.
+    """
     for name, weight in weights.items():
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise TypeError(f"the weight {name} does not hold floating-point numbers")

@@ -126,10 +126,11 @@ def require_new_run(run: Run) -> None:
         UserError: if it already holds a run, or cannot be a folder.
     """
     require_folder(run.folder, "--run")
-    if run.last.exists():
+    if run.last.exists() or run.best.exists():
+        # One that was imported has been trained elsewhere, and cannot be continued.
+        resumable = "--resume to continue it, or " if run.last.exists() else ""
         raise UserError(
-            f"{run.folder} already holds a run",
-            fix="--resume to continue it, or --run with another folder",
+            f"{run.folder} already holds a run", fix=f"{resumable}--run with another folder"
         )
 
 

@@ -23,6 +23,7 @@ from seg3d.common.stopping import StopRequest
 from seg3d.data.case_reader import CaseReader
 from seg3d.data.cases import Case
 from seg3d.data.grid_map import GridMap, network_view
+from seg3d.data.open_case import open_case
 from seg3d.data.reference import ReferenceReader
 from seg3d.io.regions import Region, columns, portions
 from seg3d.pictures.planes import three_planes
@@ -131,7 +132,7 @@ def _compared(
     parts = len(plan.parts)
     confusion = np.zeros((parts, parts), dtype=np.int64)
     with (
-        CaseReader(case.images, plan) as image,
+        open_case(case.images, plan) as image,
         closing(ReferenceReader(case.label, image)) as reference,
     ):
         sketch = _Sketch(image.grid_map) if pictured else None
@@ -157,7 +158,7 @@ def _segment(
     decision = Decision(plan)
     grid_map = image.grid_map
     size = grid_map.streamed(plan.least_shape(grid_map.working))
-    windows = Windows.covering(grid_map.shape, size, overlap)
+    windows = Windows.covering(grid_map.shape, size, overlap, nnunet=plan.nnunet is not None)
     windows = windows.mirrored(grid_map.streamed_flips)
     scores = WindowScores(network, dtype=dtype)
     image.cut()

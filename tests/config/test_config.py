@@ -105,6 +105,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "predict.windows": ("whole", "whole"),
     "predict.overlap": ("0", 0),
     "predict.mirror": ("true", True),
+    "predict.folds": ("[0, all]", [0, "all"]),
     "predict.window_batch": ("4", 4),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from seg3d.losses import heads
 from seg3d.networks import UNet3d
+from seg3d.nnunet.network import Shape, their_name
 from seg3d.probing import set_bits
 
 CHANNELS = (3, 4, 6)
@@ -22,6 +22,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "kernels": [(1, 3, 3), (3, 3, 3), (3, 1, 3)],
         "strides": [(1, 1, 1), (1, 2, 2), (2, 2, 1)],
     },
+    # Channels that change where no stride is.
+    "flat": {"kernels": [(3, 3, 3)] * 3, "strides": [(1, 1, 1), (1, 1, 1), (2, 2, 2)]},
 }
 
 
@@ -49,26 +51,13 @@ def theirs(residual: bool, kernels: list[Any], strides: list[Any]) -> nn.Module:
     )
 
 
-def name_of_theirs(name: str, residual: bool) -> str:
-    """What nnU-Net calls the parameter."""
-    kind, level, rest = re.fullmatch(r"(\w+)\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
-    upwards = len(CHANNELS) - 2 - int(level)
-    if kind == "heads":
-        return f"decoder.seg_layers.{upwards}.{rest}"
-    if kind == "up":
-        return f"decoder.transpconvs.{upwards}.{rest}"
-    if kind == "decoder":
-        return f"decoder.stages.{upwards}.convs.{rest}"
-    number, _, rest = rest.partition(".")
-    if not residual:
-        return f"encoder.stages.{level}.0.convs.{number}.{rest}"
-    if level == "0" and number == "0":
-        return f"encoder.stem.convs.0.{rest}"
-    number = str(int(number) - 1) if level == "0" else number
-    part, _, rest = rest.partition(".")
-    parts = {"first": "conv1", "second": "conv2", "past": "skip.1"}
-    block = f"encoder.stages.{level}.blocks.{number}"
-    return f"{block}.{parts[part]}.{rest}"
+def named(residual: bool, shape: str) -> Shape:
+    return Shape(
+        list(CHANNELS),
+        SHAPES[shape]["kernels"],
+        SHAPES[shape]["strides"],
+        list(BLOCKS) if residual else None,
+    )
 
 
 def pair(residual: bool, shape: str, bits: Any = 1) -> tuple[nn.Module, UNet3d, dict[str, str]]:
@@ -80,7 +69,7 @@ def pair(residual: bool, shape: str, bits: Any = 1) -> tuple[nn.Module, UNet3d, 
     blocks = BLOCKS if residual else None
     network = UNet3d(2, 3, CHANNELS, deep_supervision=True, blocks=blocks, **SHAPES[shape])
     set_bits(network.double(), bits)
-    names = {name: name_of_theirs(name, residual) for name in network.state_dict()}
+    names = {name: their_name(name, named(residual, shape)) for name in network.state_dict()}
     state = other.state_dict()
     network.load_state_dict({name: state[names[name]] for name in names})
     assert len(names) == len(set(names.values())) == len(list(other.parameters()))
@@ -129,7 +118,7 @@ def test_untrained_blocks_are_what_goes_past_them_as_in_nnunet() -> None:
     network = UNet3d(2, 3, CHANNELS, deep_supervision=True, blocks=BLOCKS)
     state, zeros = other.state_dict(), 0
     for name, weight in network.state_dict().items():
-        expected = state[name_of_theirs(name, True)]
+        expected = state[their_name(name, named(True, "isotropic"))]
         if "norm" in name:
             assert torch.equal(weight, expected), name
             zeros += name.endswith("second.norm.weight") and bool((weight == 0).all())

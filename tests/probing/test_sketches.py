@@ -205,9 +205,7 @@ def test_what_is_not_finite_is_not_hidden(name: str, poison: float) -> None:
 
 
 @pytest.mark.parametrize("name", PROBING)
-def test_layout_of_the_input_does_not_matter(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layout_of_the_input_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it matter which of them takes the kernels, which do not multiply in bf16."""
     monkeypatch.setattr(coder, "multiplies_bf16", lambda device: False)
     x = torch.randn(2, 8, 6, 7, 8)

@@ -148,8 +148,8 @@ def test_later_regions_are_written_over_earlier_ones() -> None:
     )
     numbers = decision.of_scores(scores)
     assert decision.values[numbers.numpy()].tolist() == [0, 5, 2, 300, 2]
-    decision.make_probable(scores)
-    assert torch.equal(decision.of_probabilities(scores), numbers)
+    decision.make_ready(scores)
+    assert decision.labels(scores).tolist() == [0, 5, 2, 300, 2]
 
 
 def test_validation_counts_labelled_voxels_of_regions(tmp_path: Path) -> None:
