@@ -1,4 +1,4 @@
-"""All that is wrong or odd in a dataset, case by case, and a copy in which it is mended.
+"""What is wrong or odd in a dataset, and a repaired copy of it.
 
     find_dataset ─► `check_dataset` ─► `Report` ─► `words`, `json_report`
                       └ `look_at_case`, in threads      └─► `repair_dataset` ─► a copy
