@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "runs": "common config plan",
     "nnunet": "common geometry config plan data runs",
     "prediction": "common geometry io losses memory probing networks config plan data runs nnunet",
-    "training": "common geometry io losses memory probing config plan data pictures runs "
+    "training": "common geometry io losses memory probing config plan data pictures runs nnunet "
     "prediction",
     "evaluation": "common geometry io config plan data runs prediction",
     # The doors.

@@ -95,14 +95,15 @@ def chosen_folds(there: Sequence[Fold], wanted: str | Sequence[Fold], name: obje
 
     Args:
         there: all folds.
-        wanted: ``predict.folds``.
+        wanted: ``predict.folds``, or ``first``.
         name: of the model, for the message.
 
     Raises:
         UserError: if one is not there.
     """
-    if wanted == "auto":
-        return [one for one in there if one != ALL] or list(there)
+    if wanted in ("auto", "first"):
+        found = [one for one in there if one != ALL] or list(there)
+        return found if wanted == "auto" else found[:1]
     if missing := [one for one in wanted if one not in there]:
         raise UserError(
             f"predict.folds: {name} has no fold {', '.join(map(str, missing))}",

@@ -43,7 +43,7 @@ def load_nnunet(folder: Path, folds: str | Sequence[Fold] = "auto") -> NnunetMod
 
     Args:
         folder: with ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pth``.
-        folds: which, as ``predict.folds``.
+        folds: which, as for `chosen_folds`.
 
     Raises:
         UserError: if it is incomplete, damaged, or of a kind that seg3d cannot use.

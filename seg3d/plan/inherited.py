@@ -62,6 +62,9 @@ def inherited_plan(
     same = _same_network(asked, theirs)
     made = make_plan(_of_any_network(config) if same else config, dataset, fingerprints)
     plan = _with(made, given, *OF_NETWORK, *OF_PATCH) if same else made
+    if same:
+        # The rules say which axes these are, and how volumes are brought there.
+        plan = _with(plan, given, "nnunet")
     if "spacing" not in _said(asked, "preprocess"):
         plan = _with(plan, given, "spacing", "typical_spacing")
     plan = plan.model_copy(update={"channels": _channels(asked, theirs, given, made)})

@@ -19,7 +19,6 @@ from seg3d.data.loaders import patch_batches, patch_stream
 from seg3d.data.transforms import IMAGE
 from seg3d.runs.checkpoint import damage_explained, load_checkpoint, restore_random_states
 from seg3d.runs.run_folder import Run
-from seg3d.runs.start_weights import read_start, take_weights
 from seg3d.training.data_parallel import (
     changes_in_words,
     shares_in_words,
@@ -28,6 +27,7 @@ from seg3d.training.data_parallel import (
 from seg3d.training.journal import Journal, NoJournal
 from seg3d.training.levels import bits_by_level, noise_by_level
 from seg3d.training.preparation import Prepared, save_prepared
+from seg3d.training.start_weights import read_start, take_weights
 from seg3d.training.trainer import Trainer, chooses_bits
 from seg3d.training.validation import validate
 

@@ -41,7 +41,7 @@ from seg3d.plan import (
     save_plan,
     typical_shape,
 )
-from seg3d.runs.start_weights import read_start
+from seg3d.training.start_weights import read_start
 from seg3d.training.trial import trial_for
 
 

@@ -21,8 +21,8 @@ from seg3d.common.errors import UserError
 from seg3d.config import load_config
 from seg3d.plan import build_network
 from seg3d.runs.checkpoint import load_checkpoint
-from seg3d.runs.start_weights import read_start, take_weights
 from seg3d.training.planning import show_plan
+from seg3d.training.start_weights import read_start, take_weights
 from tests.conftest import Cli, environment
 from tests.plans import small_config, small_plan
 from tests.volumes import affine_of, save_nifti

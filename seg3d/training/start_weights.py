@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seg3d.common.errors import UserError
 from seg3d.config import Config
+from seg3d.nnunet import is_nnunet, load_nnunet
 from seg3d.plan import Plan
 from seg3d.runs.checkpoint import damage_explained, find_checkpoint, load_checkpoint
 
@@ -35,13 +36,18 @@ class Start:
 
 
 def read_start(path: Path) -> Start:
-    """Read what ``train.init_from`` names: a run, whose best weights are taken, or a checkpoint.
+    """Read what ``train.init_from`` names.
 
-    This is the one place that knows what such files are like.
+    That is a run, whose best weights are taken; a checkpoint; or a model of nnU-Net's, of which the
+    first fold is taken. This is the one place that knows what such files are like.
 
     Raises:
         UserError: if there are no weights, or they are damaged.
     """
+    if is_nnunet(path):
+        model = load_nnunet(path, "first")
+        (weights,) = model.networks.values()
+        return Start(path, model.config, model.plan, weights)
     checkpoint = find_checkpoint(path)
     config, plan, content = load_checkpoint(checkpoint)
     with damage_explained(checkpoint):
