@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "config": "common",
     "plan": "common geometry losses memory probing networks config",
     "data": "common geometry io config plan",
+    "checking": "common geometry io config plan data",
     "pictures": "common geometry io",
     "synth": "common geometry io",
     # Those who do it.
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "demo": "common io config data pictures synth runs prediction training evaluation",
     "benchmarks": "common geometry io losses memory probing networks config plan data synth runs "
     "prediction training evaluation",
-    "cli": "common geometry io config plan data synth runs nnunet prediction training "
+    "cli": "common geometry io config plan data checking synth runs nnunet prediction training "
     "evaluation info demo benchmarks",
     "__main__": "cli",
 }

@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from seg3d.cli.check import check
 from seg3d.cli.check_gpu import check_gpu
 from seg3d.cli.config import config
 from seg3d.cli.convert import convert
@@ -35,7 +36,8 @@ def main() -> None:
 
     \b
     Try it:            seg3d demo
-    Your own volumes:  seg3d train medical_ct --data Task09_Spleen
+    Your own volumes:  seg3d check Task09_Spleen
+                       seg3d train medical_ct --data Task09_Spleen
                        seg3d predict runs/medical_ct new_scans/ --output predictions/
                        seg3d evaluate predictions/ references/
     """
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    plan, train, predict, evaluate, import_model, convert, config, layers, synth, demo, info,
+    check, plan, train, predict, evaluate, import_model, convert, config, layers, synth, demo, info,
     check_gpu,
 )  # fmt: skip
 for command in COMMANDS:

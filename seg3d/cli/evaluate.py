@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from seg3d.cli.options import debug_option, path
 from seg3d.cli.segy_options import segy_options
 from seg3d.common.errors import DONE, FAILED, UserError
+
+if TYPE_CHECKING:
+    from seg3d.evaluation.forms import SurfaceTolerance
 
 
 @click.command()
@@ -20,6 +24,8 @@ from seg3d.common.errors import DONE, FAILED, UserError
               help="Where the label lies in REFERENCES, such as CASE/seg.nii.gz.")  # fmt: skip
 @click.option("--tolerance", type=click.IntRange(min=1), metavar="VOXELS",
               help="Also a Dice that forgives this distance, for thin structures.")  # fmt: skip
+@click.option("--surface-tolerance", "surface", multiple=True, metavar="[CLASS=]MM",
+              help="Of the surface Dice, for all classes or one.  [default: 1]")  # fmt: skip
 @click.option("--run", type=path, help="Run or checkpoint whose classes they are.")
 @click.option("--labels", type=path, help="JSON file with their classes, as in dataset.json.")
 @segy_options
@@ -33,12 +39,15 @@ def evaluate(
     recursive: bool,
     pattern: str | None,
     tolerance: int | None,
+    surface: tuple[str, ...],
     run: Path | None,
     labels: Path | None,
 ) -> None:
     """Compare PREDICTIONS with REFERENCES (two folders, or two files).
 
-    Dice, volumes and voxel counts per case and class; mean, deviation and median over cases. Where
+    Per case and class: Dice, IoU, precision, recall, Hausdorff distances, surface Dice, average
+    surface distance, volumes, lesions; mean, deviation, confidence interval and median over cases
+    (metrics.json defines them). Where
     NAME_probabilities lies beside a prediction (seg3d predict --probabilities), also the
     precision-recall curve of foreground against background, and average precision.
 
@@ -54,6 +63,7 @@ def evaluate(
     Example:
       seg3d evaluate predictions/ Task09_Spleen/labelsTs/
       seg3d evaluate predictions/ faults/labelsTs/ --tolerance 2
+      seg3d evaluate predictions/ labelsTs/ --surface-tolerance 1.5 --surface-tolerance liver=3
       seg3d evaluate predictions/ bids/ --pattern sub-CASE/anat/*_seg.nii.gz
     """
     from seg3d.common.printing import make_console, print_as_is
@@ -64,6 +74,7 @@ def evaluate(
 
     if run is not None and labels is not None:
         raise UserError("--run and --labels both say what the classes are", fix="give one of them")
+    tolerances = _surface_tolerance(surface)
     pairs = find_pairs(predictions, references, recursive=recursive, pattern=pattern)
     classes = find_classes(predictions, references, run=run, labels=labels, recursive=recursive)
     console = make_console()
@@ -72,9 +83,28 @@ def evaluate(
     folder = output or report.output_folder(predictions)
     with report.sole_writer_of_metrics(folder):
         with progress_bar(console, "cases", len(pairs)) as bar:
-            evaluation = evaluate_pairs(pairs, classes, bar.advance, tolerance)
+            evaluation = evaluate_pairs(pairs, classes, bar.advance, tolerance, tolerances)
         files = report.write_metrics(evaluation, folder) + write_curve(evaluation, folder)
     console.print(report.table(evaluation))
     for file in files:
         print_as_is(console, file)
     ctx.exit(FAILED if evaluation.failed else DONE)
+
+
+def _surface_tolerance(given: tuple[str, ...]) -> SurfaceTolerance:
+    from seg3d.evaluation.forms import USUAL_TOLERANCE, SurfaceTolerance
+
+    usual, of_class = USUAL_TOLERANCE, {}
+    for one in given:
+        name, equals, number = one.rpartition("=")
+        try:
+            tolerance = float(number)
+        except ValueError as error:
+            raise UserError(
+                "--surface-tolerance is not understood", given=one, legal="MM, or CLASS=MM"
+            ) from error
+        if equals:
+            of_class[name] = tolerance
+        else:
+            usual = tolerance
+    return SurfaceTolerance(usual, of_class)

@@ -19,6 +19,9 @@ class UserError(Exception):
 
     Names and values may come from anywhere: characters that a terminal would obey are escaped.
     The command line prints the message on stderr and leaves with exit status 2.
+
+    Attributes:
+        problem, given, legal, fix: as they stand in the message; None for what was not said.
     """
 
     def __init__(
@@ -30,13 +33,11 @@ class UserError(Exception):
         fix: str | None = None,
     ) -> None:
         self.problem = message_of(problem)
-        parts = [self.problem]
-        if given is not None:
-            parts.append(f"  given: {echo_of(given)}")
-        if legal is not None:
-            parts.append(f"  legal: {message_of(str(legal))}")
-        if fix is not None:
-            parts.append(f"  to do: {message_of(fix)}")
+        self.given = None if given is None else echo_of(given)
+        self.legal = None if legal is None else message_of(str(legal))
+        self.fix = None if fix is None else message_of(fix)
+        said = (("given", self.given), ("legal", self.legal), ("to do", self.fix))
+        parts = [self.problem, *(f"  {what}: {words}" for what, words in said if words is not None)]
         super().__init__("\n".join(parts))
 
 

@@ -26,6 +26,7 @@ class ImageReader(VolumeReader):
         images: one file or array per channel, or one that holds all channels.
 
     Attributes:
+        images: as given.
         stored_bytes: of a voxel with all its channels in the files.
         ram: bytes of RAM that files take while they are open, and that arrays have.
 
@@ -36,6 +37,7 @@ class ImageReader(VolumeReader):
     dtype = np.dtype(np.float32)
 
     def __init__(self, images: Sequence[Image]) -> None:
+        self.images = images
         with ExitStack() as opened:
             stored = [opened.enter_context(_open(image)) for image in images]
             first = stored[0].header

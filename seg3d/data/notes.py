@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -34,39 +34,61 @@ def notes_on(
     """
     notes = [note for one in fingerprints.values() for note in one.notes]
     background = {*plan.parts[0].values, *plan.ignore}
+    channels = [channel.name for channel in plan.channels]
     for name, one in fingerprints.items():
-        if one.labels.keys() <= {*plan.ignore}:
-            notes.append(Note("no voxel has a label, and no patch is drawn", name))
-        elif one.labels.keys() <= background:
-            notes.append(Note("nothing but background in the label", name))
-        notes += _constant(name, one, plan)
+        notes += only_background(name, one.labels, background, {*plan.ignore})
+        notes += constant_channels(name, channels, one.lowest, one.highest)
         if config.preprocess.intensity == "auto" and dataset.channels is None:
-            notes += _like_hounsfield(name, one)
+            notes += like_hounsfield(name, one.lowest, one.units)
         if config.patch.size != "auto":
             notes += _smaller_than_patch(name, one, plan)
     notes += _on_both_sides(fingerprints, fold)
-    files = len(dataset.cases[0].images)
-    notes += [
-        Note(f"for testing, and without the {files} image files of the others", case.name)
-        for case in dataset.test
-        if len(case.images) != files
-    ]
+    notes += other_files(dataset)
     return in_lines(notes)
 
 
-def _constant(name: str, one: CaseFingerprint, plan: Plan) -> Iterator[Note]:
-    for channel, low, high in zip(plan.channels, one.lowest, one.highest, strict=True):
+def only_background(
+    name: str, labels: Mapping[int, int], background: set[int], ignore: set[int]
+) -> Iterator[Note]:
+    """On a case without anything to be found.
+
+    Args:
+        name: of the case.
+        labels: voxels of every label value.
+        background: values that mark nothing to be found, those to be ignored among them.
+        ignore: values to be ignored.
+    """
+    if labels.keys() <= ignore:
+        yield Note("no voxel has a label, and no patch is drawn", name)
+    elif labels.keys() <= background:
+        yield Note("nothing but background in the label", name)
+
+
+def constant_channels(
+    name: str, channels: Sequence[str], lowest: Sequence[float], highest: Sequence[float]
+) -> Iterator[Note]:
+    """On channels of a case in which there is nothing to be seen."""
+    for channel, low, high in zip(channels, lowest, highest, strict=True):
         if low == high:
-            yield Note(f"all voxels of {channel.name} have the same value", f"{name} ({low:g})")
+            yield Note(f"all voxels of {channel} have the same value", f"{name} ({low:g})")
 
 
-def _like_hounsfield(name: str, one: CaseFingerprint) -> Iterator[Note]:
-    if min(one.lowest) < LIKE_HOUNSFIELD and set(one.units) == {"mm"}:
+def like_hounsfield(name: str, lowest: Sequence[float], units: Sequence[str]) -> Iterator[Note]:
+    """On intensities of CT in a case whose channels have no name."""
+    if min(lowest) < LIKE_HOUNSFIELD and set(units) == {"mm"}:
         yield Note(
             f"values below {LIKE_HOUNSFIELD}, as of CT, and no name of the channel",
-            f"{name} ({min(one.lowest):g})",
+            f"{name} ({min(lowest):g})",
             "If it is CT, preprocess.intensity=ct keeps Hounsfield units comparable.",
         )
+
+
+def other_files(dataset: Dataset) -> Iterator[Note]:
+    """On cases for testing with another number of image files than those to train on."""
+    files = len(dataset.cases[0].images)
+    for case in dataset.test:
+        if len(case.images) != files:
+            yield Note(f"for testing, and without the {files} image files of the others", case.name)
 
 
 def _smaller_than_patch(name: str, one: CaseFingerprint, plan: Plan) -> Iterator[Note]:

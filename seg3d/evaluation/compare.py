@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from seg3d.common.errors import UserError
 from seg3d.evaluation.classes import Classes
 from seg3d.evaluation.counting import foreground_scores, overlaps_of
+from seg3d.evaluation.forms import SurfaceTolerance
 from seg3d.evaluation.pairs import Pair, probabilities_of
 from seg3d.evaluation.precision_recall import ScoreCounts
 from seg3d.evaluation.results import Evaluation, Near, Overlap
 
 NO_CLASSES = Classes()
+USUAL = SurfaceTolerance()
 
 
 def evaluate(
@@ -19,6 +21,7 @@ def evaluate(
     classes: Classes = NO_CLASSES,
     advance: Callable[[], object] = lambda: None,
     tolerance: int | None = None,
+    surface_tolerance: SurfaceTolerance = USUAL,
 ) -> Evaluation:
     """Compare every complete pair, one case in memory at a time.
 
@@ -33,6 +36,7 @@ def evaluate(
         advance: called after each pair, for a progress bar.
         tolerance: also count voxels that have one of the same class in the other volume within
             this distance, voxels.
+        surface_tolerance: of the surface Dice.
 
     Raises:
         UserError: if no pair can be compared: their voxels do not coincide, or a file is not a
@@ -46,7 +50,7 @@ def evaluate(
         if pair.prediction is None or pair.reference is None:
             continue
         try:
-            overlaps = overlaps_of(pair, classes, tolerance)
+            overlaps = overlaps_of(pair, classes, tolerance, surface_tolerance)
             if probabilities := probabilities_of(pair):
                 scores[pair] = foreground_scores(pair, probabilities, classes)
             found[pair] = overlaps
@@ -70,5 +74,6 @@ def evaluate(
         unreferenced=tuple(pair.case for pair in pairs if pair.reference is None),
         failed={case: str(error) for case, error in failed.items()},
         tolerance=tolerance,
+        surface_tolerance=surface_tolerance,
         scores=scores,
     )

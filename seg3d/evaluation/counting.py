@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,22 +11,62 @@ import numpy as np
 
 from seg3d.common.errors import UserError
 from seg3d.evaluation.classes import Classes
+from seg3d.evaluation.forms import SurfaceTolerance, forms_of
 from seg3d.evaluation.pairs import Pair, require_same_grid
 from seg3d.evaluation.precision_recall import ScoreCounts
 from seg3d.evaluation.results import Near, Overlap
 from seg3d.evaluation.tolerance import voxels_near
+from seg3d.geometry import Grid
 from seg3d.io import LARGEST_LABEL, UNLABELLED, Volume, read_labels, read_volume
 
 
-def overlaps_of(pair: Pair, classes: Classes, tolerance: int | None) -> dict[int, Overlap]:
-    """Count all classes of a case."""
+def overlaps_of(
+    pair: Pair, classes: Classes, tolerance: int | None, surface: SurfaceTolerance
+) -> dict[int, Overlap]:
+    """Compare all classes of a case."""
     assert pair.prediction and pair.reference
     turn = require_same_grid(pair.prediction, pair.reference)
     reference = _read(pair.reference, classes)
     predicted = turn.array(_read(pair.prediction, classes).array)
-    voxel_ml = reference.grid.voxel_volume_ml
+    volumes = predicted[0], reference.array[0]
+    grid, ignored = reference.grid, classes.ignored
     count = partial(count_regions, regions=classes.regions) if classes.regions else count_overlaps
-    return count(predicted[0], reference.array[0], voxel_ml, classes.ignored, tolerance)
+    found = count(*volumes, grid.voxel_volume_ml, ignored, tolerance)
+    return with_forms(found, volumes, grid, ignored, classes.regions, classes.names, surface)
+
+
+def with_forms(
+    overlaps: Mapping[int, Overlap],
+    volumes: tuple[np.ndarray, np.ndarray],
+    grid: Grid,
+    ignored: int | None,
+    regions: Mapping[int, frozenset[int]],
+    names: Mapping[int, str],
+    tolerance: SurfaceTolerance,
+) -> dict[int, Overlap]:
+    """The same with surfaces and lesions, but of background, and if voxels are measured in mm.
+
+    Args:
+        overlaps: by the number of the class.
+        volumes: prediction and reference, `(X, Y, Z)` each.
+        grid: of both.
+        ignored: voxels whose reference has this value count nowhere.
+        regions: values of each class by its number; empty if the number is the value.
+        names: of the classes.
+        tolerance: of the surface Dice.
+    """
+    wanted = [number for number in overlaps if number not in (0, ignored)]
+    if set(grid.units) != {"mm"}:
+        wanted = []
+    values = {number: regions.get(number, frozenset([number])) for number in wanted}
+    tolerances = {number: tolerance.of(names.get(number)) for number in wanted}
+    forms = forms_of(*volumes, grid, ignored, values, tolerances) if wanted else {}
+    return {
+        number: replace(one, surface=forms[number][0], lesions=forms[number][1])
+        if number in forms
+        else one
+        for number, one in overlaps.items()
+    }
 
 
 def count_overlaps(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from seg3d.common.errors import UserError
-from seg3d.evaluation.counting import count_overlaps, largest_label
+from seg3d.evaluation.counting import count_overlaps, largest_label, with_forms
+from seg3d.evaluation.forms import USUAL_TOLERANCE, SurfaceTolerance
 from seg3d.evaluation.results import Overlap
 from seg3d.io.in_ram import volume_of
 
@@ -19,6 +20,7 @@ def compare_labels(
     spacing: Sequence[float],
     ignore: int | None = None,
     tolerance: int | None = None,
+    surface_tolerance: float = USUAL_TOLERANCE,
 ) -> dict[int, Overlap]:
     """Compare two label arrays class by class, as ``seg3d evaluate`` compares two files.
 
@@ -28,10 +30,11 @@ def compare_labels(
         ignore: voxels whose reference has this value count nowhere.
         tolerance: also count voxels that have one of the same class in the other array within
             this distance, voxels.
+        surface_tolerance: up to which surfaces count as the same, mm.
 
     Returns:
-        For every value above 0 that is in either, but ``ignore``, its Dice, its volumes in ml and
-        its voxels; with a tolerance, the Dice that forgives it too.
+        For every value above 0 that is in either, but ``ignore``, its Dice, its volumes in ml,
+        its voxels, and distances of its surfaces; with a tolerance, the Dice that forgives it too.
 
     Raises:
         UserError: if an array is no such labels, if their shapes differ, or if the spacing or the
@@ -46,8 +49,10 @@ def compare_labels(
         )
     if tolerance is not None and tolerance < 1:
         raise UserError("tolerance is no distance", given=tolerance, legal="1 voxel or more")
-    voxel_ml = volume_of(theirs, spacing).grid.voxel_volume_ml
-    overlaps = count_overlaps(ours, theirs, voxel_ml, ignore, tolerance)
+    grid = volume_of(theirs, spacing).grid
+    overlaps = count_overlaps(ours, theirs, grid.voxel_volume_ml, ignore, tolerance)
+    surface = SurfaceTolerance(surface_tolerance)
+    overlaps = with_forms(overlaps, (ours, theirs), grid, ignore, {}, {}, surface)
     return {value: one for value, one in overlaps.items() if value not in (0, ignore)}
 
 

@@ -33,8 +33,26 @@ DEFINITIONS = {
     "CSV) if the class is in neither the prediction P nor the reference R, 0 if it is in one "
     "of them only",
     "labels": "by label value; of regions, which may overlap, by their number",
-    "mean, std, median": "over the cases in which the Dice of the class is defined ('cases'); "
+    "iou": "|P ∩ R| / |P ∪ R|; null and 0 as the Dice",
+    "precision, recall": "|P ∩ R| / |P| and |P ∩ R| / |R|; null where that is empty",
+    "volume_difference_ml": "of P minus that of R",
+    "hd_mm, hd95_mm": "Hausdorff distance: the largest distance, mm, from a surface voxel of "
+    "either to the surface of the other, and the 95th percentile in its place, the larger one of "
+    "the two directions; surface voxels have a face in common with one that is not of the class; "
+    "null if P or R is empty, and for surveys",
+    "assd_mm": "average symmetric surface distance: mean over the surface voxels of both; null "
+    "as hd_mm",
+    "surface_dice": "share of the surface voxels of both that lie within "
+    "'surface_tolerance_mm' of the other surface; null if P and R are empty, 0 if one of them is",
+    "lesions": "connected components, voxels touching by faces, edges or corners, none dilated "
+    "and none too small; of the reference those are found that have a voxel of P, and of the "
+    "prediction those are false that have no voxel of R",
+    "lesion_f1": "2 TP / (2 TP + FP + FN) with TP the lesions found, FN the others of the "
+    "reference, FP the false ones; null if there are none",
+    "mean, std, median": "over the cases in which the measure of the class is defined ('cases'); "
     "std is the sample standard deviation (n - 1), null for fewer than two cases",
+    "low, high": "95 % confidence interval of the mean, by 2000 draws of as many cases with "
+    "replacement (percentile bootstrap)",
     "foreground_mean_dice": "mean over the classes of their mean Dice; classes without a "
     "defined Dice and the background (0) do not count",
     "volumes": "number of voxels times the volume of a voxel, in ml; null for surveys, whose "
@@ -53,8 +71,15 @@ DEFINITIONS = {
     "NAME_probabilities, against every class but 0: mean of the precision over the recall that "
     "each threshold adds; thresholds are multiples of 1/4096, and nothing is interpolated",
 }
+MEASURES = (
+    "dice", "iou", "precision", "recall", "volume_difference_ml", "hd95_mm", "hd_mm", "assd_mm",
+    "surface_dice", "lesion_f1",
+)  # fmt: skip
 TOLERANCE_MEASURES = ("tolerance_dice", "tolerance_precision", "tolerance_recall")
-COUNTS = tuple(field.name for field in fields(Overlap) if field.name != "near")
+COUNTS = (
+    *(one.name for one in fields(Overlap) if one.name not in ("near", "surface", "lesions")),
+    *(f"lesions_{name}" for name in ("reference", "predicted", "found", "false")),
+)
 
 
 def output_folder(predictions: Path) -> Path:
@@ -111,6 +136,8 @@ def table(evaluation: Evaluation) -> Group:
     if cases <= PRINTED_CASES and cases * len(evaluation.names) <= PRINTED_ROWS:
         parts.append(_case_table(evaluation))
     parts += [_class_table(evaluation, *dice) for dice in _dices(evaluation).items()]
+    if _surfaces(evaluation):
+        parts.append(_surface_table(evaluation))
     if evaluation.scores:
         summary = evaluation.average_precision()
         parts.append(
@@ -135,13 +162,16 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
     summary: dict[int, dict[str, Any]] = {
         value: {"name": name} for value, name in evaluation.names.items()
     }
-    for measure in _dices(evaluation):
+    for measure in _measures(evaluation):
         for value, numbers in evaluation.summary(measure).items():
             summary[value][measure] = _numbers(numbers)
     return {
         "seg3d_version": __version__,
         "foreground_mean_dice": _or_none(evaluation.foreground_mean_dice()),
         "tolerance_voxels": evaluation.tolerance,
+        "surface_tolerance_mm": {
+            name: evaluation.surface_tolerance.of(name) for name in evaluation.names.values()
+        },
         "average_precision": _numbers(evaluation.average_precision()),
         "summary": {str(value): entry for value, entry in summary.items()},
         "missing": list(evaluation.missing),
@@ -175,7 +205,7 @@ def _entry(evaluation: Evaluation, value: int, overlap: Overlap) -> dict[str, An
 
 def _measures(evaluation: Evaluation) -> tuple[str, ...]:
     """What is known of every class in every case, besides counts."""
-    return ("dice", *(TOLERANCE_MEASURES if evaluation.tolerance is not None else ()))
+    return (*MEASURES, *(TOLERANCE_MEASURES if evaluation.tolerance is not None else ()))
 
 
 def _dices(evaluation: Evaluation) -> dict[str, str]:
@@ -195,11 +225,12 @@ def _or_none(number: float) -> float | None:
 
 def _case_table(evaluation: Evaluation) -> Table:
     dices = _dices(evaluation)
+    surfaces = _surfaces(evaluation)
     overlaps_of_all = [one for overlaps in evaluation.cases.values() for one in overlaps.values()]
     unit = "voxels" if any(math.isnan(one.reference_ml) for one in overlaps_of_all) else "ml"
     sizes = [f"reference_{unit}", f"predicted_{unit}"]
     headings = [size.replace("_", "\n") for size in sizes]
-    rows = _table("case", "class", *dices.values(), *headings)
+    rows = _table("case", "class", *dices.values(), *surfaces.values(), *headings)
     for pair, overlaps in evaluation.cases.items():
         case = pair.case
         for value, overlap in overlaps.items():
@@ -207,6 +238,7 @@ def _case_table(evaluation: Evaluation) -> Table:
                 _cell(case),
                 _cell(evaluation.names[value]),
                 *(_shown(getattr(overlap, measure)) for measure in dices),
+                *(_size(getattr(overlap, measure)) for measure in surfaces),
                 *(_size(getattr(overlap, size)) for size in sizes),
             )
             case = ""
@@ -215,17 +247,36 @@ def _case_table(evaluation: Evaluation) -> Table:
 
 
 def _class_table(evaluation: Evaluation, measure: str, heading: str) -> Table:
-    rows = _table("class", f"{heading} (mean ± std)", "median", "cases")
+    rows = _table("class", f"{heading} (mean ± std)", "95 % interval", "median", "cases")
     for value, summary in evaluation.summary(measure).items():
         rows.add_row(
             _cell(evaluation.names[value]),
             f"{_shown(summary.mean)} ± {_shown(summary.std)}",
+            f"{_shown(summary.low)} to {_shown(summary.high)}" if summary.cases > 1 else "–",
             _shown(summary.median),
             f"{summary.cases} of {len(evaluation.cases)}",
         )
     rows.add_section()
     rows.add_row("foreground mean", _shown(evaluation.foreground_mean_dice(measure)))
     return rows
+
+
+def _surface_table(evaluation: Evaluation) -> Table:
+    """Means over the cases in which each is defined."""
+    columns = _surfaces(evaluation) | {"assd_mm": "ASSD\nmm", "lesion_f1": "lesion\nF1"}
+    means = [evaluation.summary(measure) for measure in columns]
+    rows = _table("class", *columns.values())
+    for value, name in evaluation.names.items():
+        rows.add_row(_cell(name), *(_size(of_class[value].mean) for of_class in means))
+    return rows
+
+
+def _surfaces(evaluation: Evaluation) -> dict[str, str]:
+    """What is shown of surfaces, and the headings; nothing if none was measured."""
+    known = any(one.surface for overlaps in evaluation.cases.values() for one in overlaps.values())
+    tolerances = {evaluation.surface_tolerance.of(name) for name in evaluation.names.values()}
+    within = f" {tolerances.pop():g} mm" if len(tolerances) == 1 else ""
+    return {"hd95_mm": "HD95\nmm", "surface_dice": f"surface\nDice{within}"} if known else {}
 
 
 def _table(*columns: str) -> Table:
@@ -243,7 +294,9 @@ def _cell(name: str) -> Text:
 
 
 def _size(number: float) -> str:
-    """Of voxels all digits, of ml the first four."""
+    """Of voxels all digits, of ml, mm and shares the first ones."""
+    if math.isnan(number):
+        return "–"
     return f"{number:.4g}" if isinstance(number, float) else f"{number}"
 
 

@@ -7,9 +7,17 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from seg3d.evaluation.forms import SurfaceTolerance
+from seg3d.evaluation.lesions import Lesions
 from seg3d.evaluation.pairs import Pair
 from seg3d.evaluation.precision_recall import ScoreCounts
+from seg3d.evaluation.surfaces import SurfaceDistances
 from seg3d.evaluation.tolerance import harmonic_mean
+
+RESAMPLES = 2000
+OUTSIDE = (2.5, 97.5)  # per cent, of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,9 @@ class Overlap:
         reference_voxels, predicted_voxels: the same in voxels.
         intersection_voxels: voxels that have the class in both.
         near: of the voxels of either, how many have one of the other nearby; None if nobody asked.
+        surface: how far the surfaces are apart; None if the class is in neither file, or voxels
+            are not measured in mm.
+        lesions: connected components; None as there.
     """
 
     reference_ml: float = 0.0
@@ -42,6 +53,74 @@ class Overlap:
     predicted_voxels: int = 0
     intersection_voxels: int = 0
     near: Near | None = None
+    surface: SurfaceDistances | None = None
+    lesions: Lesions | None = None
+
+    @property
+    def iou(self) -> float:
+        """|P ∩ R| / |P ∪ R|; NaN and 0 as Dice."""
+        total = self.reference_voxels + self.predicted_voxels - self.intersection_voxels
+        return _share(self.intersection_voxels, total)
+
+    @property
+    def precision(self) -> float:
+        """|P ∩ R| / |P|; NaN if nothing is predicted."""
+        return _share(self.intersection_voxels, self.predicted_voxels)
+
+    @property
+    def recall(self) -> float:
+        """|P ∩ R| / |R|, the sensitivity; NaN if there is nothing to be found."""
+        return _share(self.intersection_voxels, self.reference_voxels)
+
+    @property
+    def volume_difference_ml(self) -> float:
+        """Predicted minus reference, ml."""
+        return self.predicted_ml - self.reference_ml
+
+    @property
+    def hd_mm(self) -> float:
+        """See `SurfaceDistances`."""
+        return self.surface.hd_mm if self.surface else math.nan
+
+    @property
+    def hd95_mm(self) -> float:
+        """See `SurfaceDistances`."""
+        return self.surface.hd95_mm if self.surface else math.nan
+
+    @property
+    def assd_mm(self) -> float:
+        """See `SurfaceDistances`."""
+        return self.surface.assd_mm if self.surface else math.nan
+
+    @property
+    def surface_dice(self) -> float:
+        """See `SurfaceDistances`."""
+        return self.surface.surface_dice if self.surface else math.nan
+
+    @property
+    def lesion_f1(self) -> float:
+        """See `Lesions`."""
+        return self.lesions.f1 if self.lesions else math.nan
+
+    @property
+    def lesions_reference(self) -> float:
+        """See `Lesions`; NaN if none were counted."""
+        return self.lesions.reference if self.lesions else math.nan
+
+    @property
+    def lesions_predicted(self) -> float:
+        """See `Lesions`; NaN if none were counted."""
+        return self.lesions.predicted if self.lesions else math.nan
+
+    @property
+    def lesions_found(self) -> float:
+        """See `Lesions`; NaN if none were counted."""
+        return self.lesions.found if self.lesions else math.nan
+
+    @property
+    def lesions_false(self) -> float:
+        """See `Lesions`; NaN if none were counted."""
+        return self.lesions.false if self.lesions else math.nan
 
     @property
     def dice(self) -> float:
@@ -69,12 +148,20 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Summary:
-    """A measure of one class over the cases in which it is defined; NaN for what is undefined."""
+    """A measure of one class over the cases in which it is defined; NaN for what is undefined.
+
+    Attributes:
+        std: sample standard deviation (n - 1).
+        low, high: bounds of the mean's 95 % confidence interval, by drawing as many cases with
+            replacement (percentile bootstrap; Efron and Tibshirani 1993, chapter 13).
+    """
 
     mean: float
     std: float
     median: float
     cases: int
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -88,6 +175,7 @@ class Evaluation:
         unreferenced: cases with a prediction but no reference.
         failed: cases whose files cannot be compared, and why.
         tolerance: distance up to which voxels count as near, voxels; None if nobody asked.
+        surface_tolerance: of the surface Dice, mm.
         scores: of the cases with class probabilities, how probable any foreground class is.
     """
 
@@ -97,13 +185,15 @@ class Evaluation:
     unreferenced: tuple[str, ...]
     failed: dict[str, str] = field(default_factory=dict)
     tolerance: int | None = None
+    surface_tolerance: SurfaceTolerance = SurfaceTolerance()
     scores: dict[Pair, ScoreCounts] = field(default_factory=dict)
 
     def summary(self, measure: str = "dice") -> dict[int, Summary]:
-        """Mean, sample standard deviation (n - 1) and median of a measure for each class.
+        """A measure of each class over the cases.
 
         Args:
-            measure: ``dice``, or, if there is a tolerance, ``tolerance_dice``.
+            measure: name of a property of `Overlap`, such as ``dice``, ``hd95_mm`` or, if there
+                is a tolerance, ``tolerance_dice``.
         """
         return {
             value: _summarise(
@@ -133,9 +223,19 @@ def _share(part: int, whole: int) -> float:
 
 def _summarise(values: Iterable[float]) -> Summary:
     defined = [value for value in values if not math.isnan(value)]
+    low, high = _interval(defined) if len(defined) > 1 else (math.nan, math.nan)
     return Summary(
         mean=statistics.fmean(defined) if defined else math.nan,
         std=statistics.stdev(defined) if len(defined) > 1 else math.nan,
         median=statistics.median(defined) if defined else math.nan,
         cases=len(defined),
+        low=low,
+        high=high,
     )
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """The same for the same values, whatever else was drawn."""
+    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(np.asarray(values)[draws].mean(1), OUTSIDE)
+    return float(low), float(high)

@@ -76,7 +76,8 @@ def surface_points(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.
         inside[1:] &= along[:-1]
         inside[:-1] &= along[1:]
         # Beyond the edge of the volume there is nothing.
-        inside[0] = inside[-1] = False
+        inside[:1] = False
+        inside[-1:] = False
     return np.argwhere(mask & ~inner) * np.asarray(spacing)
 
 

@@ -32,7 +32,14 @@ from seg3d.io.formats import (
 )
 from seg3d.io.header import Header
 from seg3d.io.interpretation import Interpretation
-from seg3d.io.labels import LARGEST_LABEL, UNLABELLED, LabelReader, LabelRest, read_labels
+from seg3d.io.labels import (
+    LARGEST_LABEL,
+    UNLABELLED,
+    LabelReader,
+    LabelRest,
+    NotLabels,
+    read_labels,
+)
 from seg3d.io.patterns import volumes_by_case
 from seg3d.io.regions import Region, VolumeReader, VolumeWriter, portions, slabs, whole
 from seg3d.io.volume import (
@@ -57,6 +64,7 @@ __all__ = [
     "Interpretation",
     "LabelReader",
     "LabelRest",
+    "NotLabels",
     "Region",
     "Volume",
     "VolumeReader",

@@ -84,7 +84,7 @@ ENDINGS_OF_VOXELS = (".img", ".raw", ".raw.gz", ".zraw")
 def suffix(path: str | Path) -> str:
     """The volume ending of a path, or raise `UserError` if it is none that seg3d reads."""
     path = Path(path)
-    name = _store(path).name.lower()
+    name = store_of(path).name.lower()
     for known in SUFFIXES:
         if name.endswith(known):
             return known
@@ -126,7 +126,7 @@ def stem(path: str | Path) -> str:
     """The name of a volume without its ending: ``liver_1.nii.gz`` gives ``liver_1``."""
     path, ending = Path(path), suffix(path)
     # The folder "." has a name too.
-    name = path.resolve().name if path.is_dir() and not ending else _store(path).name
+    name = path.resolve().name if path.is_dir() and not ending else store_of(path).name
     return name[: len(name) - len(ending)]
 
 
@@ -137,7 +137,7 @@ def is_volume(path: Path) -> bool:
     is called as a Zarr store or holds DICOM files.
     """
     if path.is_dir():
-        return _store(path).name.lower().endswith(STORES) or _is_series(path)
+        return store_of(path).name.lower().endswith(STORES) or _is_series(path)
     return path.name.lower().endswith(SUFFIXES) or dicom.is_dicom(path)
 
 
@@ -187,7 +187,7 @@ def labels_in(folder: Path) -> list[Path]:
     return [path for path in volumes if is_segmentation(path) or stem(path) not in segmented]
 
 
-def _store(path: Path) -> Path:
+def store_of(path: Path) -> Path:
     """The Zarr store that a path leads into, or the path itself."""
     for folder in (path, *path.parents):
         if folder.name.lower().endswith(".zarr"):

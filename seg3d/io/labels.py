@@ -35,6 +35,10 @@ class LabelRest(NamedTuple):
     becomes: int
 
 
+class NotLabels(UserError):
+    """A volume cannot be one of labels, by its values or their number per voxel."""
+
+
 class LabelReader(VolumeReader):
     """Labels, open; what it reads are integers of up to 32 bits, `UNLABELLED` for missing traces.
 
@@ -42,9 +46,13 @@ class LabelReader(VolumeReader):
         path: of the file, or horizons.
         rest: what is not named; by default all values stay.
 
+    Attributes:
+        stored_dtype: of the voxels in the file, scaled if the file asks for it.
+
     Raises:
-        UserError: if the file cannot be opened or has more than one channel; by `read`, if values
-            are not whole numbers of 32 bits.
+        UserError: if the file cannot be opened.
+        NotLabels: if it has more than one channel; by `read`, if values are not whole numbers of 32
+            bits.
     """
 
     def __init__(self, path: str | Path | Interpretation, rest: LabelRest | None = None) -> None:
@@ -54,7 +62,7 @@ class LabelReader(VolumeReader):
         self._stored = path.open() if isinstance(path, Interpretation) else open_volume(path)
         self.header = self._stored.header
         self.slow_axis = self._stored.slow_axis
-        self.dtype = self._stored.dtype
+        self.dtype = self.stored_dtype = self._stored.dtype
         survey = self.header.native if isinstance(self.header.native, Survey) else None
         self._traces = None if survey is None or survey.mask.all() else survey.mask
         widened = self._traces is not None or (rest is not None and rest.becomes == UNLABELLED)
@@ -62,7 +70,7 @@ class LabelReader(VolumeReader):
             self.dtype = np.dtype(np.int32)
         if self.header.channels != 1:
             self.close()
-            raise UserError(
+            raise NotLabels(
                 f"{path} is used as a label but has {self.header.channels} channels",
                 legal="one integer per voxel",
                 fix="merge the channels into one label volume",
@@ -77,7 +85,7 @@ class LabelReader(VolumeReader):
         if array.dtype != self.dtype:
             smallest, largest = int(array.min()), int(array.max())
             if smallest <= UNLABELLED or largest > LABEL_RANGE.max:
-                raise UserError(
+                raise NotLabels(
                     f"{self.path} is used as a label but holds values that are too large",
                     given=f"values from {smallest} to {largest}",
                     legal=f"{UNLABELLED + 1} to {LABEL_RANGE.max}",
@@ -94,7 +102,7 @@ class LabelReader(VolumeReader):
     def close(self) -> None:
         self._stored.close()
 
-    def _not_whole(self) -> UserError:
+    def _not_whole(self) -> NotLabels:
         """What to say about a volume with voxels that are not whole numbers; all are counted."""
         count = 0
         examples = np.empty(0)
@@ -103,7 +111,7 @@ class LabelReader(VolumeReader):
             wrong = array[_fractional(array)]
             count += wrong.size
             examples = np.unique(np.append(examples, wrong))[:5]
-        return UserError(
+        return NotLabels(
             f"{self.path} is used as a label but {count} voxels are not whole numbers",
             given=f"values such as {', '.join(f'{value:g}' for value in examples)}",
             legal="whole numbers",

@@ -23,7 +23,7 @@ from seg3d.plan.classes import (
     regions_in,
     rest_of,
 )
-from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, label_counts
+from seg3d.plan.fingerprint import MOST_CLASSES, CaseFingerprint, Labelled, label_counts
 from seg3d.plan.inherited import inherited_config, inherited_plan
 from seg3d.plan.make import make_plan, passes_per_step, source_of, typical_shape, with_patch
 from seg3d.plan.network import as_shape, divisors_of
@@ -39,6 +39,7 @@ __all__ = [
     "ChannelIntensity",
     "Choice",
     "LabelClass",
+    "Labelled",
     "NnunetRules",
     "Peak",
     "Plan",

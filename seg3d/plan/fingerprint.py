@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,7 +71,14 @@ class CaseFingerprint:
     notes: tuple[Note, ...] = ()
 
 
-def label_counts(fingerprints: dict[str, CaseFingerprint]) -> dict[int, int]:
+class Labelled(Protocol):
+    """What has been looked at: voxels of every label value."""
+
+    @property
+    def labels(self) -> dict[int, int]: ...
+
+
+def label_counts(fingerprints: Mapping[str, Labelled]) -> dict[int, int]:
     """Voxels of every label value in the dataset."""
     total: Counter[int] = Counter()
     for fingerprint in fingerprints.values():

@@ -15,7 +15,11 @@ from seg3d.common.progress import progress_bar
 from seg3d.common.sizes import readable
 from seg3d.config import Config, Rest
 from seg3d.data.cases import Dataset
-from seg3d.data.fingerprint import require_foreground, take_fingerprints
+from seg3d.data.fingerprint import (
+    require_fitting_headers,
+    require_foreground,
+    take_fingerprints,
+)
 from seg3d.data.layouts import describe, find_dataset
 from seg3d.plan import (
     USABLE,
@@ -162,7 +166,9 @@ def look_at(
     rest: Rest | None,
     console: Console,
 ) -> dict[str, CaseFingerprint]:
-    """Take the fingerprints of all cases, with a bar."""
+    """Take the fingerprints of all cases, with a bar; their headers are looked at before."""
+    with progress_bar(console, "reading the headers", len(dataset.cases)) as bar:
+        require_fitting_headers(dataset, channels, bar.advance)
     with progress_bar(console, "reading the volumes", len(dataset.cases)) as bar:
         return take_fingerprints(
             dataset,

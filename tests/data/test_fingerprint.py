@@ -16,6 +16,7 @@ from seg3d.common.errors import UserError
 from seg3d.data.cases import Case, Dataset
 from seg3d.data.fingerprint import (
     SAMPLES_PER_CASE,
+    require_fitting_headers,
     require_foreground,
     take_fingerprints,
 )
@@ -127,7 +128,7 @@ def test_slabs_change_nothing(tmp_path, monkeypatch, axes):
     for one in (stored, Case("array", (arrays[0],), arrays[1])):
         whole = look(one)[one.name]
         for voxels in (1, 2000, 7000):
-            monkeypatch.setattr("seg3d.data.fingerprint.portions", partial(portions, voxels=voxels))
+            monkeypatch.setattr("seg3d.data.looking.portions", partial(portions, voxels=voxels))
             found = look(one)[one.name]
             assert found.labels == whole.labels
             assert found.zero_fraction == whole.zero_fraction
@@ -150,7 +151,7 @@ def test_a_volume_is_never_held_whole(tmp_path, monkeypatch):
         (save_nifti(tmp_path / "image.nii", image),),
         save_nifti(tmp_path / "label.nii", (image > 0).astype("uint8")),
     )
-    monkeypatch.setattr("seg3d.data.fingerprint.portions", partial(portions, voxels=2**16))
+    monkeypatch.setattr("seg3d.data.looking.portions", partial(portions, voxels=2**16))
     look(only)
     tracemalloc.start()
     found = look(only)["one"]
@@ -378,3 +379,26 @@ def test_nothing_but_background(tmp_path, value):
     require_foreground(dataset, surveys, {1})
     with pytest.raises(UserError, match="no voxel of data carries a label other than background"):
         require_foreground(dataset, surveys, {0, 5})
+
+
+def test_headers_are_looked_at_without_voxels(tmp_path):
+    good, cut = case(tmp_path, "good"), case(tmp_path, "cut")
+    cut.images[0].write_bytes(cut.images[0].read_bytes()[:-100])
+    steps: list[int] = []
+
+    def look(*cases: Case) -> None:
+        dataset = Dataset("images and labels", Path("data set"), cases)
+        require_fitting_headers(dataset, None, lambda: steps.append(1))
+
+    look(good, cut)
+    shifted = np.eye(4)
+    shifted[0, 3] = 0.5
+    two = case(tmp_path, "two", np.ones((*SHAPE, 2), "int16"))
+    with pytest.raises(UserError) as raised:
+        look(good, cut, case(tmp_path, "shifted", label_affine=shifted), two)
+    message = str(raised.value)
+    assert message.startswith("2 of 4 labelled cases cannot be used:\n")
+    assert "shifted.nii.gz do not lie on the same grid" in message
+    assert "two has 2 (two.nii.gz)" in message and "cut" not in message
+    assert message.endswith("to do: seg3d check 'data set' looks at the voxels as well")
+    assert len(steps) == 6

@@ -29,7 +29,7 @@ from seg3d.evaluation import (
     find_classes,
     find_pairs,
 )
-from seg3d.evaluation.report import output_folder, table, write_metrics
+from seg3d.evaluation.report import MEASURES, output_folder, table, write_metrics
 
 SHAPE = (4, 5, 6)
 # Columns: 2 mm; 3 mm leaning by 1; 1.5 mm leaning by 0.5. Determinant 9 mm³, while the product
@@ -233,7 +233,9 @@ def test_ignored_voxels_count_nowhere(tmp_path):
     assert found[1].dice == 2 * 2 / (4 + 3)
 
 
-def test_one_case_in_memory_at_a_time_and_no_wide_copies(tmp_path):
+def test_one_case_in_memory_at_a_time_and_no_wide_copies(tmp_path, monkeypatch):
+    """But for what surfaces and lesions take."""
+    monkeypatch.setattr("seg3d.evaluation.counting.forms_of", lambda *_: {})
     random = np.random.default_rng(0)
     shape = (96, 96, 96)
     for number in range(4):
@@ -450,18 +452,30 @@ def test_json_is_strict_and_complete(three_cases):
 
     assert content["foreground_mean_dice"] == pytest.approx(0.35)
     assert content["summary"]["1"]["name"] == "Leber ü"
-    assert content["summary"]["4"]["dice"] == {"mean": 0.0, "std": 0.0, "median": 0.0, "cases": 2}
+    nothing = {"mean": 0.0, "std": 0.0, "median": 0.0, "low": 0.0, "high": 0.0}
+    assert content["summary"]["4"]["dice"] == {**nothing, "cases": 2}
     case = content["cases"]["a"]
     assert case["reference"] == str(three_cases / "labels" / "a.nii.gz")
     assert case["labels"]["4"]["dice"] is None
+    # Six of ten voxels in a row: one ends beyond the other by one and by two.
+    measured = {name: case["labels"]["1"].pop(name) for name in MEASURES}
+    assert measured["dice"] == 0.6
+    assert measured["iou"] == pytest.approx(3 / 7)
+    assert (measured["precision"], measured["recall"]) == (0.5, 0.75)
+    assert measured["volume_difference_ml"] == pytest.approx(0.002)
+    assert measured["lesion_f1"] == 1
+    assert 0 < measured["assd_mm"] < measured["hd95_mm"] <= measured["hd_mm"]
     assert case["labels"]["1"] == {
         "name": "Leber ü",
-        "dice": 0.6,
         "reference_ml": pytest.approx(0.004),
         "predicted_ml": pytest.approx(0.006),
         "reference_voxels": 4,
         "predicted_voxels": 6,
         "intersection_voxels": 3,
+        "lesions_reference": 1,
+        "lesions_predicted": 1,
+        "lesions_found": 1,
+        "lesions_false": 0,
     }
     assert {"dice", "foreground_mean_dice", "missing"} <= content["definitions"].keys()
     assert content["seg3d_version"]
@@ -476,6 +490,8 @@ def test_std_of_one_case_is_null(tmp_path):
         "std": None,
         "median": 0.6,
         "cases": 1,
+        "low": None,
+        "high": None,
     }
 
 
@@ -509,10 +525,11 @@ def test_output_folder_of_a_file_is_where_it_lies(tmp_path):
 def test_table_shows_cases_and_classes(three_cases):
     text = printed(evaluate_folders(three_cases, {1: "liver", 4: "[red]tumour[/red]"}))
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "a liver 0.600 0.004 0.006" in lines
-    assert "[red]tumour[/red] – 0 0" in lines
-    assert "liver 0.700 ± 0.265 0.600 3 of 3" in lines
-    assert "[red]tumour[/red] 0.000 ± 0.000 0.000 2 of 3" in lines
+    assert "a liver 0.600 1.75 0.9 0.004 0.006" in lines
+    assert "[red]tumour[/red] – – – 0 0" in lines
+    assert "liver 0.700 ± 0.265 0.500 to 1.000 0.600 3 of 3" in lines
+    assert "[red]tumour[/red] 0.000 ± 0.000 0.000 to 0.000 0.000 2 of 3" in lines
+    assert any(line.startswith("liver 1.217 0.8833") and line.endswith(" 1") for line in lines)
     assert "foreground mean 0.350" in lines
 
 

@@ -63,6 +63,20 @@ def told(data: Path, *overrides: str) -> tuple[list[str], str]:
     return prepared.notes, printed
 
 
+def test_headers_that_do_not_fit_are_refused_before_voxels_are_read(data: Path) -> None:
+    cut = data / "images" / "a.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    write_case(data, "b", label=np.zeros((5, 6, 7), np.uint8))
+    with pytest.raises(UserError) as refused:
+        prepared_from(data)
+    message = str(refused.value)
+    assert "1 of 6 labelled cases cannot be used:" in message and "seg3d check" in message
+    assert "damaged" not in message
+    write_case(data, "b")
+    with pytest.raises(UserError, match="damaged"):
+        prepared_from(data)
+
+
 def test_nothing_is_said_about_usual_data(data: Path) -> None:
     notes, printed = told(data)
     assert notes == []

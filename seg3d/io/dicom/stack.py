@@ -18,6 +18,10 @@ PIXEL_TOLERANCE_MM = 1e-3
 SHOWN = 5
 
 
+class MissingSlices(UserError):
+    """Slices of a volume are not there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """What a header says of a slice.
@@ -119,7 +123,7 @@ def _even_step(path: Path, slices: list[Slice], towards: np.ndarray, separate: s
         if step > 1.5 * usual
     ]
     if gaps:
-        raise UserError(
+        raise MissingSlices(
             f"{path}: slices are missing",
             given=_some(gaps),
             legal=f"a slice every {usual:g} mm",
