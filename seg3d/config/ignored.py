@@ -56,7 +56,8 @@ def keys_without_effect(config: Config) -> dict[str, str]:
         found["probing.rank"] = f"probing.sketch is {probing.sketch}"
     if config.plan.memory is not None:
         found["patch.voxels"] = "plan.memory is given"
-    if config.plan.file is not None:
+    # Plans of nnU-Net's, which are JSON, leave the patch to be planned.
+    if config.plan.file is not None and config.plan.file.suffix != ".json":
         found |= dict.fromkeys(("plan.memory", "patch.voxels"), "plan.file is given")
     if config.patch.size == "whole":
         found["patch.foreground"] = "patch.size is whole"

@@ -105,8 +105,9 @@ class PlanConfig(Section):
     file: Path | None = Field(
         None,
         description="train by this plan, such as one that seg3d plan --output has written, in "
-        "place of one made from the dataset; what the config gives of patch.size and "
-        "train.batch_size still counts",
+        "place of one made from the dataset; or by the 3d_fullres of nnU-Net's nnUNetPlans.json, "
+        "with dataset.json beside it; what the config gives of patch.size and train.batch_size "
+        "still counts",
     )
 
 

@@ -52,10 +52,10 @@ def load_nnunet(folder: Path, folds: str | Sequence[Fold] = "auto") -> NnunetMod
     there = folds_in(folder)
     chosen = chosen_folds(list(there), folds, folder)
     first = read_checkpoint(there[chosen[0]])
-    plans, configuration = read_plans(folder, first.configuration)
+    plans, configuration = read_plans(folder / PLANS, first.configuration)
     shape = shape_of(configuration.architecture, folder)
     channels, labels = read_dataset(folder)
-    plan = plan_of(folder, first, plans, configuration, shape, channels, labels)
+    plan = plan_of(folder / PLANS, first, plans, configuration, shape, channels, labels)
     config = config_of(first, plan)
     with _possible(folder), torch.device("meta"):
         # There it is empty: damaged plans may describe one that is larger than any memory.

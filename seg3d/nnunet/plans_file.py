@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from seg3d.common.errors import UserError
 from seg3d.config.values import Axes, Number, PositiveFloat, PositiveInt
 from seg3d.data.layouts import read_json
-from seg3d.nnunet.folder import PLANS
 
 MOST_LEVELS = 16
 # Names of configurations that seg3d can use.
@@ -123,17 +122,16 @@ class Plans(_Part):
     intensities: dict[str, Intensities] = {}
 
 
-def read_plans(folder: Path, name: str) -> tuple[Plans, Configuration]:
-    """Read the plans of a model, and of one of their configurations.
+def read_plans(path: Path, name: str) -> tuple[Plans, Configuration]:
+    """Read the plans of a model or a dataset, and of one of their configurations.
 
     Args:
-        folder: of the model.
+        path: the file.
         name: of the configuration.
 
     Raises:
         UserError: if the plans are malformed, or the configuration is one that seg3d cannot use.
     """
-    path = folder / PLANS
     content = read_json(path)
     configurations = content.get("configurations") if isinstance(content, dict) else None
     if not isinstance(configurations, dict):

@@ -11,7 +11,6 @@ from seg3d.common.errors import UserError
 from seg3d.config import Config, config_from_tree
 from seg3d.nnunet.checkpoint import NnunetCheckpoint
 from seg3d.nnunet.dataset_file import Labels
-from seg3d.nnunet.folder import PLANS
 from seg3d.nnunet.network import Shape
 from seg3d.nnunet.plans_file import Configuration, Plans
 from seg3d.plan import ChannelIntensity, NnunetRules, Plan
@@ -44,7 +43,7 @@ EPOCHS = 1000
 
 
 def plan_of(
-    folder: Path,
+    path: Path,
     checkpoint: NnunetCheckpoint,
     plans: Plans,
     configuration: Configuration,
@@ -52,16 +51,15 @@ def plan_of(
     channels: tuple[str, ...],
     labels: Labels,
 ) -> Plan:
-    """The plan of a model.
+    """The plan of a model, whose plans are the file ``path``.
 
     Raises:
         UserError: if it asks for something that seg3d does not do.
     """
-    path = folder / PLANS
     _require(path, "preprocessor_name", configuration.preprocessor_name, ["DefaultPreprocessor"])
     _require(path, "image_reader_writer", plans.image_reader_writer, list(READERS))
     spacing, rules = _resampling(path, plans, configuration)
-    where = f"nnU-Net: {plans.dataset_name or folder.name}, {checkpoint.configuration}"
+    where = f"nnU-Net: {plans.dataset_name or path.parent.name}, {checkpoint.configuration}"
     values: dict[str, Any] = {
         "dataset": f"{where}, {checkpoint.trainer}",
         "orientation": READERS[plans.image_reader_writer],

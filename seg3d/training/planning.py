@@ -21,6 +21,7 @@ from seg3d.data.fingerprint import (
     take_fingerprints,
 )
 from seg3d.data.layouts import describe, find_dataset
+from seg3d.nnunet import are_plans, planned_by
 from seg3d.plan import (
     USABLE,
     CaseFingerprint,
@@ -61,7 +62,8 @@ def show_plan(config: Config, device: torch.device, console: Console, output: Pa
     if output is not None and output.is_dir():
         raise UserError(f"--output: {output} is a folder", fix="name a file, such as plan.yaml")
     config, plan, _ = look_and_plan(config, dataset_of(config, console), device, console)
-    if config.plan.memory is None or config.plan.file is not None:
+    file = config.plan.file
+    if config.plan.memory is None or (file is not None and not are_plans(file)):
         peak = predicted_peak(config, plan, compute_dtype(config.train.amp, device))
         print_as_is(console, _table(Choice(plan, peak)))
     if output is not None:
@@ -92,7 +94,8 @@ def look_and_plan(
 ) -> tuple[Config, Plan, dict[str, CaseFingerprint]]:
     """Look at all cases, plan, and print the plan.
 
-    It is made from the cases, or that of ``plan.file``, or comes with ``train.init_from``.
+    It is made from the cases, or that of ``plan.file``, or comes with ``train.init_from`` or by
+    plans of nnU-Net's.
 
     Args:
         config: of the run.
@@ -102,17 +105,17 @@ def look_and_plan(
         shared: whether several processes are to train.
 
     Returns:
-        The config, completed by that of ``train.init_from``; the plan; and what was seen.
+        The config, completed by what is inherited; the plan; and what was seen.
 
     Raises:
         UserError: if the data cannot be used, ``plan.file`` does not fit them, nothing fits into
             ``plan.memory``, or ``train.init_from`` holds no weights.
     """
-    asked, start = config, None
-    if config.train.init_from is not None:
-        start = read_start(config.train.init_from)
-        config = inherited_config(asked, start.config, start.plan)
-    given = None if config.plan.file is None else load_plan(config.plan.file)
+    asked, theirs = config, _to_inherit(config)
+    if theirs is not None:
+        config = inherited_config(asked, *theirs)
+    file = config.plan.file
+    given = None if file is None or are_plans(file) else load_plan(file)
     labels = named_labels(config, dataset)
     legal = None if labels is None else set().union(*labels.values())
     background = background_values(labels)
@@ -121,8 +124,7 @@ def look_and_plan(
         dataset, orientation, legal, background, dataset.channels, rest_of(config), console
     )
     require_foreground(dataset, fingerprints, background)
-    if start is not None and given is None:
-        theirs = start.config, start.plan
+    if theirs is not None and given is None:
         plan = inherited_plan(asked, config, *theirs, dataset, fingerprints)
     else:
         plan = make_plan(config, dataset, fingerprints)
@@ -145,6 +147,16 @@ def look_and_plan(
     if choice is not None:
         print_as_is(console, _table(choice))
     return config, plan, fingerprints
+
+
+def _to_inherit(config: Config) -> tuple[Config, Plan] | None:
+    """Config and plan that the run goes by where its own config says nothing else."""
+    if config.plan.file is not None and are_plans(config.plan.file):
+        return planned_by(config.plan.file)
+    if config.train.init_from is not None:
+        start = read_start(config.train.init_from)
+        return start.config, start.plan
+    return None
 
 
 def _overruled(given: Plan, plan: Plan) -> Iterator[str]:

@@ -65,3 +65,25 @@ def test_it_begins_where_nnunet_has_ended(
     assert content["position"]["best_dice"] > 0.9
     found = Predictor.from_checkpoint(run, "cpu").segment(scan_of(name))
     assert (found == expected(name, mirrored=False)).mean() > 0.99
+
+
+def test_training_by_plans_without_a_model(tmp_path: Path, cli: Cli) -> None:
+    """Network, patch and rules are those of a model that nnU-Net has trained by these plans."""
+    folder = tmp_path / "preprocessed"
+    folder.mkdir()
+    model = MODELS / "anisotropic" / "model"
+    shutil.copy(model / "plans.json", folder / "nnUNetPlans.json")
+    config, run = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(CONFIG))
+    arguments = (
+        "train", config, "--data", dataset(tmp_path / "data", "anisotropic"), "--run", run,
+        "--device", "cpu", "--set", f"plan.file={folder / 'nnUNetPlans.json'}",
+    )  # fmt: skip
+    assert "dataset.json" in cli(*arguments, status=2).stderr
+    assert not run.exists()
+    shutil.copy(model / "dataset.json", folder)
+    cli(*arguments)
+    theirs = load_model(model).plan
+    _, plan, _ = load_checkpoint(run / "checkpoints" / "last.pt")
+    for key in ("nnunet", "spacing", "patch_size", "features", "kernels", "strides", "channels"):
+        assert getattr(plan, key) == getattr(theirs, key), key
