@@ -63,8 +63,11 @@ def test_a_block_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -
 
     scale = replace(TOY, steps=TOY.steps[:2])
     monkeypatch.setattr("seg3d.benchmarks.gpu.blocks.profiled", broken)
-    monkeypatch.setattr("seg3d.benchmarks.gpu.blocks.predicted_peaks", lambda *_: {})
-    found = dict(blocks(CPU, scale))
+    found = {}
+    for name, block in blocks(CPU, scale):
+        found[name] = block
+        if name == "passes":
+            break
     assert found["profile"]["failed"] == "RuntimeError: no such kernel"
     assert found["passes"]["statistics, 1 bits"] > 0
 

@@ -276,7 +276,8 @@ def test_what_is_written_in_the_end_is_never_mapped_whole(tmp_path: Path) -> Non
         "    tiling = Tiling((2, 2, 2), ((0, 1), (0, 1)), 1, False, 1, 1)\n"
         "    unfinished.begin(Task({}, tiling, []), case.grid_map.stored, arrays)\n"
         "    unfinished.write('labels', (slice(5, 6), slice(7, 8), slice(9, 10)), 1)\n"
-        "    begin()\n    _write(Path('labels.nii'), unfinished, 'labels', case)"
+        "    begin()\n    _write(Path('labels.nii'), unfinished, 'labels', case, "
+        "np.zeros(1, np.uint8))"
     )
     assert peak_growth(program, folder=tmp_path) < 4 * 16 + 16
     labels = np.asarray(nib.load(tmp_path / "labels.nii").dataobj)

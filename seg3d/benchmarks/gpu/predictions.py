@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -15,7 +16,7 @@ from seg3d.common.sizes import GIB
 from seg3d.memory import step_memory
 
 PREDICTED = (PLAIN, OURS, SMALL, STAGES)
-PROCESSES = 4
+PROCESSES = min(4, os.cpu_count() or 1)
 
 
 def predicted_peaks(scale: Scale, found: dict[str, Any]) -> dict[str, Any]:
