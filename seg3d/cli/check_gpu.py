@@ -14,7 +14,7 @@ from seg3d.cli.options import debug_option, device_option
 def check_gpu(ctx: click.Context, device: str) -> None:
     """Compare this GPU's results with ordinary PyTorch, and time a training step.
 
-    It takes about a minute. The exit status is 1 if the results are wrong.
+    It is meant to take about a minute. The exit status is 1 if the results are wrong.
 
     \b
     Example:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
 
 from seg3d.common.errors import UserError
+from seg3d.common.threads import in_threads
 from seg3d.evaluation.lesions import Lesions, lesions
 from seg3d.evaluation.surfaces import SurfaceDistances, surface_distances
 from seg3d.geometry import Grid
 from seg3d.io import UNLABELLED
-from seg3d.io.regions import Region
+from seg3d.io.regions import Region, lengths
 
 Form = tuple[SurfaceDistances, Lesions]
 USUAL_TOLERANCE = 1.0  # mm
 LARGE = 2**24  # voxels of a box
-THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,10 @@ def forms_of(
         distances = surface_distances(ours, theirs, grid.spacing, tolerances[number])
         return distances, lesions(ours, theirs)
 
-    large = [number for number, box in boxes.items() if _voxels(box) > LARGE]
+    large = [number for number, box in boxes.items() if math.prod(lengths(box)) > LARGE]
     found = {number: compared(number) for number in large}
     others = [number for number in values if number not in found]
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        found.update(zip(others, pool.map(compared, others), strict=True))
+    found.update(zip(others, in_threads(compared, others), strict=True))
     return found
 
 
@@ -101,10 +98,6 @@ def _is_of(labels: np.ndarray, values: frozenset[int]) -> np.ndarray:
     for value in values:
         found |= labels == value
     return found
-
-
-def _voxels(box: Region) -> int:
-    return math.prod(side.stop - side.start for side in box)
 
 
 def _around(boxes: list[list[Region | None]], values: frozenset[int]) -> Region:

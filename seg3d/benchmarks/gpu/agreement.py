@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seg3d.benchmarks.gpu.scale import Scale, Volume
+from seg3d.benchmarks.gpu.work import in_a_cell
 from seg3d.benchmarks.tables import print_table
 from seg3d.probing import ProbeKey, coder, kernels
 from seg3d.probing.kernels import kernels_for
@@ -80,7 +81,7 @@ def agreement(device: torch.device, scale: Scale, *, short: bool = False) -> dic
     _run(wanted[0])
     first_use = time.perf_counter() - start
     found = {str(case): _compared(case) for case in wanted}
-    rows = [[name, *(_short(one.get(key)) for key in COLUMNS)] for name, one in found.items()]
+    rows = [[name, *(in_a_cell(one.get(key)) for key in COLUMNS)] for name, one in found.items()]
     print_table(
         "kernels against the torch path: differences, in parts of what is allowed",
         ["case", *COLUMNS],
@@ -215,7 +216,3 @@ def _same_bytes(one: Passes, other: Passes) -> bool:
         *((lambda found, index=index: found.record.kept[index]) for index in range(4)),
     ]
     return all(torch.equal(take(one), take(other)) for take in pairs)
-
-
-def _short(value: float | str | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.2g}"

@@ -13,7 +13,7 @@ from seg3d.benchmarks.gpu.ways import AUTO, PLAIN
 def check_gpu(
     device: torch.device, scale: Scale = FULL, steps: Steps = SHORT
 ) -> tuple[bool, list[str]]:
-    """Compare the kernels with ordinary PyTorch, and time training steps; about a minute.
+    """Compare the kernels with ordinary PyTorch, and time training steps.
 
     Args:
         device: where.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seg3d.benchmarks.gpu.scale import Scale
 from seg3d.benchmarks.gpu.ways import DTYPE, OURS, PLAIN, way
-from seg3d.benchmarks.gpu.work import first_line, forget, measure_peak, peaks, short, wait
+from seg3d.benchmarks.gpu.work import first_line, forget, in_a_cell, measure_peak, peaks, wait
 from seg3d.benchmarks.tables import print_table
 from seg3d.common.sizes import GIB
 from seg3d.memory import inference_memory
@@ -110,5 +110,5 @@ def _measured(
 
 def _show(title: str, found: dict[str, dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(key for row in found.values() for key in row))
-    rows = [[name, *(short(row.get(key)) for key in columns)] for name, row in found.items()]
+    rows = [[name, *(in_a_cell(row.get(key)) for key in columns)] for name, row in found.items()]
     print_table(title, ["", *columns], rows)

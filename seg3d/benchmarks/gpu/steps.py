@@ -15,9 +15,9 @@ from seg3d.benchmarks.gpu.work import (
     allocated,
     first_line,
     forget,
+    in_a_cell,
     measure_peak,
     peaks,
-    short,
     wait,
 )
 from seg3d.benchmarks.speed import Step, network_step
@@ -71,7 +71,7 @@ def timed_steps(device: torch.device, wanted: Steps) -> dict[str, Any]:
     for row in rows.values():
         if plain and "seconds" in row:
             row["times_plain"] = row["seconds"] / plain
-    cells = [[short(row.get(name)) for name in COLUMNS] for row in rows.values()]
+    cells = [[in_a_cell(row.get(name)) for name in COLUMNS] for row in rows.values()]
     print_table(f"training step, bf16 autocast: {wanted.title}", COLUMNS, cells)
     return {"size": wanted.size, "batch": wanted.batch, "rows": list(rows.values())}
 

@@ -44,7 +44,7 @@ def peaks(device: torch.device) -> dict[str, float]:
     }
 
 
-def short(value: Any) -> str:
+def in_a_cell(value: Any) -> str:
     """For a cell of a table."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
